@@ -1,0 +1,33 @@
+// Package tmpdeps keeps go.mod complete while the rooms are being built; it goes before the first release.
+package tmpdeps
+
+import (
+	_ "connectrpc.com/connect"
+	_ "github.com/coreos/go-systemd/v22/daemon"
+	_ "github.com/dustin/go-humanize"
+	_ "github.com/goccy/go-yaml"
+	_ "github.com/hashicorp/go-hclog"
+	_ "github.com/hashicorp/go-metrics/prometheus"
+	_ "github.com/hashicorp/raft"
+	_ "github.com/hashicorp/raft-autopilot"
+	_ "github.com/hashicorp/raft-wal"
+	_ "github.com/hashicorp/raft-wal/verifier"
+	_ "github.com/prometheus/client_golang/prometheus"
+	_ "github.com/prometheus/client_golang/prometheus/collectors"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/prometheus/client_golang/prometheus/testutil"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/schollz/progressbar/v3"
+	_ "github.com/spf13/cobra"
+	_ "github.com/zeebo/blake3"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sync/singleflight"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/term"
+	_ "golang.org/x/time/rate"
+	_ "golang.org/x/tools/go/packages"
+	_ "google.golang.org/protobuf/proto"
+	_ "google.golang.org/protobuf/types/known/durationpb"
+	_ "google.golang.org/protobuf/types/known/timestamppb"
+	_ "pgregory.net/rapid"
+)

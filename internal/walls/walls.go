@@ -1,0 +1,60 @@
+// Package walls guards the architecture: which room may import which. It holds no code of the product, only the table
+// of rooms and the tests over it, so that a wall falls in a failing test and not in a review.
+package walls
+
+// Module is this module's path.
+const Module = "github.com/virtswarm/virtswarm"
+
+// vocabulary may be imported by every room, also on its own floor: it says what a file is and knows nothing else.
+const vocabulary = "internal/content"
+
+// rooms gives every package of the module its floor. A room imports only from lower floors, never sideways except for
+// what beside names. Packages below a room (their tests' helpers, generated code) live on the room's floor.
+var rooms = map[string]struct {
+	floor  int
+	beside []string // rooms on the same floor that it may import all the same
+}{
+	"internal/content": {floor: 0},
+	"internal/disk":    {floor: 0},
+	"internal/wire":    {floor: 0},
+	"internal/pki":     {floor: 0},
+	"internal/api":     {floor: 0},
+	"internal/walls":   {floor: 0},
+
+	"internal/link": {floor: 1},
+	"placement":     {floor: 1},
+
+	"raft":        {floor: 2},
+	"hostd/store": {floor: 2},
+	"hostd/swarm": {floor: 2},
+
+	"hostd/fetch": {floor: 3},
+
+	"hostd/keeper": {floor: 4},
+
+	"hostd/server": {floor: 5},
+	"hostd":        {floor: 5, beside: []string{"hostd/server"}},
+
+	"cmd/virtswarm":  {floor: 6},
+	"cmd/virtswarmd": {floor: 6},
+	"acceptance":     {floor: 7},
+}
+
+// onlyImporter names the one room that may import a package of somebody else, so that what is hard to test or to
+// replace stays in one place.
+var onlyImporter = map[string]string{
+	"github.com/hashicorp/raft":           "raft",
+	"github.com/hashicorp/raft-wal":       "raft",
+	"github.com/hashicorp/raft-autopilot": "raft",
+	"github.com/zeebo/blake3":             "internal/content",
+}
+
+// pure rooms do no I/O, read no clock and start no goroutine.
+var pure = map[string][]string{
+	"placement": {"os", "net", "time", "math/rand", "math/rand/v2", "sync"},
+}
+
+// noImport lists what a command line tool may not reach: it speaks to a daemon by the API alone.
+var noImport = map[string][]string{
+	"cmd/virtswarm": {"hostd", "raft"},
+}
