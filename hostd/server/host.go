@@ -1,0 +1,53 @@
+// Package server puts a Host on its listeners: the Connect API (gRPC and plain JSON alike) on the unix
+// socket, on the port and on the join protocol, and /metrics beside it. It has no logic of its own.
+//
+// It promises that a listener offers nothing but its own services, that a message and a header are bounded
+// before they are believed, that a panic of a call ends that call only, and that every error leaves with
+// its reason.
+package server
+
+import (
+	"context"
+
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+)
+
+// Host does what the API offers. Methods are called concurrently. Their context ends when the caller is
+// gone or the server stops. An *api.Error tells the caller its reason; any other error is Unexpected.
+//
+// The send functions of streams write one event to the caller and return an error once the caller is
+// gone, which the method may return as it is. They are not safe for concurrent use, keep nothing of the
+// event, and must not be called after the method has returned.
+type Host interface {
+	ControlHost
+	ClusterHost
+	JoinHost
+}
+
+// ControlHost is asked by operators.
+type ControlHost interface {
+	Publish(ctx context.Context, req *v1.PublishRequest, send func(*v1.PublishProgress) error) error
+	Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.PullProgress) error) error
+	Distribute(ctx context.Context, req *v1.DistributeRequest, send func(*v1.DistributeProgress) error) error
+	List(ctx context.Context, req *v1.ListRequest) (*v1.ListResponse, error)
+	Show(ctx context.Context, req *v1.ShowRequest) (*v1.ShowResponse, error)
+	Remove(ctx context.Context, req *v1.RemoveRequest) (*v1.RemoveResponse, error)
+	Hosts(ctx context.Context, req *v1.HostsRequest) (*v1.HostsResponse, error)
+	Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusResponse, error)
+	Verify(ctx context.Context, req *v1.VerifyRequest, send func(*v1.CheckProgress) error) error
+	Scrub(ctx context.Context, req *v1.ScrubRequest, send func(*v1.CheckProgress) error) error
+	CreateToken(ctx context.Context, req *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error)
+	Leave(ctx context.Context, req *v1.LeaveRequest, send func(*v1.LeaveProgress) error) error
+}
+
+// ClusterHost is asked by other hosts. PeerOf tells by which.
+type ClusterHost interface {
+	Forward(ctx context.Context, req *v1.ForwardRequest) (*v1.ForwardResponse, error)
+	Progress(ctx context.Context, req *v1.ProgressRequest) (*v1.ProgressResponse, error)
+}
+
+// JoinHost is asked by machines that are no hosts yet: nothing about the caller is proven but what the
+// request carries.
+type JoinHost interface {
+	Join(ctx context.Context, req *v1.JoinRequest) (*v1.JoinResponse, error)
+}
