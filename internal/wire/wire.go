@@ -1,0 +1,152 @@
+// Package wire is the swarm protocol: how two parties tell each other which chunks of which files they hold, and hand
+// them over. It frames messages on one ordered byte stream (a TLS connection, a unix socket, a vsock, a shared-memory
+// ring), and is symmetrical: either side may ask and serve, at the same time. It never dials, knows nothing of hosts,
+// guests or clusters, and leaves to its user who the other side is and what it may read.
+//
+// It promises that
+//   - whatever the other side sends, memory stays bounded by the named limits, and a violation ends the session with a
+//     ProtocolError that names the frame, told to the other side by a Goodbye;
+//   - control is never stuck behind bulk: a chunk is sent in parts of at most PartSize, with control frames between them;
+//   - a buffer lent to Chunk is not touched once Chunk has returned, however it returned;
+//   - a side that stops reading, writing or living is noticed within Options.StallTimeout.
+//
+// It does not verify content: bytes are what the other side says they are until they are compared with their digest.
+//
+// The format is described byte by byte in docs/wire.md.
+package wire
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/virtswarm/virtswarm/internal/content"
+)
+
+// Version of the protocol that this package speaks.
+const Version = 1
+
+// Limits that hold for every session. The ones that the other side must know stand in docs/wire.md; those that may
+// differ from session to session are in Options and told by Hello.
+const (
+	// PartSize is the most of a chunk, manifest or have-snapshot that one frame carries, in bytes: small enough that a
+	// control frame waits well below a millisecond on a fast link, large enough that frames cost nothing.
+	PartSize = 256 << 10
+	// MaxPayload is the longest payload of any frame, in bytes.
+	MaxPayload = PartSize
+	// MaxManifest is the longest encoded manifest that Manifest accepts, in bytes: that of content.MaxChunks chunks.
+	MaxManifest = content.MaxChunks*len(content.Digest{}) + 1<<20
+	// MaxHave is how many chunks one Have frame may announce; more become several frames.
+	MaxHave = 16 << 10
+	// MaxPeers is how many PeerIDs one introduction may hold: enough to find a swarm, which then introduces further.
+	MaxPeers = 64
+	// MaxMessage is the longest text of a Reject or Goodbye, in bytes of UTF-8.
+	MaxMessage = 512
+)
+
+// Defaults for the zero values of Options.
+const (
+	// DefaultRequests fills a 10 Gbit/s path of 50 ms with chunks of 256 KiB.
+	DefaultRequests = 256
+	// DefaultFiles is far above the number of files that a host fetches from one other host at a time.
+	DefaultFiles = 1024
+	// DefaultWorkers is enough to keep reading and verifying ahead of sending.
+	DefaultWorkers = 4
+	// DefaultServeBytes lets two chunks of the largest size be on their way.
+	DefaultServeBytes = 2 * content.MaxChunkSize
+	// DefaultKeepAlive is short enough that stateful firewalls keep the flow.
+	DefaultKeepAlive = 10 * time.Second
+	// DefaultStallTimeout survives a lost Pong and a few seconds of a frozen host.
+	DefaultStallTimeout = 30 * time.Second
+)
+
+// Upper bounds of what Options may ask for and a Hello may offer.
+const (
+	maxRequests = 4096
+	maxFiles    = 1 << 16
+)
+
+// A PeerID names a party that the swarm may talk to. For hosts it is the host id; wire gives it no meaning.
+type PeerID [16]byte
+
+// String returns 32 lower-case hex digits.
+func (p PeerID) String() string { return hex.EncodeToString(p[:]) }
+
+// ParsePeerID reads what String writes.
+func ParsePeerID(s string) (PeerID, error) {
+	var p PeerID
+	if len(s) != hex.EncodedLen(len(p)) {
+		return p, fmt.Errorf("parse peer id: %q is not 32 hex digits", s)
+	}
+	if _, err := hex.Decode(p[:], []byte(s)); err != nil {
+		return PeerID{}, fmt.Errorf("parse peer id %q: %w", s, err)
+	}
+	return p, nil
+}
+
+// A Handler answers the other side of a session. One handler may serve many sessions.
+//
+// Manifest, Open and ReadChunk are called from several goroutines of a session at once and may block; their ctx ends
+// with the session or, for Manifest and ReadChunk, when the other side cancels. An error that is (errors.Is)
+// ErrNotFound, ErrNotHeld or ErrBusy, or a *RejectError, reaches the other side as such; of any other it learns no more
+// than CodeInternal, and the text is logged here.
+//
+// Closed, Have and Peers are called one at a time, in the order of the stream, and must not block; of the Session they
+// may call everything that does not wait for the other side.
+type Handler interface {
+	// Manifest returns the encoded manifest of file. The slice is only read, for as long as the session lasts.
+	Manifest(ctx context.Context, s *Session, file content.Digest) ([]byte, error)
+
+	// Open makes the other side a follower of file: it is told at once which chunks are here and which peers to ask as
+	// well (the first MaxPeers), and from now on whatever the owner of the session gives to SendHave and SendPeers.
+	// Nothing given to SendHave after Open was called is lost, though it may be told twice. Calls of Open and Closed of
+	// a session never overlap, and a file is not opened again before it was closed.
+	Open(ctx context.Context, s *Session, file content.Digest) (have content.Bits, peers []PeerID, err error)
+
+	// Closed says that the other side no longer follows file, or that the session ends: it is called exactly once for
+	// every Open that succeeded, at the latest before Run returns. ReadChunk calls for the file may still be under way.
+	Closed(s *Session, file content.Digest)
+
+	// ReadChunk reads the chunk at index, of len(buf) bytes, into buf and returns it. A chunk of another length is
+	// refused on the caller's behalf. The bytes go out as they are: to verify them is the handler's part. buf belongs to
+	// the session again once ReadChunk has returned.
+	ReadChunk(ctx context.Context, s *Session, file content.Digest, index int, buf []byte) ([]byte, error)
+
+	// Have says that the other side now holds these chunks (ascending, at least one, each below the count given to
+	// Session.Open) of a file that this side opened. It may be called before Session.Open has returned and repeat what
+	// is known: learn by union, and be ready for it before calling Open.
+	Have(s *Session, file content.Digest, chunks []int)
+
+	// Peers introduces others that follow a file that this side opened; it may come before Session.Open has returned.
+	Peers(s *Session, file content.Digest, peers []PeerID)
+}
+
+// Options of a session; the zero value is fit for use.
+type Options struct {
+	// Logger gets what happens to this session; nil is silent.
+	Logger hclog.Logger
+	// MaxInFlight bounds the requests of this side that wait for an answer, 1..4096. The other side may allow less.
+	MaxInFlight int
+	// MaxRequests bounds the requests of the other side that wait for an answer, 1..4096; more is a violation.
+	MaxRequests int
+	// MaxFiles bounds the files that either side has open on the other, 1..65536; more is a violation.
+	MaxFiles int
+	// Workers is how many chunks are read at a time for the other side.
+	Workers int
+	// ServeBytes bounds the memory for chunks on their way to the other side, in bytes; at least content.MaxChunkSize.
+	ServeBytes int64
+	// KeepAlive is the time without a frame from the other side after which it is pinged.
+	KeepAlive time.Duration
+	// StallTimeout is the time after which a session ends with ErrStalled because the other side completed no frame or
+	// took none. It is also the slowest link: PartSize must pass in it.
+	StallTimeout time.Duration
+}
+
+// Stats counts what a session has moved so far.
+type Stats struct {
+	BytesIn, BytesOut   uint64 // of the stream: payload and headers
+	ChunksIn, ChunksOut uint64 // answered in full
+}
