@@ -1,0 +1,117 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/virtswarm/virtswarm/internal/api"
+)
+
+// answerTimeout bounds calls with a single answer. The longest wait for a new leader.
+const answerTimeout = time.Minute
+
+// calls stands around every call of a listener: it gives it a context, recovers its panic, gives its
+// error a reason, and logs it.
+type calls struct {
+	logger   hclog.Logger
+	stopping context.Context
+}
+
+// WrapUnary implements connect.Interceptor.
+func (c *calls) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (resp connect.AnyResponse, err error) {
+		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+		defer cancel()
+		err = c.call(ctx, req.Spec().Procedure, func(ctx context.Context) error {
+			var err error
+			resp, err = next(ctx, req)
+			return err
+		})
+		return resp, err
+	}
+}
+
+// WrapStreamingHandler implements connect.Interceptor.
+func (c *calls) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(c.stopping, func() { cancel(errStopping) })()
+		return c.call(ctx, conn.Spec().Procedure, func(ctx context.Context) error { return next(ctx, conn) })
+	}
+}
+
+// WrapStreamingClient implements connect.Interceptor; there is no client here.
+func (c *calls) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+// call returns nil or a *connect.Error that carries a reason.
+func (c *calls) call(ctx context.Context, procedure string, f func(context.Context) error) error {
+	start := time.Now()
+	peer, ok := PeerOf(ctx)
+	if !ok {
+		peer = "local"
+	}
+	err := recovered(func() error { return f(ctx) })
+	var p *panicError
+	switch {
+	case err == nil:
+		c.logger.Debug("call", "procedure", procedure, "peer", peer, "took", time.Since(start))
+		return nil
+	case errors.As(err, &p):
+		c.logger.Error("call panicked", "procedure", procedure, "peer", peer, "panic", p.value, "stack", string(p.stack))
+	case errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), errStopping):
+		err = api.NewError(api.Unreachable, "", errStopping).WithHint("wait until it runs again, then repeat")
+	case api.ReasonOf(err) == api.Unexpected:
+		c.logger.Error("call failed", "procedure", procedure, "peer", peer, "error", err)
+	}
+	ce := api.ToConnect(err)
+	c.logger.Debug("call failed", "procedure", procedure, "peer", peer, "took", time.Since(start),
+		"code", ce.Code(), "error", ce.Message())
+	return ce
+}
+
+// panicError is a panic of a call. Its text tells the caller nothing of this process.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (*panicError) Error() string { return "a fault in the daemon, told in its log" }
+
+func recovered(f func() error) (err error) {
+	defer func() {
+		switch v := recover(); v {
+		case nil:
+		case http.ErrAbortHandler: // how a handler asks net/http to break the connection
+			panic(v)
+		default:
+			err = fmt.Errorf("recover call: %w", &panicError{value: v, stack: debug.Stack()})
+		}
+	}()
+	return f()
+}
+
+// newDiscreet keeps causes from callers that nobody knows: they learn the reason of a failure, and the log
+// the rest.
+func newDiscreet(logger hclog.Logger) connect.Interceptor {
+	return connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			resp, err := next(ctx, req)
+			if err == nil {
+				return resp, nil
+			}
+			e := api.AsError(err)
+			logger.Warn("refused a host that wants to join", "error", e, "from", req.Peer().Addr)
+			return nil, &api.Error{Reason: e.Reason, Subject: e.Subject, Hint: e.Hint}
+		}
+	})
+}

@@ -1,0 +1,37 @@
+package server
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+)
+
+// control hands calls to the host. Single calls have the signature of Host already and are embedded;
+// streams become send functions. Errors, panics and contexts are the business of calls.
+type control struct{ ControlHost }
+
+func (c control) Publish(ctx context.Context, req *v1.PublishRequest, s *connect.ServerStream[v1.PublishProgress]) error {
+	return c.ControlHost.Publish(ctx, req, s.Send)
+}
+
+func (c control) Pull(ctx context.Context, req *v1.PullRequest, s *connect.ServerStream[v1.PullProgress]) error {
+	return c.ControlHost.Pull(ctx, req, s.Send)
+}
+
+func (c control) Distribute(ctx context.Context, req *v1.DistributeRequest, s *connect.ServerStream[v1.DistributeProgress]) error {
+	return c.ControlHost.Distribute(ctx, req, s.Send)
+}
+
+func (c control) Verify(ctx context.Context, req *v1.VerifyRequest, s *connect.ServerStream[v1.CheckProgress]) error {
+	return c.ControlHost.Verify(ctx, req, s.Send)
+}
+
+func (c control) Scrub(ctx context.Context, req *v1.ScrubRequest, s *connect.ServerStream[v1.CheckProgress]) error {
+	return c.ControlHost.Scrub(ctx, req, s.Send)
+}
+
+func (c control) Leave(ctx context.Context, req *v1.LeaveRequest, s *connect.ServerStream[v1.LeaveProgress]) error {
+	return c.ControlHost.Leave(ctx, req, s.Send)
+}

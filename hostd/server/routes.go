@@ -1,0 +1,114 @@
+package server
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/virtswarm/virtswarm/internal/api"
+	"github.com/virtswarm/virtswarm/internal/api/virtswarm/v1/virtswarmv1connect"
+)
+
+const (
+	// joinBytes bounds a join request, whose sender nobody knows: a token, a certificate request, a name
+	// and labels.
+	joinBytes = 64 << 10
+	// joinsAtOnce bounds the join requests being answered; more are told to come again.
+	joinsAtOnce = 8
+
+	metricsAtOnce  = 4
+	metricsTimeout = 10 * time.Second
+)
+
+func (s *Server) unixHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(virtswarmv1connect.NewControlHandler(control{s.cfg.Host}, s.options("unix", api.MaxMessage)...))
+	s.addMetrics(mux)
+	return mux
+}
+
+func (s *Server) portHandler() http.Handler {
+	opts := s.options("port", api.MaxMessage)
+	mux := http.NewServeMux()
+	mux.Handle(virtswarmv1connect.NewControlHandler(control{s.cfg.Host}, opts...))
+	mux.Handle(virtswarmv1connect.NewClusterHandler(s.cfg.Host, opts...))
+	s.addMetrics(mux)
+	return requirePeer(mux)
+}
+
+func (s *Server) joinHandler() http.Handler {
+	opts := append(s.options("join", joinBytes), connect.WithInterceptors(newDiscreet(s.cfg.Logger.Named("join"))))
+	mux := http.NewServeMux()
+	mux.Handle(virtswarmv1connect.NewJoinServiceHandler(s.cfg.Host, opts...))
+	return limit(joinsAtOnce, mux)
+}
+
+func (s *Server) metricsHandler() http.Handler {
+	mux := http.NewServeMux()
+	s.addMetrics(mux)
+	return mux
+}
+
+// options of the handlers of one listener. Later interceptors are nearer to the Host.
+func (s *Server) options(listener string, maxBytes int) []connect.HandlerOption {
+	return []connect.HandlerOption{
+		connect.WithReadMaxBytes(maxBytes),
+		connect.WithSendMaxBytes(api.MaxMessage),
+		// No compressed request is accepted: a few bytes could claim any amount of memory and time.
+		connect.WithCompression("gzip", nil, nil),
+		connect.WithInterceptors(&calls{logger: s.cfg.Logger.Named(listener), stopping: s.stopping}),
+	}
+}
+
+func (s *Server) addMetrics(mux *http.ServeMux) {
+	if s.cfg.Metrics == nil {
+		return
+	}
+	log := s.cfg.Logger.Named("metrics").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{
+		ErrorLog:            log,
+		ErrorHandling:       promhttp.ContinueOnError,
+		MaxRequestsInFlight: metricsAtOnce,
+		Timeout:             metricsTimeout,
+	}))
+}
+
+// requirePeer refuses callers that are no host of the cluster. The listener should have refused them
+// already; this keeps a mistake there from being a hole here.
+func requirePeer(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, ok := PeerOf(r.Context()); !ok {
+			refuse(w, r, http.StatusForbidden, api.NewError(api.NotMember, r.RemoteAddr, nil))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// limit answers n requests at once and refuses more.
+func limit(n int, next http.Handler) http.Handler {
+	slots := make(chan struct{}, n)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			next.ServeHTTP(w, r)
+		default:
+			err := api.NewError(api.Unreachable, "", errors.New("too many hosts join at once")).WithHint("try again in a moment")
+			refuse(w, r, http.StatusServiceUnavailable, err)
+		}
+	})
+}
+
+// refuse answers in the caller's protocol, in plain text to one that speaks none of the API's.
+func refuse(w http.ResponseWriter, r *http.Request, status int, err *api.Error) {
+	if ew := connect.NewErrorWriter(); ew.IsSupported(r) {
+		_ = ew.Write(w, r, api.ToConnect(err)) // the caller is gone: nobody to tell
+		return
+	}
+	http.Error(w, err.Error(), status)
+}
