@@ -1,0 +1,137 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+
+	"github.com/virtswarm/virtswarm/internal/content"
+)
+
+// Errors of this package.
+var (
+	ErrNoSpace = errors.New("no space left")                     // ENOSPC or EDQUOT is underneath
+	ErrLocked  = errors.New("locked by another process")         // see FS.Lock
+	ErrNoClone = errors.New("file system cannot share the data") // no reflink here, or not between these two
+)
+
+// FS is a file system. Its methods may be called from several goroutines at once.
+type FS interface {
+	// OpenFile is os.OpenFile.
+	OpenFile(path string, flag int, perm fs.FileMode) (File, error)
+	// CreateUnnamed creates a file in dir that has no name until File.Link gives it one, and that vanishes
+	// if that never happens, even if the process dies (where the file system cannot do that, a hidden name
+	// stands in and Close removes it).
+	CreateUnnamed(dir string, perm fs.FileMode) (File, error)
+	// Rename gives the file or directory at from the name to, atomically, replacing a file there.
+	Rename(from, to string) error
+	// RenameNew is Rename, but fails with fs.ErrExist, atomically, if to exists.
+	RenameNew(from, to string) error
+	// Link makes to a hard link of from; it fails with fs.ErrExist if to exists.
+	Link(from, to string) error
+	// Remove removes a file or an empty directory.
+	Remove(path string) error
+	// RemoveAll removes path and all below it; nothing being there is no error.
+	RemoveAll(path string) error
+	// MkdirAll makes the directory and those above it.
+	MkdirAll(path string, perm fs.FileMode) error
+	// ReadDir returns the entries of a directory, sorted by name.
+	ReadDir(path string) ([]fs.DirEntry, error)
+	// Stat follows symbolic links, Lstat does not.
+	Stat(path string) (fs.FileInfo, error)
+	Lstat(path string) (fs.FileInfo, error)
+	// Chmod sets the permissions of the file at path.
+	Chmod(path string, perm fs.FileMode) error
+	// SyncDir makes the names in a directory durable.
+	SyncDir(path string) error
+	// Lock takes the lock on the file at path, creating it, until the Closer is closed or the process ends.
+	// It fails with ErrLocked at once if somebody else has it.
+	Lock(path string) (io.Closer, error)
+	// Space returns the bytes that this process may still write to the file system of path, and its size.
+	Space(path string) (free, total int64, err error)
+}
+
+// File is an open file. Its methods may be called from several goroutines at once.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Name() string
+	Stat() (fs.FileInfo, error)
+	// Sync makes the bytes and the length durable (fdatasync). After an error it is unknown which bytes
+	// written before are, and a later Sync without error says nothing about them: the kernel forgets.
+	Sync() error
+	// Truncate sets the length; a file that grows does so by a hole.
+	Truncate(size int64) error
+	// PunchHole makes n bytes at off a hole, where the file system can, without changing the length.
+	PunchHole(off, n int64) error
+	// Extents yields the parts that may hold data; see content.Extents.
+	Extents(size, grain int64) iter.Seq2[content.Extent, error]
+	// CloneFrom makes the file share all data of src, copy on write, or fails with ErrNoClone.
+	CloneFrom(src *os.File) error
+	// CloneRange does so for n bytes at off of src, at the same or another place. Offsets and n must be
+	// multiples of the file system's block size unless n ends both files.
+	CloneRange(src File, srcOff, n, dstOff int64) error
+	// CloneTo makes dst share all data of this file, or fails with ErrNoClone.
+	CloneTo(dst File) error
+	// Link names a file made by CreateUnnamed; it fails with fs.ErrExist, atomically, if path exists.
+	Link(path string) error
+}
+
+// WriteFile makes path hold data, durably and atomically: whatever happens, path holds what it held before or
+// all of data. The directory must exist; perm is before umask.
+func WriteFile(f FS, path string, data []byte, perm fs.FileMode) error {
+	tmp := path + ".tmp"
+	if err := writeNew(f, tmp, data, perm); err != nil {
+		return errors.Join(err, ignoreMissing(f.Remove(tmp)))
+	}
+	if err := f.Rename(tmp, path); err != nil {
+		return errors.Join(err, ignoreMissing(f.Remove(tmp)))
+	}
+	return f.SyncDir(filepath.Dir(path))
+}
+
+// writeNew writes data to the file at path and syncs the file, not its name.
+func writeNew(f FS, path string, data []byte, perm fs.FileMode) (err error) {
+	w, err := f.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if _, err := w.WriteAt(data, 0); err != nil {
+		return err
+	}
+	return w.Sync()
+}
+
+// ReadFile returns what the file at path holds; more than limit bytes are an error, found before they are read.
+func ReadFile(f FS, path string, limit int64) ([]byte, error) {
+	r, err := f.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	st, err := r.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() || st.Size() > limit {
+		return nil, fmt.Errorf("read %s: not a regular file of at most %d bytes (mode %v, %d bytes)", path, limit, st.Mode(), st.Size())
+	}
+	p := make([]byte, st.Size())
+	if _, err := r.ReadAt(p, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return p, nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
