@@ -51,7 +51,7 @@ type FS interface {
 	// Lock takes the lock on the file at path, creating it, until the Closer is closed or the process ends.
 	// It fails with ErrLocked at once if somebody else has it.
 	Lock(path string) (io.Closer, error)
-	// Space returns the bytes that this process may still write to the file system of path, and its size.
+	// Space returns the bytes that anybody may still write to the file system of path, and its size.
 	Space(path string) (free, total int64, err error)
 }
 

@@ -119,11 +119,7 @@ func (OS) Space(path string) (free, total int64, err error) {
 	if err := unix.Statfs(path, &st); err != nil {
 		return 0, 0, &os.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	avail := st.Bavail
-	if os.Geteuid() == 0 {
-		avail = st.Bfree // what is kept back is kept for root
-	}
-	return int64(avail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
 }
 
 // osFile is an *os.File with what Linux can do beside.

@@ -1,0 +1,2 @@
+// Package store keeps verified chunks on this host's disk.
+package store

@@ -1,0 +1,42 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/disk"
+)
+
+// Errors of this package. What a chunk fails to match on writing is content.ErrMismatch.
+var (
+	ErrDamaged    = errors.New("store is damaged")            // Open; the message names the path and what to do
+	ErrLocked     = disk.ErrLocked                            // Open; another process has the store open
+	ErrClosed     = errors.New("store is closed")             // any operation after Close
+	ErrNoSpace    = disk.ErrNoSpace                           // disk or quota; the message says which, what was needed and what was free
+	ErrUnknown    = errors.New("not in the store")            // no file of this id
+	ErrRemoved    = errors.New("file was removed from store") // an operation that began after Remove
+	ErrMissing    = errors.New("chunk is not held")           // reading, exporting what is not complete
+	ErrCorrupt    = errors.New("chunk is damaged on disk")    // a CorruptError is around it
+	ErrChanged    = errors.New("file changed while it was read")
+	ErrNotRegular = errors.New("not a regular file")
+	ErrExists     = errors.New("destination exists")
+)
+
+// CorruptError says which chunks of a file were found not to match their digests. They are no longer marked as
+// held: fetch them again and repeat what failed. It is an ErrCorrupt.
+type CorruptError struct {
+	File   content.Digest
+	Chunks []int
+}
+
+// Error implements error.
+func (e *CorruptError) Error() string {
+	if len(e.Chunks) == 1 {
+		return fmt.Sprintf("chunk %d of %s: %v", e.Chunks[0], e.File.Short(), ErrCorrupt)
+	}
+	return fmt.Sprintf("%d chunks of %s, the first %d: %v", len(e.Chunks), e.File.Short(), e.Chunks[0], ErrCorrupt)
+}
+
+// Unwrap makes it an ErrCorrupt.
+func (e *CorruptError) Unwrap() error { return ErrCorrupt }
