@@ -1,0 +1,54 @@
+package swarm
+
+import "math/bits"
+
+// mask is a fixed-length set of chunk indexes whose words the picker may
+// combine. content.Bits is the same set for the outside; the picker needs the
+// words themselves, because "the lowest chunk that is open AND rare AND held by
+// this source" is one pass over three arrays, 64 chunks a step.
+type mask []uint64
+
+func newMask(n int) mask { return make(mask, (n+63)/64) }
+
+func (m mask) has(i int) bool { return m[i>>6]&(1<<(i&63)) != 0 }
+func (m mask) set(i int)      { m[i>>6] |= 1 << (i & 63) }
+func (m mask) clear(i int)    { m[i>>6] &^= 1 << (i & 63) }
+
+// firstIn returns the lowest index >= from that is in a, b, c and d. A nil mask
+// among b, c and d means "every chunk".
+func firstIn(from int, a, b, c, d mask) (int, bool) {
+	w := from >> 6
+	if w >= len(a) {
+		return 0, false
+	}
+	keep := ^uint64(0) << (from & 63)
+	for ; w < len(a); w++ {
+		x := a[w] & keep
+		keep = ^uint64(0)
+		if x == 0 {
+			continue
+		}
+		if b != nil {
+			x &= b[w]
+		}
+		if c != nil {
+			x &= c[w]
+		}
+		if d != nil {
+			x &= d[w]
+		}
+		if x != 0 {
+			return w<<6 + bits.TrailingZeros64(x), true
+		}
+	}
+	return 0, false
+}
+
+// firstFrom is firstIn, begun at from and wrapped around the end.
+func firstFrom(from int, a, b, c, d mask) (int, bool) {
+	if i, ok := firstIn(from, a, b, c, d); ok || from == 0 {
+		return i, ok
+	}
+	// What lies at or above from was just seen to be empty.
+	return firstIn(0, a, b, c, d)
+}
