@@ -1,0 +1,174 @@
+package placement
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/virtswarm/virtswarm/internal/content"
+)
+
+func (s *State) initCluster(index uint64, c *InitCluster) (bool, error) {
+	if s.cluster == c.ID {
+		return false, nil
+	}
+	if s.cluster != "" {
+		return false, fmt.Errorf("initialise cluster %s: the catalogue is that of cluster %s: %w", c.ID, s.cluster, ErrOtherCluster)
+	}
+	s.cluster = c.ID
+	s.admit(index, c.Host, c.Now)
+	return true, nil
+}
+
+func (s *State) addHost(index uint64, c *AddHost) (bool, error) {
+	t := s.tokens[c.TokenID]
+	switch {
+	case t == nil:
+		return false, fmt.Errorf("add host %q with token %s: %w", c.Host.Name, c.TokenID, ErrTokenUnknown)
+	case t.UsedBy == c.Host.ID && s.hosts[c.Host.ID] != nil:
+		return false, nil
+	case t.UsedBy != "":
+		return false, fmt.Errorf("add host %q with token %s: %w", c.Host.Name, c.TokenID, ErrTokenUsed)
+	case t.Expires <= c.Now:
+		return false, fmt.Errorf("add host %q with token %s: %w", c.Host.Name, c.TokenID, ErrTokenExpired)
+	case len(s.hosts) >= MaxHosts && s.hosts[c.Host.ID] == nil:
+		return false, fmt.Errorf("add host %q: %d hosts: %w", c.Host.Name, len(s.hosts), ErrTooMany)
+	}
+	if err := s.nameFree(c.Host.Name, c.Host.ID); err != nil {
+		return false, fmt.Errorf("add host: %w", err)
+	}
+	used := *t
+	used.UsedBy = c.Host.ID
+	s.tokens[t.ID] = &used
+	s.admit(index, c.Host, c.Now)
+	return true, nil
+}
+
+// nameFree checks that no other host has the name.
+func (s *State) nameFree(name string, id HostID) error {
+	if other, ok := s.byName[name]; ok && other != id {
+		return fmt.Errorf("%q belongs to host %s: %w", name, other, ErrNameTaken)
+	}
+	return nil
+}
+
+// admit makes a host a member, alive.
+func (s *State) admit(index uint64, asked Host, now int64) {
+	h := Host{
+		ID: asked.ID, Name: asked.Name, Addr: asked.Addr, Weight: asked.Weight, Labels: maps.Clone(asked.Labels),
+		State: Alive, Since: index, At: now, Joined: index, JoinAt: now,
+	}
+	if h.Weight == 0 {
+		h.Weight = DefaultWeight
+	}
+	s.putHost(&h)
+	s.remap(index)
+}
+
+func (s *State) updateHost(index uint64, c *UpdateHost) (bool, error) {
+	old := s.hosts[c.ID]
+	if old == nil {
+		return false, fmt.Errorf("update host %q: %w", c.ID, ErrNoHost)
+	}
+	h := *old
+	if c.Name != "" {
+		if err := s.nameFree(c.Name, c.ID); err != nil {
+			return false, fmt.Errorf("update host %q: %w", c.ID, err)
+		}
+		h.Name = c.Name
+	}
+	if c.Addr != "" {
+		h.Addr = c.Addr
+	}
+	if c.Weight != 0 {
+		h.Weight = c.Weight
+	}
+	if c.Labels != nil {
+		h.Labels = maps.Clone(c.Labels)
+	}
+	if h.Name == old.Name && h.Addr == old.Addr && h.Weight == old.Weight && maps.Equal(h.Labels, old.Labels) {
+		return false, nil
+	}
+	s.putHost(&h)
+	if h.Weight != old.Weight {
+		s.remap(index)
+	}
+	return true, nil
+}
+
+func (s *State) setHostState(index uint64, c *SetHostState) (bool, error) {
+	old := s.hosts[c.ID]
+	if old == nil {
+		return false, fmt.Errorf("set state of host %q: %w", c.ID, ErrNoHost)
+	}
+	if old.State == c.To || (c.From != "" && old.State != c.From) {
+		return false, nil
+	}
+	h := *old
+	h.State, h.Since, h.At = c.To, index, c.Now
+	s.putHost(&h)
+	s.remap(index)
+	return true, nil
+}
+
+func (s *State) removeHost(index uint64, c *RemoveHost) (bool, error) {
+	h := s.hosts[c.ID]
+	switch {
+	case h == nil:
+		return false, fmt.Errorf("remove host %q: %w", c.ID, ErrNoHost)
+	case len(s.hosts) == 1:
+		return false, fmt.Errorf("remove host %q: %w", c.ID, ErrLastHost)
+	}
+	delete(s.hosts, h.ID)
+	delete(s.byName, h.Name)
+	s.hostIDs = removeSorted(s.hostIDs, h.ID)
+	for _, id := range s.contentIDs() {
+		s.forgetHost(index, s.contents[id], h.ID)
+	}
+	s.remap(index)
+	return true, nil
+}
+
+// contentIDs returns the ids of all contents in order, so that a walk leaves the same change log everywhere.
+func (s *State) contentIDs() []content.Digest {
+	ids := make([]content.Digest, 0, len(s.contents))
+	for id := range s.contents {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b content.Digest) int { return slices.Compare(a[:], b[:]) })
+	return ids
+}
+
+// forgetHost takes a host out of a content's holders and targets.
+func (s *State) forgetHost(index uint64, c *contentRecord, host HostID) {
+	at, holds := c.holder(host)
+	target := slices.Index(c.targets.Hosts, host)
+	if !holds && target < 0 {
+		return
+	}
+	n := c.copy()
+	if holds {
+		n.holders = slices.Delete(slices.Clone(c.holders), at, at+1)
+	}
+	if target >= 0 {
+		n.targets.Hosts = slices.Delete(slices.Clone(c.targets.Hosts), target, target+1)
+	}
+	s.putContent(index, n)
+}
+
+func (s *State) createToken(c *CreateToken) (bool, error) {
+	if t := s.tokens[c.ID]; t != nil {
+		if t.Hash != c.Hash {
+			return false, fmt.Errorf("create token %s: another token has this id: %w", c.ID, ErrBadCommand)
+		}
+		return false, nil
+	}
+	live := maps.Clone(s.tokens)
+	maps.DeleteFunc(live, func(_ string, t *Token) bool { return t.Expires <= c.Now })
+	if len(live) >= MaxTokens {
+		return false, fmt.Errorf("create token: %d tokens are outstanding: %w", len(live), ErrTooMany)
+	}
+	live[c.ID] = &Token{ID: c.ID, Hash: c.Hash, Expires: c.Expires}
+	s.tokens = live
+	return true, nil
+}

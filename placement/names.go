@@ -1,0 +1,149 @@
+package placement
+
+import (
+	"fmt"
+	"net"
+	"path"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// ValidateName checks a file name: path-like, valid UTF-8, 1 to MaxName bytes, elements separated by single
+// slashes, none of them "." or "..", no slash at either end, no control characters (C0, DEL, C1). Spaces are fine.
+// Names are compared byte by byte; nothing is normalised.
+func ValidateName(name string) error {
+	if why := nameFault(name, MaxName); why != "" {
+		return fmt.Errorf("file name %.80q %s: %w", name, why, ErrInvalidName)
+	}
+	for element := range strings.SplitSeq(name, "/") {
+		switch element {
+		case "":
+			return fmt.Errorf("file name %.80q has an empty path element: %w", name, ErrInvalidName)
+		case ".", "..":
+			return fmt.Errorf("file name %.80q has the path element %q: %w", name, element, ErrInvalidName)
+		}
+	}
+	return nil
+}
+
+// ValidateHostName checks a host's name: 1 to MaxHostName bytes of letters, digits, '-', '_' and '.', beginning with
+// a letter or digit. A name must not look like a host id (32 hex digits), so that a command line may take either.
+func ValidateHostName(name string) error {
+	if name == "" || len(name) > MaxHostName {
+		return fmt.Errorf("host name %.80q has %d bytes, must have 1 to %d: %w", name, len(name), MaxHostName, ErrInvalidHost)
+	}
+	for i, c := range []byte(name) {
+		if isAlnum(c) || (i > 0 && (c == '-' || c == '_' || c == '.')) {
+			continue
+		}
+		return fmt.Errorf("host name %.80q has %q at byte %d: %w", name, c, i, ErrInvalidHost)
+	}
+	if HostID(name).Valid() {
+		return fmt.Errorf("host name %q looks like a host id: %w", name, ErrInvalidHost)
+	}
+	return nil
+}
+
+// Valid reports whether the id has the form of one: 32 lower-case hex digits.
+func (id HostID) Valid() bool {
+	return len(id) == 32 && isHex(string(id))
+}
+
+// ValidateGuests checks a guest pattern: "none", "all", "tag:NAME", a domain's UUID, or a glob (path.Match) over
+// domain names.
+func ValidateGuests(pattern string) error {
+	fail := func(why string) error {
+		return fmt.Errorf("guest pattern %.80q %s: %w", pattern, why, ErrInvalidGuests)
+	}
+	if why := nameFault(pattern, MaxGuests); why != "" {
+		return fail(why)
+	}
+	if tag, ok := strings.CutPrefix(pattern, "tag:"); ok {
+		for _, c := range []byte(tag) {
+			if !isAlnum(c) && c != '-' && c != '_' && c != '.' {
+				return fail(fmt.Sprintf("has %q in its tag", c))
+			}
+		}
+		if tag == "" {
+			return fail("has an empty tag")
+		}
+		return nil
+	}
+	if _, err := path.Match(pattern, ""); err != nil {
+		return fail("is not a valid glob")
+	}
+	return nil
+}
+
+func nameFault(s string, limit int) string {
+	switch {
+	case s == "":
+		return "is empty"
+	case len(s) > limit:
+		return fmt.Sprintf("has %d bytes, at most %d", len(s), limit)
+	case !utf8.ValidString(s):
+		return "is not valid UTF-8"
+	}
+	for i, r := range s {
+		if r < 0x20 || (r >= 0x7f && r < 0xa0) {
+			return fmt.Sprintf("has the control character %U at byte %d", r, i)
+		}
+	}
+	return ""
+}
+
+func validateHost(h Host) error {
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("host %q: %s: %w", h.ID, fmt.Sprintf(format, args...), ErrInvalidHost)
+	}
+	if !h.ID.Valid() {
+		return fail("its id is not 32 hex digits")
+	}
+	if err := ValidateHostName(h.Name); err != nil {
+		return err
+	}
+	if _, port, err := net.SplitHostPort(h.Addr); err != nil || len(h.Addr) > MaxAddr {
+		return fail("address %.80q is not host:port", h.Addr)
+	} else if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fail("address %.80q has no valid port number", h.Addr)
+	}
+	if why := nameFault(h.Addr, MaxAddr); why != "" {
+		return fail("address %s", why)
+	}
+	if h.Weight > MaxWeight {
+		return fail("weight %d is more than %d", h.Weight, MaxWeight)
+	}
+	return validateLabels(h.ID, h.Labels)
+}
+
+func validateLabels(id HostID, labels map[string]string) error {
+	if len(labels) > MaxLabels {
+		return fmt.Errorf("host %q: %d labels, at most %d: %w", id, len(labels), MaxLabels, ErrInvalidHost)
+	}
+	for k, v := range labels {
+		if why := nameFault(k, MaxLabel); why != "" {
+			return fmt.Errorf("host %q: label key %.80q %s: %w", id, k, why, ErrInvalidHost)
+		}
+		if v == "" {
+			continue
+		}
+		if why := nameFault(v, MaxLabel); why != "" {
+			return fmt.Errorf("host %q: label %q: value %.80q %s: %w", id, k, v, why, ErrInvalidHost)
+		}
+	}
+	return nil
+}
+
+func isAlnum(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}
+
+func isHex(s string) bool {
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,127 @@
+// Package placement is the cluster's catalogue as a pure state machine: commands in, state out. It knows which
+// hosts are members, which files exist in which versions, which host keeps which shard of them (their homes) and
+// which host said that it holds what.
+//
+// It promises that the same commands in the same order give the same state on every host, whatever the platform:
+// there is no I/O, no clock, no randomness and no goroutine here, and no floating point. A command that is refused
+// leaves the state untouched. Every command may be applied twice; the second time changes nothing (each says why).
+//
+// A State is not safe for concurrent use by itself: its owner (package raft) lets many read or one Apply. What its
+// methods return is the caller's to keep.
+package placement
+
+import (
+	"github.com/virtswarm/virtswarm/internal/content"
+)
+
+// HostID names a host: 32 lower-case hex digits, the head of the SHA-256 of its public key.
+type HostID string
+
+// Limits of the catalogue. Each is far above what a large cluster needs and exists so that no sequence of commands
+// can make the replicated state grow without bound.
+const (
+	MaxHosts      = 1024    // a home is stored as 16 bits; rendezvous costs time in proportion
+	MaxNames      = 1 << 20 // file names
+	MaxVersions   = 1024    // versions of one file name
+	MaxTokens     = 4096    // join tokens not yet expired
+	MaxName       = 512     // bytes of a file name
+	MaxHostName   = 253     // bytes of a host name, as in DNS
+	MaxAddr       = 300     // bytes of host:port
+	MaxLabels     = 64      // labels of one host
+	MaxLabel      = 256     // bytes of a label's key or value
+	MaxGuests     = 256     // bytes of a guest pattern
+	MaxWeight     = 1 << 20 // so that a weight times a cost stays inside 64 bits
+	MaxReplicas   = MaxHosts
+	MaxHoldings   = 4096    // contents in one Report or Dropped list
+	MaxCommand    = 1 << 20 // bytes of an encoded command; Report.Split keeps below it
+	DefaultWeight = 100
+	MaxShards     = content.MaxChunks / (content.ShardSize / content.MaxChunkSize)
+	maxClusterID  = 64 // bytes of the cluster's id
+	maxTokenID    = 64 // hex digits of a token's id
+)
+
+// HostState says whether a host counts.
+type HostState string
+
+const (
+	// Alive: a home for shards, and its copies count.
+	Alive HostState = "alive"
+	// Down: not heard of for a while. Not a home; its copies do not count, but are remembered.
+	Down HostState = "down"
+	// Leaving: up and still serving, but its shards move to others. Only an explicit SetHostState ends it.
+	Leaving HostState = "leaving"
+)
+
+// Host is one member of the cluster.
+type Host struct {
+	ID     HostID            `json:"id"`
+	Name   string            `json:"name"`             // unique, for people
+	Addr   string            `json:"addr"`             // host:port of its one TLS port
+	Weight uint32            `json:"weight"`           // share of the shards, 1..MaxWeight; DefaultWeight if not said
+	Labels map[string]string `json:"labels,omitempty"` // rack, zone, ...
+	State  HostState         `json:"state"`
+	Since  uint64            `json:"since"`   // index of the command that put it into State
+	At     int64             `json:"at"`      // unix seconds of the same, as the proposer's clock had it
+	Joined uint64            `json:"joined"`  // index of its AddHost
+	JoinAt int64             `json:"join_at"` // unix seconds of the same
+}
+
+// Version is one published version of a file.
+type Version struct {
+	ID        content.Digest `json:"id"`
+	Size      int64          `json:"size"`     // bytes
+	Replicas  int            `json:"replicas"` // copies wanted; 0 = every host
+	Guests    string         `json:"guests"`   // who among the guests may read it
+	Publisher HostID         `json:"publisher"`
+	Index     uint64         `json:"index"` // of the Publish
+	At        int64          `json:"at"`    // unix seconds, the publisher's clock
+}
+
+// File is a name with its versions, oldest first, never empty.
+type File struct {
+	Name     string
+	Versions []Version
+}
+
+// Newest returns the version that the bare name means.
+func (f File) Newest() Version { return f.Versions[len(f.Versions)-1] }
+
+// Content is what the catalogue knows of one content, whichever names refer to it.
+type Content struct {
+	ID        content.Digest
+	Size      int64 // bytes
+	DataBytes int64 // bytes that are not holes
+	ChunkSize int   // bytes
+	Shards    int   // at least 1: an empty file counts as one (empty) shard, so that somebody keeps its manifest
+	Replicas  int   // copies wanted: the most that any version asks for; 0 = every host
+	Targets   Targets
+	Names     []string // sorted names that have a version with this content
+	Changed   uint64   // index of the last command that touched it
+}
+
+// Targets are the hosts that must hold all of a content on top of its homes.
+type Targets struct {
+	All   bool     `json:"all,omitempty"`   // every host, those that join later too
+	Hosts []HostID `json:"hosts,omitempty"` // sorted; empty if All
+}
+
+// Holder is a host that said it holds shards of a content, durably.
+type Holder struct {
+	Host   HostID
+	Shards ShardSet
+}
+
+// Token is a join token as the catalogue knows it. The secret itself is never stored.
+type Token struct {
+	ID      string `json:"id"`      // hex
+	Hash    string `json:"hash"`    // hex digest of the secret
+	Expires int64  `json:"expires"` // unix seconds
+	UsedBy  HostID `json:"used_by,omitempty"`
+}
+
+// Result is what a command did.
+type Result struct {
+	Index   uint64           `json:"index"`             // of the command in the log; the state has it from there on
+	Changed bool             `json:"changed"`           // false if the catalogue was already so
+	Unknown []content.Digest `json:"unknown,omitempty"` // Report: contents that the catalogue does not (any more) know; the host may drop them
+}
