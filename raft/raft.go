@@ -1,0 +1,106 @@
+// Package raft keeps the catalogue (package placement) the same on every host, by hashicorp/raft. It is the only
+// importer of that library.
+//
+// It promises: a command that Apply acknowledged is on the disks of a majority of the voters and is seen by every
+// View that follows a ReadIndex, at whatever host. Commands may be proposed at any host; followers pass them to the
+// leader. The Raft configuration follows the catalogue: a host that is added there becomes a non-voter, up to
+// MaxVoters are promoted, and one that is removed there is removed here. Methods of Node are safe for concurrent use.
+package raft
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/virtswarm/virtswarm/placement"
+)
+
+// Errors of Open, of Node's methods and of Node.Err. Errors of a command itself are placement's.
+var (
+	ErrDamaged  = errors.New("damaged Raft data")
+	ErrNoLeader = errors.New("the cluster has no leader")
+	ErrClosed   = errors.New("the Raft node is closed")
+	ErrRemoved  = errors.New("this host is no longer a member of the cluster")
+	ErrStuck    = errors.New("cannot follow the catalogue any further")
+)
+
+// Stream carries Raft between hosts: connections already authenticated by their TLS certificates. Closing it is the
+// Node's business from Open on.
+type Stream interface {
+	net.Listener
+	// Dial connects to the Raft end of a host; it must fail if somebody else answers at addr.
+	Dial(ctx context.Context, addr string, host placement.HostID) (net.Conn, error)
+}
+
+// Forwarder calls HandleForward on another host, mostly the leader, and returns its answer. It must be safe for
+// concurrent use and end with ctx. An error means that nobody knows whether the call arrived.
+type Forwarder interface {
+	Forward(ctx context.Context, host placement.HostID, addr, op string, payload []byte) ([]byte, error)
+}
+
+// Config says how a Node runs. ID, Dir, Stream, Forwarder and Advertise are required.
+type Config struct {
+	ID        placement.HostID
+	Dir       string // kept for this Node alone; made if missing
+	Stream    Stream
+	Forwarder Forwarder
+	Advertise string // host:port at which the others reach Stream
+	// Bootstrap makes a cluster of this host alone if Dir is empty, and is ignored otherwise. A host that joins
+	// leaves it off and waits to be added by AddHost.
+	Bootstrap bool
+	// Refused reports whether an error of Stream or Forwarder means that the other side does not take this host for
+	// a member; nil if such errors cannot be told apart.
+	Refused func(error) bool
+
+	HostTimeout       time.Duration // silence after which a host is marked Down; DefaultHostTimeout if 0
+	Timing            Timing
+	SnapshotThreshold uint64        // log entries between snapshots; DefaultSnapshotThreshold if 0
+	SnapshotInterval  time.Duration // how often that is checked; DefaultSnapshotInterval if 0
+	TrailingLogs      uint64        // entries kept behind a snapshot; DefaultTrailingLogs if 0
+
+	Logger  hclog.Logger          // nil for none
+	Metrics prometheus.Registerer // nil for none
+}
+
+// Timing is the pace of Raft; zero fields have the defaults of DefaultTiming.
+type Timing struct {
+	Heartbeat   time.Duration // silence of the leader after which a follower stands for election
+	Election    time.Duration // time a candidate has to win
+	LeaderLease time.Duration // a leader that reaches no majority for so long steps down; at most Heartbeat
+	Commit      time.Duration // idle time after which followers are told of the commit index
+	Reconcile   time.Duration // pace of the leader's loop that makes the configuration follow the catalogue
+	Stabilize   time.Duration // how long a host must be healthy before it is made a voter
+}
+
+// Role is the part that a node plays at the moment.
+type Role string
+
+const (
+	Follower  Role = "follower"
+	Candidate Role = "candidate"
+	Leader    Role = "leader"
+	Stopped   Role = "stopped"
+)
+
+// Status is a moment's view for operators.
+type Status struct {
+	Role         Role
+	Leader       placement.HostID // "" if unknown
+	LeaderAddr   string
+	Term         uint64
+	Applied      uint64 // index up to which the local catalogue has it
+	Commit       uint64 // index known to be committed
+	LastLog      uint64
+	LastSnapshot uint64
+	LastContact  time.Duration // since the leader was heard; 0 at the leader, -1 if never
+	Voters       []placement.HostID
+	Nonvoters    []placement.HostID
+	// Quorum is how many voters must be up; Tolerates how many healthy ones may fail before writes stop (-1: unknown
+	// here, as only the leader knows).
+	Quorum    int
+	Tolerates int
+}
