@@ -1,0 +1,119 @@
+// Package pki decides who belongs to a cluster: its certificate authority, the certificates of its hosts, the tokens by
+// which a new host joins, and the TLS configurations in which the hosts meet.
+//
+// A host is its key: the host id is a hash of the public key, and the certificate binds it to the cluster. Every member
+// holds the key of the authority, so that any member can admit a host and the loss of any host loses nothing; a
+// certificate alone therefore proves little. What counts is the catalogue's list of host ids, which the Allow hook of
+// every configuration asks at every handshake: a host that was removed is out at once, without revocation lists.
+//
+// The package promises that the configurations it returns speak TLS 1.3 only, resume no session (each one is checked
+// anew), accept no certificate but one of this cluster whose key is the host id it names, and say in plain words why
+// they refuse; and that on disk an identity is either whole or absent, with keys readable by their owner only.
+//
+// Keys are Ed25519. Signing needs no fresh randomness, so a hypervisor or a virtual machine that is restored from a
+// snapshot, random generator included, cannot give its key away as it could with ECDSA; and hosts sign at every
+// handshake, which Ed25519 does fastest.
+package pki
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+)
+
+var (
+	// ErrOtherCluster: the certificate was issued by the authority of another cluster.
+	ErrOtherCluster = errors.New("the certificate belongs to another cluster")
+	// ErrNotMember: the certificate is of this cluster, but the host is not, or no longer, on its list.
+	ErrNotMember = errors.New("the host is not a member of this cluster")
+	// ErrWrongHost: another host answers than the one that was called.
+	ErrWrongHost = errors.New("another host answers at this address")
+	// ErrExpired: the certificate is past its end, or one of the two clocks is wrong.
+	ErrExpired = errors.New("the certificate has expired or is not yet valid")
+	// ErrBadCertificate: none was shown, or it is not one that this package issues.
+	ErrBadCertificate = errors.New("not the certificate of a host")
+	// ErrBadRequest: a certificate request that the authority does not sign.
+	ErrBadRequest = errors.New("not a certificate request of a host")
+	// ErrPinMismatch: the cluster that answers a joining host is not the one that made its token.
+	ErrPinMismatch = errors.New("the cluster that answers is not the one that made the token")
+
+	// ErrBadToken: the text is not a join token, or not all of it.
+	ErrBadToken = errors.New("not a valid join token")
+	// ErrTokenExpired: the token was good once; make a new one.
+	ErrTokenExpired = errors.New("the join token has expired")
+
+	// ErrNoIdentity: this host is of no cluster yet.
+	ErrNoIdentity = errors.New("no host certificate")
+	// ErrDamaged: the files of the identity do not fit one another.
+	ErrDamaged = errors.New("damaged host identity")
+	// ErrExists: there is an identity already where a new one should go.
+	ErrExists = errors.New("a host identity is already there")
+)
+
+const (
+	// HostLife is how long the certificate of a host is good. A host renews its own once less than RenewBelow is left.
+	HostLife = 365 * 24 * time.Hour
+	// RenewBelow leaves a host that was switched off for months time to renew.
+	RenewBelow = HostLife / 3
+	// CALife outlasts the hardware: a cluster cannot change its authority, which its hosts' tokens and pins name.
+	CALife = 50 * 365 * 24 * time.Hour
+	// clockSkew is how far the clock of a host may be behind that of the one who signed.
+	clockSkew = time.Hour
+)
+
+const (
+	// hostIDSize is enough that nobody finds a second key with the id of a member (2^128 tries).
+	hostIDSize = 16
+	uriScheme  = "virtswarm"
+)
+
+// clusterPattern keeps cluster ids fit for a URI's host part and a log line.
+var clusterPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// ValidateCluster checks a cluster id: 1 to 63 of a-z, 0-9 and inner hyphens.
+func ValidateCluster(cluster string) error {
+	if !clusterPattern.MatchString(cluster) {
+		return fmt.Errorf("cluster id %.80q: want 1 to 63 of a-z, 0-9 and inner hyphens", cluster)
+	}
+	return nil
+}
+
+// HostIDOf returns the id of the host that holds the certificate's key: the first 16 bytes of the SHA-256 of its
+// SubjectPublicKeyInfo in lower-case hex. It says nothing about who signed the certificate.
+func HostIDOf(cert *x509.Certificate) string { return hostID(cert.RawSubjectPublicKeyInfo) }
+
+func hostID(spki []byte) string {
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:hostIDSize])
+}
+
+// pinOf is what tokens pin: the SHA-256 of the authority's SubjectPublicKeyInfo.
+func pinOf(ca *x509.Certificate) [sha256.Size]byte { return sha256.Sum256(ca.RawSubjectPublicKeyInfo) }
+
+// clusterURI names a cluster, or a host in it if host is not empty.
+func clusterURI(cluster, host string) *url.URL {
+	u := &url.URL{Scheme: uriScheme, Host: cluster}
+	if host != "" {
+		u.Path = "/host/" + host
+	}
+	return u
+}
+
+// namesOf reads the cluster and host that a certificate claims by its only URI; host is empty for an authority.
+func namesOf(cert *x509.Certificate) (cluster, host string, err error) {
+	if len(cert.URIs) != 1 {
+		return "", "", fmt.Errorf("%w: it holds %d URIs, want one", ErrBadCertificate, len(cert.URIs))
+	}
+	u := cert.URIs[0]
+	host = strings.TrimPrefix(u.Path, "/host/")
+	if u.String() != clusterURI(u.Host, host).String() || u.Scheme != uriScheme || ValidateCluster(u.Host) != nil {
+		return "", "", fmt.Errorf("%w: it names %.120q", ErrBadCertificate, u.String())
+	}
+	return u.Host, host, nil
+}

@@ -1,0 +1,137 @@
+package pki
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Allow says whether a host whose certificate is in order may take part: nil, or why not. It is called in every
+// handshake, concurrently, and must not block.
+type Allow func(hostID string) error
+
+// ServerConfig returns the configuration for listening: only hosts of this cluster that allow lets in get through. A
+// nil allow lets in every host with a certificate. ALPN is the caller's to add.
+func (id *Identity) ServerConfig(allow Allow) *tls.Config {
+	c := id.JoinServerConfig()
+	c.ClientAuth = tls.RequireAnyClientCert // VerifyConnection does the rest, with better words
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		_, err := id.verifyPeer(cs, allow)
+		return err
+	}
+	return c
+}
+
+// JoinServerConfig returns the configuration for listening to hosts that want to join and have no certificate yet.
+// Nothing may be served under it but the exchange of a token for a certificate.
+func (id *Identity) JoinServerConfig() *tls.Config {
+	c := baseConfig()
+	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.cert.Load(), nil }
+	return c
+}
+
+// ClientConfig returns the configuration for calling the host with id expect, or any member if expect is empty.
+func (id *Identity) ClientConfig(expect string, allow Allow) *tls.Config {
+	c := baseConfig()
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return id.cert.Load(), nil }
+	// Not insecure: hosts are known by their keys, not by the DNS names that the standard check would compare.
+	c.InsecureSkipVerify = true
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		host, err := id.verifyPeer(cs, allow)
+		if err == nil && expect != "" && host != expect {
+			return fmt.Errorf("%w: host %s, expected %s", ErrWrongHost, host, expect)
+		}
+		return err
+	}
+	return c
+}
+
+// JoinClientConfig returns the configuration for joining a cluster with a token: whoever answers must present the
+// authority that the token pins and a host certificate of it.
+func JoinClientConfig(token Token) *tls.Config {
+	c := baseConfig()
+	c.InsecureSkipVerify = true // as in ClientConfig; what is trusted here is the pin
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		for _, cert := range cs.PeerCertificates[min(1, len(cs.PeerCertificates)):] {
+			if pinOf(cert) != token.Pin {
+				continue
+			}
+			cluster, _, err := namesOf(cert)
+			if err != nil {
+				return err
+			}
+			_, err = verifyHost(cs.PeerCertificates[0], cert, cluster, time.Now())
+			return err
+		}
+		return ErrPinMismatch
+	}
+	return c
+}
+
+func baseConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		// A resumed session would outlive a renewed certificate; and hosts keep their connections anyway.
+		SessionTicketsDisabled: true,
+		// Small first records help browsers on slow links. Here they cost system calls.
+		DynamicRecordSizingDisabled: true,
+	}
+}
+
+// verifyPeer returns the id of the host at the other end if it may take part.
+func (id *Identity) verifyPeer(cs tls.ConnectionState, allow Allow) (string, error) {
+	if len(cs.PeerCertificates) == 0 {
+		return "", fmt.Errorf("%w: none was shown", ErrBadCertificate)
+	}
+	host, err := verifyHost(cs.PeerCertificates[0], id.ca.cert, id.ca.cluster, time.Now())
+	if err != nil || allow == nil {
+		return host, err
+	}
+	if err := allow(host); err != nil {
+		return "", fmt.Errorf("%w: host %s: %w", ErrNotMember, host, err)
+	}
+	return host, nil
+}
+
+// verifyHost checks that leaf is the certificate of a host of this cluster, signed by ca and valid at the time, and
+// returns the id of the host.
+func verifyHost(leaf, ca *x509.Certificate, cluster string, at time.Time) (string, error) {
+	named, claimed, err := namesOf(leaf)
+	if err != nil {
+		return "", err
+	}
+	if named != cluster {
+		return "", fmt.Errorf("%w: %s, not %s", ErrOtherCluster, named, cluster)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca)
+	_, err = leaf.Verify(x509.VerifyOptions{
+		Roots:       roots,
+		CurrentTime: at,
+		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		return "", explain(err, leaf)
+	}
+	host := HostIDOf(leaf)
+	if claimed != host || leaf.Subject.CommonName != host || leaf.IsCA {
+		return "", fmt.Errorf("%w: it names host %.40q, its key is that of %s", ErrBadCertificate, claimed, host)
+	}
+	return host, nil
+}
+
+// explain says in plain words what x509 has against a certificate.
+func explain(err error, leaf *x509.Certificate) error {
+	var unknown x509.UnknownAuthorityError
+	if errors.As(err, &unknown) {
+		return fmt.Errorf("%w: its authority is another one", ErrOtherCluster)
+	}
+	var invalid x509.CertificateInvalidError
+	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		return fmt.Errorf("%w: host %s, good from %s to %s", ErrExpired, HostIDOf(leaf),
+			leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return fmt.Errorf("%w: %v", ErrBadCertificate, err)
+}
