@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+)
+
+type hostProgressShape struct {
+	HostID     string  `json:"host_id"`
+	Host       string  `json:"host"`
+	State      string  `json:"state"`
+	HeldBytes  uint64  `json:"held_bytes"`
+	TotalBytes uint64  `json:"total_bytes"`
+	Rate       float64 `json:"rate"`
+}
+
+// distributeShape is one event of distribute; the last has done.
+type distributeShape struct {
+	Name  string              `json:"name"`
+	ID    string              `json:"id"`
+	Size  uint64              `json:"size"`
+	Hosts []hostProgressShape `json:"hosts"`
+	Done  bool                `json:"done"`
+}
+
+func newDistribute(c *cli) *cobra.Command {
+	var to []string
+	var watch bool
+	cmd := &cobra.Command{
+		Use:     "distribute NAME[@b3:DIGITS] --to all|HOST,...",
+		GroupID: groupFiles,
+		Short:   "Make hosts hold a file whole",
+		Long: `Distribute makes hosts hold the file whole, from now on: a host that is down gets it when it comes
+back, and with "all" a host that joins later gets it too. It returns once that is in the catalogue, with
+--watch once every live host holds the file.`,
+		Example: `  virtswarm distribute images/debian-12.raw --to all --watch
+  virtswarm distribute images/debian-12.raw@b3:0f1e2d3c --to alpha,beta`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			all := slices.Contains(to, "all")
+			if all && len(to) > 1 {
+				return usageError("--to %s: it is all, or names of hosts", strings.Join(to, ","))
+			}
+			req := &v1.DistributeRequest{All: all, Watch: watch}
+			if !all {
+				req.Hosts = to
+			}
+			return c.distribute(cmd.Context(), args[0], req)
+		},
+		ValidArgsFunction: c.completeRef,
+	}
+	cmd.Flags().StringSliceVar(&to, "to", nil, "hosts, by name or id and separated by commas, or all")
+	cmd.Flags().BoolVar(&watch, "watch", false, "show progress and return when every live host holds the file")
+	must(cmd.MarkFlagRequired("to"))
+	must(cmd.RegisterFlagCompletionFunc("to", c.completeHosts))
+	return cmd
+}
+
+func (c *cli) distribute(ctx context.Context, arg string, req *v1.DistributeRequest) error {
+	var err error
+	if req.Name, req.Id, err = c.resolve(ctx, arg); err != nil {
+		return err
+	}
+	m := c.meter()
+	defer m.clear()
+	var last *v1.DistributeProgress
+	stream, err := c.host().Control.Distribute(ctx, req)
+	err = events(stream, err, func(p *v1.DistributeProgress) error {
+		last = p
+		if c.json {
+			return c.printJSON(distributeJSON(p))
+		}
+		if !p.GetDone() {
+			m.show(distributeStep(p))
+		}
+		return nil
+	})
+	m.clear()
+	if err != nil || c.json {
+		return err
+	}
+	if !last.GetDone() {
+		return errNoEnd
+	}
+	t := newTable(c.stdout, "HOST", "STATE", "HELD", "OF")
+	for _, h := range last.GetHosts() {
+		t.row(h.GetHost(), enumText(h.GetState(), "HOLD_STATE_"), size(h.GetHeldBytes()), size(h.GetTotalBytes()))
+	}
+	return t.flush()
+}
+
+// distributeStep adds up what all hosts do.
+func distributeStep(p *v1.DistributeProgress) step {
+	s := step{label: "distributing"}
+	complete := 0
+	for _, h := range p.GetHosts() {
+		s.done += h.GetHeldBytes()
+		s.total += h.GetTotalBytes()
+		s.rate += h.GetRate()
+		if h.GetState() == v1.HoldState_HOLD_STATE_COMPLETE {
+			complete++
+		}
+	}
+	s.note = fmt.Sprintf("%d of %s complete", complete, plural(len(p.GetHosts()), "host"))
+	return s
+}
+
+func distributeJSON(p *v1.DistributeProgress) distributeShape {
+	return distributeShape{
+		Name: p.GetName(), ID: p.GetId(), Size: p.GetSize(), Done: p.GetDone(),
+		Hosts: list(p.GetHosts(), func(h *v1.HostProgress) hostProgressShape {
+			return hostProgressShape{
+				HostID: h.GetHostId(), Host: h.GetHost(), State: enumText(h.GetState(), "HOLD_STATE_"),
+				HeldBytes: h.GetHeldBytes(), TotalBytes: h.GetTotalBytes(), Rate: h.GetRate(),
+			}
+		}),
+	}
+}

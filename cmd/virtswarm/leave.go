@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+)
+
+// leaveShape is one event of leave; the last has the phase "done".
+type leaveShape struct {
+	Phase  string `json:"phase"`
+	Done   uint64 `json:"done"`
+	Total  uint64 `json:"total"`
+	HostID string `json:"host_id"`
+	Host   string `json:"host"`
+}
+
+func newLeave(c *cli) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:     "leave [HOST]",
+		GroupID: groupCluster,
+		Short:   "Take this host, or another one, out of the cluster",
+		Long: `Leave moves what the host must hold to others and then takes it out of the cluster: its certificate is
+worth nothing from then on, and to come back it must join anew. Interrupted before that it goes on being a
+member.
+
+A host that is dead for good is removed with --force, which waits for nothing: what only that host held is
+lost.`,
+		Example: `  virtswarm leave
+  virtswarm leave --force beta`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &v1.LeaveRequest{Force: force}
+			if len(args) == 1 {
+				req.Host = args[0]
+			}
+			return c.leave(cmd.Context(), req)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return c.hostNames(cmd, typed), cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "do not wait for its data to be elsewhere: the host is dead")
+	return cmd
+}
+
+func (c *cli) leave(ctx context.Context, req *v1.LeaveRequest) error {
+	m := c.meter()
+	defer m.clear()
+	var last *v1.LeaveProgress
+	stream, err := c.host().Control.Leave(ctx, req)
+	err = events(stream, err, func(p *v1.LeaveProgress) error {
+		last = p
+		if c.json {
+			return c.printJSON(leaveShape{
+				Phase: enumText(p.GetPhase(), "LEAVE_PHASE_"), Done: p.GetDone(), Total: p.GetTotal(),
+				HostID: p.GetHostId(), Host: p.GetHost(),
+			})
+		}
+		if p.GetPhase() == v1.LeavePhase_LEAVE_PHASE_DRAINING {
+			m.show(step{label: "moving", unit: "shard", done: p.GetDone(), total: p.GetTotal()})
+		}
+		return nil
+	})
+	m.clear()
+	if err != nil {
+		return err
+	}
+	if last.GetPhase() != v1.LeavePhase_LEAVE_PHASE_DONE {
+		return errNoEnd
+	}
+	if !c.json {
+		_, err = fmt.Fprintf(c.stdout, "%s has left the cluster\n", last.GetHost())
+	}
+	return err
+}

@@ -1,0 +1,47 @@
+// Command virtswarm is the operator's hand on a host: it asks the daemon over its unix socket to publish, pull
+// and distribute files and to tell about the cluster.
+//
+// It promises that its exit codes and --json shapes (docs/operations.md) stay as they are, that an error says
+// what happened, to what, and what to do next, and that nothing but results is written to standard output.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/virtswarm/virtswarm/internal/api"
+)
+
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version = "devel"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // whoever is in a hurry and interrupts twice is not kept waiting
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the whole program: it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	c := &cli{stdout: stdout, stderr: stderr}
+	defer c.close()
+	root := newRoot(c)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if _, ok := errors.AsType[*verbError](err); !ok {
+		// Only cobra fails outside a verb, and only about what was typed.
+		err = api.NewError(api.Usage, err.Error(), nil)
+	}
+	if ctx.Err() != nil {
+		err = api.NewError(api.Interrupted, "", nil)
+	}
+	c.printError(err)
+	return api.ExitCode(err)
+}

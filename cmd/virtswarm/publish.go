@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/virtswarm/virtswarm/internal/api"
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+)
+
+type publishFlags struct {
+	replicas, guests, wait, chunkSize string
+}
+
+type publishResultShape struct {
+	Name      string `json:"name"`
+	ID        string `json:"id"`
+	Size      uint64 `json:"size"`
+	DataBytes uint64 `json:"data_bytes"`
+	Index     uint64 `json:"index"`
+}
+
+// publishShape is one event of publish; the last has the phase "done".
+type publishShape struct {
+	Phase        string              `json:"phase"`
+	Done         uint64              `json:"done"`
+	Total        uint64              `json:"total"`
+	Rate         float64             `json:"rate"`
+	CopiesWanted uint32              `json:"copies_wanted"`
+	CopiesMade   uint32              `json:"copies_made"`
+	Result       *publishResultShape `json:"result,omitempty"` // with "committed" and "done"
+}
+
+func newPublish(c *cli) *cobra.Command {
+	var f publishFlags
+	cmd := &cobra.Command{
+		Use:     "publish FILE [NAME]",
+		GroupID: groupFiles,
+		Short:   "Put a file of this host into the cluster",
+		Long: `Publish reads FILE into the store of this host, enters it in the catalogue under NAME (the base name
+of FILE unless given) and waits until as many hosts hold it as asked for. Publishing other content under a
+name that exists makes a new version of it.
+
+If there are not enough hosts it warns, and exits with 21 if --replicas was given; the missing copies are
+made once there are hosts for them.`,
+		Example: `  virtswarm publish debian-12.raw
+  virtswarm publish /srv/debian-12.raw images/debian-12.raw --replicas 3
+  virtswarm publish secrets.tar --guests 'build-*' --wait committed`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req, err := publishRequest(args, f)
+			if err != nil {
+				return err
+			}
+			return c.publish(cmd.Context(), req)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 0 {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			return c.completeName(cmd, args[1:], typed)
+		},
+	}
+	cmd.Flags().StringVar(&f.replicas, "replicas", "", "hosts that shall hold it: a number, or all (default 2)")
+	cmd.Flags().StringVar(&f.guests, "guests", "none", "guests that may read it: none, all, tag:NAME, a pattern over domain names, or a UUID")
+	cmd.Flags().StringVar(&f.wait, "wait", "replicated", "when to return: replicated, or as soon as committed to the catalogue")
+	cmd.Flags().StringVar(&f.chunkSize, "chunk-size", "", "size of chunks, a power of two from 64KiB to 16MiB (default: by the size of the file)")
+	completeFlag(cmd, "replicas", "1", "2", "3", "all")
+	completeFlag(cmd, "guests", "none", "all", "tag:")
+	completeFlag(cmd, "wait", "replicated", "committed")
+	return cmd
+}
+
+func publishRequest(args []string, f publishFlags) (*v1.PublishRequest, error) {
+	path, err := checkSource(args[0])
+	if err != nil {
+		return nil, err
+	}
+	req := &v1.PublishRequest{Path: path, Name: filepath.Base(path), Guests: f.guests}
+	if len(args) == 2 {
+		req.Name = args[1]
+	}
+	if strings.Contains(req.Name, idMark) {
+		return nil, api.NewError(api.InvalidName, req.Name, errors.New(idMark+" marks a version in commands"))
+	}
+	if req.Replicas, err = parseReplicas(f.replicas); err != nil {
+		return nil, err
+	}
+	if req.ChunkSize, err = parseChunkSize(f.chunkSize); err != nil {
+		return nil, err
+	}
+	switch f.wait {
+	case "replicated":
+		req.Wait = v1.Wait_WAIT_REPLICATED
+	case "committed":
+		req.Wait = v1.Wait_WAIT_COMMITTED
+	default:
+		return nil, usageError("--wait %s: it is replicated or committed", f.wait)
+	}
+	return req, nil
+}
+
+// checkSource returns the absolute path of a regular, readable file. The daemon checks again, as the user
+// that it runs as; this is for the clearest answer to a slip of the hand.
+func checkSource(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", api.NewError(api.SourceUnreadable, path, err)
+	}
+	info, err := os.Stat(abs)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", api.NewError(api.SourceMissing, path, nil)
+	case err != nil:
+		return "", api.NewError(api.SourceUnreadable, path, err)
+	case !info.Mode().IsRegular():
+		return "", api.NewError(api.SourceNotRegular, path, nil)
+	}
+	f, err := os.Open(abs)
+	if err != nil {
+		return "", api.NewError(api.SourceUnreadable, path, err)
+	}
+	f.Close()
+	return abs, nil
+}
+
+// parseReplicas returns nil for nothing, which leaves the default to the daemon, and 0 for all.
+func parseReplicas(s string) (*uint32, error) {
+	var n uint32
+	switch s {
+	case "":
+		return nil, nil
+	case "all":
+		return &n, nil
+	}
+	v, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || v == 0 {
+		return nil, usageError("--replicas %s: it is a number of hosts from 1 on, or all", s)
+	}
+	n = uint32(v)
+	return &n, nil
+}
+
+func parseChunkSize(s string) (uint32, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(s)
+	const least, most = 64 << 10, 16 << 20
+	if err != nil || n < least || n > most || n&(n-1) != 0 {
+		return 0, usageError("--chunk-size %s: it is a power of two from 64KiB to 16MiB", s)
+	}
+	return uint32(n), nil
+}
+
+func (c *cli) publish(ctx context.Context, req *v1.PublishRequest) error {
+	m := c.meter()
+	defer m.clear()
+	var last *v1.PublishProgress
+	stream, err := c.host().Control.Publish(ctx, req)
+	err = events(stream, err, func(p *v1.PublishProgress) error {
+		last = p
+		if c.json {
+			return c.printJSON(publishJSON(p))
+		}
+		switch p.GetPhase() {
+		case v1.PublishPhase_PUBLISH_PHASE_HASHING:
+			m.show(step{label: "hashing", done: p.GetDone(), total: p.GetTotal(), rate: p.GetRate()})
+		case v1.PublishPhase_PUBLISH_PHASE_REPLICATING:
+			note := "copies " + copies(p.GetCopiesMade(), p.GetCopiesWanted())
+			m.show(step{label: "replicating", done: p.GetDone(), total: p.GetTotal(), rate: p.GetRate(), note: note})
+		}
+		return nil
+	})
+	m.clear()
+	if err != nil {
+		return err
+	}
+	return c.published(req, last)
+}
+
+// published tells the result and judges whether there are enough copies.
+func (c *cli) published(req *v1.PublishRequest, p *v1.PublishProgress) error {
+	if p.GetPhase() != v1.PublishPhase_PUBLISH_PHASE_DONE {
+		return errNoEnd
+	}
+	r := p.GetResult()
+	if !c.json {
+		t := newTable(c.stdout)
+		t.row(r.GetName()+idMark[:1]+r.GetId(), size(r.GetSize()), copiesMade(p))
+		if err := t.flush(); err != nil {
+			return err
+		}
+	}
+	if req.GetWait() == v1.Wait_WAIT_COMMITTED || p.GetCopiesMade() >= p.GetCopiesWanted() {
+		return nil
+	}
+	short := api.NewError(api.TooFewCopies, r.GetName(), errors.New(copies(p.GetCopiesMade(), p.GetCopiesWanted())+" copies made"))
+	if req.Replicas != nil {
+		return short
+	}
+	if !c.json {
+		c.note("warning: %v", short)
+	}
+	return nil
+}
+
+func copiesMade(p *v1.PublishProgress) string {
+	if p.GetCopiesMade() == 1 {
+		return "1 copy"
+	}
+	return fmt.Sprintf("%d copies", p.GetCopiesMade())
+}
+
+func publishJSON(p *v1.PublishProgress) publishShape {
+	s := publishShape{
+		Phase: enumText(p.GetPhase(), "PUBLISH_PHASE_"), Done: p.GetDone(), Total: p.GetTotal(), Rate: p.GetRate(),
+		CopiesWanted: p.GetCopiesWanted(), CopiesMade: p.GetCopiesMade(),
+	}
+	if r := p.GetResult(); r != nil {
+		s.Result = &publishResultShape{
+			Name: r.GetName(), ID: r.GetId(), Size: r.GetSize(), DataBytes: r.GetDataBytes(), Index: r.GetIndex(),
+		}
+	}
+	return s
+}

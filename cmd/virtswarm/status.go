@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+)
+
+type storeShape struct {
+	Files uint64 `json:"files"`
+	Bytes uint64 `json:"bytes"`
+	Quota uint64 `json:"quota"` // 0 means none
+	Free  uint64 `json:"free"`
+	Path  string `json:"path"`
+}
+
+type fetchShape struct {
+	Name    string  `json:"name"`
+	ID      string  `json:"id"`
+	Done    uint64  `json:"done"`
+	Total   uint64  `json:"total"`
+	Rate    float64 `json:"rate"`
+	Sources uint32  `json:"sources"`
+}
+
+type statusShape struct {
+	Staleness             stalenessShape `json:"staleness"`
+	ClusterID             string         `json:"cluster_id"`
+	Version               string         `json:"version"`
+	UptimeSeconds         float64        `json:"uptime_seconds"`
+	Host                  hostShape      `json:"host"`
+	RaftState             string         `json:"raft_state"`
+	Leader                *hostShape     `json:"leader"` // null if none is known
+	Term                  uint64         `json:"term"`
+	AppliedIndex          uint64         `json:"applied_index"`
+	CommitIndex           uint64         `json:"commit_index"`
+	Voters                []string       `json:"voters"`
+	Nonvoters             []string       `json:"nonvoters"`
+	HostsAlive            uint32         `json:"hosts_alive"`
+	HostsTotal            uint32         `json:"hosts_total"`
+	Files                 uint64         `json:"files"`
+	Store                 storeShape     `json:"store"`
+	UnderReplicatedFiles  uint64         `json:"under_replicated_files"`
+	UnderReplicatedShards uint64         `json:"under_replicated_shards"`
+	UnavailableFiles      uint64         `json:"unavailable_files"`
+	Fetches               []fetchShape   `json:"fetches"`
+}
+
+func newStatus(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:     "status",
+		GroupID: groupCluster,
+		Short:   "Show the state of the cluster and of this host",
+		Long: `Status tells whether the cluster has a leader, whether all files have their copies, what the store of
+this host holds, and what it fetches right now.`,
+		Example: `  virtswarm status
+  virtswarm status --json | jq .under_replicated_files`,
+		Args:              cobra.NoArgs,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return c.status(cmd.Context()) },
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+}
+
+func (c *cli) status(ctx context.Context) error {
+	s, err := c.host().Control.Status(ctx, &v1.StatusRequest{})
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(statusJSON(s))
+	}
+	c.noteStale(s.GetStaleness())
+	leader := "none"
+	if s.GetLeader() != nil {
+		leader = s.GetLeader().GetName()
+	}
+	uptime := time.Duration(s.GetUptimeSeconds()) * time.Second
+	t := newTable(c.stdout)
+	t.row("Cluster", s.GetClusterId())
+	t.row("Host", fmt.Sprintf("%s (%s), virtswarmd %s, up %v", s.GetHost().GetName(), s.GetHost().GetAddress(), s.GetVersion(), uptime))
+	t.row("Leader", fmt.Sprintf("%s, term %d", leader, s.GetTerm()))
+	t.row("Voters", strings.Join(s.GetVoters(), ", "))
+	if len(s.GetNonvoters()) > 0 {
+		t.row("Non-voters", strings.Join(s.GetNonvoters(), ", "))
+	}
+	t.row("Hosts", fmt.Sprintf("%d of %d alive", s.GetHostsAlive(), s.GetHostsTotal()))
+	t.row("Catalogue", fmt.Sprintf("%s, entry %d of %d applied", plural(s.GetFiles(), "name"), s.GetAppliedIndex(), s.GetCommitIndex()))
+	t.row("Copies", copiesText(s))
+	t.row("Store", storeText(s.GetStore()))
+	if err := t.flush(); err != nil || len(s.GetFetches()) == 0 {
+		return err
+	}
+	return c.showFetches(s.GetFetches())
+}
+
+func copiesText(s *v1.StatusResponse) string {
+	var parts []string
+	if n := s.GetUnavailableFiles(); n > 0 {
+		parts = append(parts, plural(n, "file")+" without any live copy of a part")
+	}
+	if n := s.GetUnderReplicatedFiles(); n > 0 {
+		parts = append(parts, fmt.Sprintf("%s missing in %s", plural(s.GetUnderReplicatedShards(), "shard"), plural(n, "file")))
+	}
+	if len(parts) == 0 {
+		return "all there"
+	}
+	return strings.Join(parts, "; ")
+}
+
+func storeText(u *v1.StoreUsage) string {
+	quota := "no quota"
+	if u.GetQuota() > 0 {
+		quota = "quota " + size(u.GetQuota())
+	}
+	return fmt.Sprintf("%s in %s, %s, %s free at %s", size(u.GetBytes()), plural(u.GetFiles(), "file"), quota, size(u.GetFree()), u.GetPath())
+}
+
+func (c *cli) showFetches(fetches []*v1.ActiveFetch) error {
+	fmt.Fprintln(c.stdout)
+	t := newTable(c.stdout, "FETCHING", "DONE", "OF", "RATE", "SOURCES")
+	for _, f := range fetches {
+		name := f.GetName()
+		if name == "" {
+			name = shortID(f.GetId())
+		}
+		t.row(name, size(f.GetDone()), size(f.GetTotal()), rate(f.GetRate()), f.GetSources())
+	}
+	return t.flush()
+}
+
+func statusJSON(s *v1.StatusResponse) statusShape {
+	same := func(s string) string { return s }
+	out := statusShape{
+		Staleness: stalenessJSON(s.GetStaleness()), ClusterID: s.GetClusterId(), Version: s.GetVersion(),
+		UptimeSeconds: s.GetUptimeSeconds(), Host: hostJSON(s.GetHost()), RaftState: s.GetRaftState(), Term: s.GetTerm(),
+		AppliedIndex: s.GetAppliedIndex(), CommitIndex: s.GetCommitIndex(),
+		Voters: list(s.GetVoters(), same), Nonvoters: list(s.GetNonvoters(), same),
+		HostsAlive: s.GetHostsAlive(), HostsTotal: s.GetHostsTotal(), Files: s.GetFiles(),
+		UnderReplicatedFiles: s.GetUnderReplicatedFiles(), UnderReplicatedShards: s.GetUnderReplicatedShards(),
+		UnavailableFiles: s.GetUnavailableFiles(),
+		Fetches: list(s.GetFetches(), func(f *v1.ActiveFetch) fetchShape {
+			return fetchShape{
+				Name: f.GetName(), ID: f.GetId(), Done: f.GetDone(), Total: f.GetTotal(), Rate: f.GetRate(), Sources: f.GetSources(),
+			}
+		}),
+	}
+	if l := s.GetLeader(); l != nil {
+		h := hostJSON(l)
+		out.Leader = &h
+	}
+	u := s.GetStore()
+	out.Store = storeShape{Files: u.GetFiles(), Bytes: u.GetBytes(), Quota: u.GetQuota(), Free: u.GetFree(), Path: u.GetPath()}
+	return out
+}
