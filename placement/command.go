@@ -178,10 +178,10 @@ func (c Command) Kind() string {
 	return kind
 }
 
-// EncodeCommand returns the command as it stands in the log, at most MaxCommand bytes.
+// EncodeCommand returns a valid command as it stands in the log, at most MaxCommand bytes.
 func EncodeCommand(c Command) ([]byte, error) {
-	if c.Kind() == "" {
-		return nil, fmt.Errorf("encode command: not exactly one: %w", ErrBadCommand)
+	if err := c.Validate(); err != nil {
+		return nil, err
 	}
 	p, err := json.Marshal(c)
 	if err != nil {

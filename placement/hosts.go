@@ -61,6 +61,7 @@ func (s *State) admit(index uint64, asked Host, now int64) {
 	if h.Weight == 0 {
 		h.Weight = DefaultWeight
 	}
+	delete(s.gone, h.ID)
 	s.putHost(&h)
 	s.remap(index)
 }
@@ -125,8 +126,24 @@ func (s *State) removeHost(index uint64, c *RemoveHost) (bool, error) {
 	for _, id := range s.contentIDs() {
 		s.forgetHost(index, s.contents[id], h.ID)
 	}
+	s.remember(index, h.ID)
 	s.remap(index)
 	return true, nil
+}
+
+// remember notes a removal, forgetting the oldest one if there are too many.
+func (s *State) remember(index uint64, id HostID) {
+	s.gone[id] = index
+	if len(s.gone) <= MaxGone {
+		return
+	}
+	oldest := id
+	for other, at := range s.gone { // indexes differ, so the order of the walk does not matter
+		if at < s.gone[oldest] {
+			oldest = other
+		}
+	}
+	delete(s.gone, oldest)
 }
 
 // contentIDs returns the ids of all contents in order, so that a walk leaves the same change log everywhere.

@@ -2,7 +2,6 @@ package placement
 
 import (
 	"fmt"
-	"net"
 	"path"
 	"strconv"
 	"strings"
@@ -103,18 +102,32 @@ func validateHost(h Host) error {
 	if err := ValidateHostName(h.Name); err != nil {
 		return err
 	}
-	if _, port, err := net.SplitHostPort(h.Addr); err != nil || len(h.Addr) > MaxAddr {
-		return fail("address %.80q is not host:port", h.Addr)
-	} else if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return fail("address %.80q has no valid port number", h.Addr)
-	}
-	if why := nameFault(h.Addr, MaxAddr); why != "" {
-		return fail("address %s", why)
+	if why := addrFault(h.Addr); why != "" {
+		return fail("address %.80q %s", h.Addr, why)
 	}
 	if h.Weight > MaxWeight {
 		return fail("weight %d is more than %d", h.Weight, MaxWeight)
 	}
 	return validateLabels(h.ID, h.Labels)
+}
+
+// addrFault says what is wrong with a host:port, the host in brackets if it is an IPv6 address.
+func addrFault(addr string) string {
+	if why := nameFault(addr, MaxAddr); why != "" {
+		return why
+	}
+	colon := strings.LastIndexByte(addr, ':')
+	if colon <= 0 {
+		return "is not host:port"
+	}
+	host := addr[:colon]
+	if strings.ContainsAny(host, ":[]") && (host[0] != '[' || host[len(host)-1] != ']') {
+		return "is not host:port"
+	}
+	if port, err := strconv.ParseUint(addr[colon+1:], 10, 16); err != nil || port == 0 {
+		return "has no valid port number"
+	}
+	return ""
 }
 
 func validateLabels(id HostID, labels map[string]string) error {

@@ -23,6 +23,7 @@ const (
 	MaxHosts      = 1024    // a home is stored as 16 bits; rendezvous costs time in proportion
 	MaxNames      = 1 << 20 // file names
 	MaxVersions   = 1024    // versions of one file name
+	MaxGone       = 4096    // removed hosts that are remembered, so that they can be told
 	MaxTokens     = 4096    // join tokens not yet expired
 	MaxName       = 512     // bytes of a file name
 	MaxHostName   = 253     // bytes of a host name, as in DNS

@@ -23,6 +23,12 @@ func (s *State) Host(id HostID) (Host, bool) {
 	return h.copy(), true
 }
 
+// WasRemoved reports whether a host was a member and was removed; it forgets after MaxGone others.
+func (s *State) WasRemoved(id HostID) bool {
+	_, ok := s.gone[id]
+	return ok
+}
+
 // HostByName returns the member with that name or, as commands take either, with that id.
 func (s *State) HostByName(name string) (Host, bool) {
 	if id, ok := s.byName[name]; ok {

@@ -18,6 +18,7 @@ type State struct {
 	hosts    map[HostID]*Host
 	hostIDs  []HostID // sorted
 	byName   map[string]HostID
+	gone     map[HostID]uint64 // removed hosts, with the index of the removal
 	tokens   map[string]*Token
 	files    map[string]*fileRecord
 	names    []string // sorted
@@ -67,6 +68,7 @@ func New() *State {
 	return &State{
 		hosts:    map[HostID]*Host{},
 		byName:   map[string]HostID{},
+		gone:     map[HostID]uint64{},
 		tokens:   map[string]*Token{},
 		files:    map[string]*fileRecord{},
 		contents: map[content.Digest]*contentRecord{},
