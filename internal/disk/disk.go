@@ -14,9 +14,10 @@ import (
 
 // Errors of this package.
 var (
-	ErrNoSpace = errors.New("no space left")                     // ENOSPC or EDQUOT is underneath
-	ErrLocked  = errors.New("locked by another process")         // see FS.Lock
-	ErrNoClone = errors.New("file system cannot share the data") // no reflink here, or not between these two
+	ErrNoSpace  = errors.New("no space left")                     // ENOSPC or EDQUOT is underneath
+	ErrLocked   = errors.New("locked by another process")         // see FS.Lock
+	ErrTooLarge = errors.New("larger than it can be")             // see ReadFile
+	ErrNoClone  = errors.New("file system cannot share the data") // no reflink here, or not between these two
 )
 
 // FS is a file system. Its methods may be called from several goroutines at once.
@@ -71,10 +72,13 @@ type File interface {
 	PunchHole(off, n int64) error
 	// Extents yields the parts that may hold data; see content.Extents.
 	Extents(size, grain int64) iter.Seq2[content.Extent, error]
+	// DropCache makes the kernel forget its copy of n clean bytes at off, so that the next read tells what the
+	// medium holds. It is a hint: bytes not yet written back stay, and no error is reported.
+	DropCache(off, n int64)
 	// CloneFrom makes the file share all data of src, copy on write, or fails with ErrNoClone.
 	CloneFrom(src *os.File) error
-	// CloneRange does so for n bytes at off of src, at the same or another place. Offsets and n must be
-	// multiples of the file system's block size unless n ends both files.
+	// CloneRange does so for n bytes at srcOff of src. Offsets and n must be multiples of the file system's
+	// block size unless n ends both files. src must come from the same FS.
 	CloneRange(src File, srcOff, n, dstOff int64) error
 	// CloneTo makes dst share all data of this file, or fails with ErrNoClone.
 	CloneTo(dst File) error
@@ -108,7 +112,7 @@ func writeNew(f FS, path string, data []byte, perm fs.FileMode) (err error) {
 	return w.Sync()
 }
 
-// ReadFile returns what the file at path holds; more than limit bytes are an error, found before they are read.
+// ReadFile returns what the file at path holds; more than limit bytes are an ErrTooLarge, before they are read.
 func ReadFile(f FS, path string, limit int64) ([]byte, error) {
 	r, err := f.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
@@ -119,8 +123,8 @@ func ReadFile(f FS, path string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !st.Mode().IsRegular() || st.Size() > limit {
-		return nil, fmt.Errorf("read %s: not a regular file of at most %d bytes (mode %v, %d bytes)", path, limit, st.Mode(), st.Size())
+	if st.Size() > limit {
+		return nil, fmt.Errorf("read %s: %w: %d bytes, not %d at most", path, ErrTooLarge, st.Size(), limit)
 	}
 	p := make([]byte, st.Size())
 	if _, err := r.ReadAt(p, 0); err != nil && !errors.Is(err, io.EOF) {

@@ -163,6 +163,13 @@ func (f *osFile) Extents(size, grain int64) iter.Seq2[content.Extent, error] {
 	return content.Extents(f.File, size, grain)
 }
 
+// DropCache implements File by posix_fadvise.
+func (f *osFile) DropCache(off, n int64) {
+	_ = f.control("fadvise", func(fd int) error {
+		return unix.Fadvise(fd, off, n, unix.FADV_DONTNEED)
+	})
+}
+
 // CloneFrom implements File by FICLONE.
 func (f *osFile) CloneFrom(src *os.File) error {
 	return f.clone(src, func(dst, src int) error { return unix.IoctlFileClone(dst, src) })
