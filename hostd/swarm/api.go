@@ -125,7 +125,7 @@ const (
 	DialTimeout = 10 * time.Second
 	// PatienceTime is how long a job looks for somebody who offers a missing chunk before it says ErrNoHolder: time
 	// for a fetcher that was just introduced to get it.
-	PatienceTime = 3 * time.Second
+	PatienceTime = 5 * time.Second
 	// IdleTime is how long a session stays that nobody has a file open on.
 	IdleTime = time.Minute
 	// LingerTime is how long a job without callers keeps its sources, for the next reader of the same file.
@@ -142,8 +142,11 @@ const (
 
 // Progress is how far one call of Fetch has come.
 type Progress struct {
-	Done, Total     int64   // bytes of what the caller wants, holes left out
-	Rate            float64 // bytes a second that the job receives now, from all sources and for all callers
-	Sources         int     // peers that the job can fetch from now
-	Seeds, Fetchers int     // of these: such that hold everything, and such that still fetch themselves
+	Done, Total int64   // bytes of what the caller wants, holes left out
+	Rate        float64 // bytes a second that the job receives now, from all sources and for all callers
+	Seeds       int     // connected peers that hold everything
+	Fetchers    int     // connected peers that hold a part, most likely because they fetch as well
 }
+
+// Sources returns the number of connected peers.
+func (p Progress) Sources() int { return p.Seeds + p.Fetchers }

@@ -2,27 +2,107 @@ package swarm
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/wire"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
 // Swarm is this host's part in the swarms of all files. All methods are safe for concurrent use.
-type Swarm struct{}
+type Swarm struct {
+	self    wire.PeerID
+	store   Store
+	dir     Directory
+	log     hclog.Logger
+	metrics *metrics
+
+	peers     *peers
+	followers followers
+	budget    *budget
+	buffers   buffers
+	serving   chan struct{} // one token for each chunk being read for a peer
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	jobs   map[content.Digest]*job
+	closed bool
+}
 
 // New makes a Swarm. It runs until Close.
-func New(cfg Config) (*Swarm, error) { panic("todo") }
+func New(cfg Config) (*Swarm, error) {
+	self, err := wire.ParsePeerID(string(cfg.Self))
+	if err != nil {
+		return nil, fmt.Errorf("start swarm: %w", err)
+	}
+	m, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("start swarm: register metrics: %w", err)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	s := &Swarm{
+		self: self, store: cfg.Store, dir: cfg.Directory, log: cfg.Logger, metrics: m,
+		budget:  newBudget(MaxInFlight, MaxPeerInFlight),
+		serving: make(chan struct{}, MaxServing),
+		jobs:    map[content.Digest]*job{},
+	}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.peers = newPeers(s, cfg.Dialer)
+	s.wg.Go(s.peers.sweep)
+	return s, nil
+}
 
 // Close ends all sessions and jobs and returns once nothing of them runs.
-func (s *Swarm) Close() error { panic("todo") }
+func (s *Swarm) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel(ErrClosed)
+	s.wg.Wait()
+	return nil
+}
+
+// enter counts the caller's work as the swarm's, until wg.Done; false if the swarm is closed.
+func (s *Swarm) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.wg.Add(1)
+	return true
+}
 
 // Serve speaks with peer, who dialed this host, until one of the sides has enough. It owns conn.
-func (s *Swarm) Serve(ctx context.Context, conn net.Conn, peer placement.HostID) error { panic("todo") }
+func (s *Swarm) Serve(ctx context.Context, conn net.Conn, peer placement.HostID) error {
+	if !s.enter() {
+		conn.Close()
+		return ErrClosed
+	}
+	defer s.wg.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
 
-// Manifest fetches the manifest of a file from any of its holders and verifies it.
-func (s *Swarm) Manifest(ctx context.Context, file content.Digest) (*content.Manifest, error) {
-	panic("todo")
+	id, err := wire.ParsePeerID(string(peer))
+	if err == nil {
+		err = s.peers.accept(ctx, conn, id)
+	} else {
+		conn.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("serve host %s: %w", peer, err)
+	}
+	return nil
 }
 
 // Fetch returns nil once file holds every chunk in want (the zero Bits: all of it). Several calls for one file share a
@@ -32,5 +112,81 @@ func (s *Swarm) Manifest(ctx context.Context, file content.Digest) (*content.Man
 // Errors: ErrNoHolder after PatienceTime without anybody to ask for what is missing; what file.WriteChunk said when this
 // host's disk failed; that of ctx; ErrClosed. What was fetched until then stays.
 func (s *Swarm) Fetch(ctx context.Context, file File, want content.Bits, prio Priority, progress func(Progress)) error {
-	panic("todo")
+	c, err := newClaim(file, want, prio)
+	if err != nil {
+		return err
+	}
+	if progress == nil {
+		progress = func(Progress) {}
+	}
+	if c.missing.Count() == 0 {
+		progress(c.progress)
+		return nil
+	}
+	for {
+		j, err := s.job(file)
+		if err != nil {
+			return err
+		}
+		if err, ended := j.serve(ctx, c, progress); !ended {
+			return err
+		}
+		// The job ended by itself just before it heard of us: the next one starts from what is held now.
+	}
+}
+
+// job returns the running job of a file, or starts one.
+func (s *Swarm) job(file File) (*job, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	id := file.ID()
+	if j := s.jobs[id]; j != nil {
+		return j, nil
+	}
+	j := newJob(s, file)
+	s.jobs[id] = j
+	s.wg.Go(j.run)
+	return j, nil
+}
+
+// running returns the job of a file if there is one.
+func (s *Swarm) running(file content.Digest) *job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.jobs[file]
+}
+
+// ended takes a job off the list: whoever comes now starts another.
+func (s *Swarm) ended(j *job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.jobs, j.id)
+}
+
+// everyJob calls f for each running job, outside the lock.
+func (s *Swarm) everyJob(f func(*job)) {
+	s.mu.Lock()
+	all := make([]*job, 0, len(s.jobs))
+	for _, j := range s.jobs {
+		all = append(all, j)
+	}
+	s.mu.Unlock()
+	for _, j := range all {
+		f(j)
+	}
+}
+
+// holders asks the directory, leaving out this host and what is no host id.
+func (s *Swarm) holders(file content.Digest) []wire.PeerID {
+	var ids []wire.PeerID
+	for _, h := range s.dir.Holders(file) {
+		id, err := wire.ParsePeerID(string(h))
+		if err == nil && id != s.self {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }

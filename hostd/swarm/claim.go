@@ -1,0 +1,80 @@
+package swarm
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/virtswarm/virtswarm/internal/content"
+)
+
+// claim is one call of Fetch: what it wants and how far it is. Once given to a job it belongs to the job's loop.
+type claim struct {
+	missing  content.Bits // chunks not here yet
+	left     int          // how many
+	prio     Priority
+	progress Progress
+	stuck    time.Time // since when nobody offers anything of it; zero if somebody does
+
+	reports chan Progress // the newest one, for Fetch's goroutine
+	result  chan error    // holds one
+}
+
+// newClaim notes what of want is missing now.
+func newClaim(file File, want content.Bits, prio Priority) (*claim, error) {
+	m := file.Manifest()
+	if prio < Repair || prio > Demand {
+		return nil, fmt.Errorf("fetch %s: no such priority: %d", m.ID().Short(), prio)
+	}
+	have := file.Have()
+	switch want.Len() {
+	case m.Chunks():
+		want = want.Clone()
+	case 0:
+		want = content.NewBits(m.Chunks())
+		want.SetRange(0, m.Chunks())
+	default:
+		return nil, fmt.Errorf("fetch %s: wants a set of %d chunks, the file has %d", m.ID().Short(), want.Len(), m.Chunks())
+	}
+	c := &claim{prio: prio, reports: make(chan Progress, 1), result: make(chan error, 1)}
+	want.AndNot(m.Holes())
+	c.progress.Total = bytesOf(m, want)
+	want.AndNot(have)
+	c.missing, c.left = want, want.Count()
+	c.progress.Done = c.progress.Total - bytesOf(m, want)
+	return c, nil
+}
+
+// bytesOf sums the lengths of chunks.
+func bytesOf(m *content.Manifest, chunks content.Bits) int64 {
+	n := int64(chunks.Count()) * int64(m.ChunkSize())
+	if last := m.Chunks() - 1; last >= 0 && chunks.Has(last) {
+		n -= int64(m.ChunkSize() - m.ChunkLen(last))
+	}
+	return n
+}
+
+// got notes that chunk i is here; true if that was the last one.
+func (c *claim) got(i, n int) (done bool) {
+	if !c.missing.Has(i) {
+		return false
+	}
+	c.missing.Clear(i)
+	c.left--
+	c.progress.Done += int64(n)
+	return c.left == 0
+}
+
+// report offers the newest progress, in place of one that nobody took.
+func (c *claim) report() {
+	select {
+	case <-c.reports:
+	default:
+	}
+	c.reports <- c.progress
+}
+
+// finish gives the result to the caller.
+func (c *claim) finish(err error) {
+	c.report()
+	c.result <- err
+}

@@ -1,0 +1,52 @@
+package swarm
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what an operator asks of the swarm; docs/swarm.md explains each.
+type metrics struct {
+	bytesIn, bytesOut       prometheus.Counter
+	chunksIn, chunksOut     prometheus.Counter
+	duplicates, bad, stalls prometheus.Counter
+	failures                prometheus.Counter
+	jobs, sources           prometheus.Gauge
+	sessions, followers     prometheus.Gauge
+}
+
+// newMetrics makes the metrics and registers them with r, unless it is nil.
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	var errs []error
+	register := func(c prometheus.Collector) {
+		if r != nil {
+			errs = append(errs, r.Register(c))
+		}
+	}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "virtswarm", Subsystem: "swarm", Name: name, Help: help})
+		register(c)
+		return c
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "virtswarm", Subsystem: "swarm", Name: name, Help: help})
+		register(g)
+		return g
+	}
+	m := &metrics{
+		bytesIn:    counter("received_bytes_total", "Bytes of chunks received from other hosts, duplicates and bad ones included."),
+		bytesOut:   counter("sent_bytes_total", "Bytes of chunks read and verified for other hosts."),
+		chunksIn:   counter("received_chunks_total", "Chunks received from other hosts and stored."),
+		chunksOut:  counter("sent_chunks_total", "Chunks read and verified for other hosts."),
+		duplicates: counter("duplicate_chunks_total", "Chunks received although they were here already."),
+		bad:        counter("bad_chunks_total", "Chunks received that did not match their digest."),
+		stalls:     counter("stalls_total", "Times that a host was put aside because it sent nothing."),
+		failures:   counter("unreadable_chunks_total", "Chunks that another host asked for and this one could not read."),
+		jobs:       gauge("jobs", "Files being fetched, or kept open for the next reader."),
+		sources:    gauge("sources", "Hosts that jobs can fetch from, summed over jobs."),
+		sessions:   gauge("sessions", "Sessions with other hosts."),
+		followers:  gauge("followers", "Files that other hosts follow here, summed over hosts."),
+	}
+	return m, errors.Join(errs...)
+}

@@ -1,0 +1,497 @@
+package swarm
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+const testChunk = 64 << 10
+
+// all is a source that has everything.
+func all(int) bool { return true }
+
+// none is a source that has nothing yet.
+func none(int) bool { return false }
+
+// machine drives a Picker with random calls and checks every answer against books of its own.
+type machine struct {
+	p       *Picker
+	n       int
+	prio    []Priority
+	sources []*Source
+	has     map[*Source]map[int]bool
+	asked   map[*Source]map[int]bool
+	least   map[*Source]Priority
+	window  map[*Source]int
+}
+
+func newMachine(t *rapid.T) *machine {
+	n := rapid.IntRange(0, 150).Draw(t, "chunks")
+	size := int64(n) * testChunk
+	if n > 0 {
+		size -= int64(rapid.IntRange(0, testChunk-1).Draw(t, "short"))
+	}
+	return &machine{p: NewPicker(rapid.Uint64().Draw(t, "self"), size, testChunk), n: n, prio: make([]Priority, n),
+		has: map[*Source]map[int]bool{}, asked: map[*Source]map[int]bool{}, least: map[*Source]Priority{}, window: map[*Source]int{}}
+}
+
+func (m *machine) chunk(t *rapid.T) int {
+	if m.n == 0 {
+		t.Skip("no chunks")
+	}
+	return rapid.IntRange(0, m.n-1).Draw(t, "chunk")
+}
+
+func (m *machine) source(t *rapid.T) *Source {
+	if len(m.sources) == 0 {
+		t.Skip("no sources")
+	}
+	return rapid.SampledFrom(m.sources).Draw(t, "source")
+}
+
+func (m *machine) askers(c int) (who []*Source) {
+	for _, s := range m.sources {
+		if m.asked[s][c] {
+			who = append(who, s)
+		}
+	}
+	return who
+}
+
+func (m *machine) room(s *Source, windows int) bool {
+	return m.least[s] <= Demand && (len(m.asked[s]) == 0 || s.Owes()+testChunk <= m.window[s]*windows)
+}
+
+// openFor returns the priority of the most urgent chunk that s has and nobody was asked for.
+func (m *machine) openFor(s *Source) (best Priority) {
+	for c := range m.has[s] {
+		if len(m.askers(c)) == 0 && m.prio[c] >= m.least[s] {
+			best = max(best, m.prio[c])
+		}
+	}
+	return best
+}
+
+func (m *machine) next(t *rapid.T) {
+	// What must be true of the answer, seen before it is given.
+	demand := false
+	idle := ""
+	room, more := map[*Source]bool{}, map[*Source]bool{}
+	for i, s := range m.sources {
+		open := m.openFor(s)
+		room[s], more[s] = m.room(s, 1), m.room(s, demandWindow)
+		if open == Demand && more[s] {
+			demand = true
+		}
+		if open > unwanted && len(m.asked[s]) == 0 && m.least[s] <= Demand {
+			idle = fmt.Sprintf("source %d owes nothing and has an open chunk", i)
+		}
+	}
+	r, ok := m.p.Next()
+	if !ok {
+		if demand || idle != "" {
+			t.Fatalf("nothing to ask for, but a demanded chunk is to be had: %v; %s", demand, idle)
+		}
+		return
+	}
+	before := m.askers(r.Chunk)
+	switch {
+	case m.prio[r.Chunk] == unwanted:
+		t.Fatalf("asks for chunk %d, which nobody wants", r.Chunk)
+	case !m.has[r.Source][r.Chunk]:
+		t.Fatalf("asks for chunk %d of a source that lacks it", r.Chunk)
+	case m.asked[r.Source][r.Chunk]:
+		t.Fatalf("asks twice for chunk %d of one source", r.Chunk)
+	case len(before) > 1:
+		t.Fatalf("asks a third source for chunk %d", r.Chunk)
+	case r.Priority != m.prio[r.Chunk] || r.Priority < m.least[r.Source]:
+		t.Fatalf("priority %d of chunk %d, wanted for %d, source limited to %d", r.Priority, r.Chunk, m.prio[r.Chunk], m.least[r.Source])
+	case demand && r.Priority != Demand:
+		t.Fatalf("asks for chunk %d of priority %d while a reader waits", r.Chunk, r.Priority)
+	case !room[r.Source] && !(r.Priority == Demand && more[r.Source]):
+		t.Fatalf("asks more of a source than its window allows")
+	}
+	m.asked[r.Source][r.Chunk] = true
+}
+
+// check compares the picker's books with those of the machine.
+func (m *machine) check(t *rapid.T) {
+	twins := 0
+	for c := range m.n {
+		holders := 0
+		for _, s := range m.sources {
+			if m.has[s][c] {
+				holders++
+			}
+		}
+		if m.p.Holders(c) != holders || m.p.Wanted(c) != m.prio[c] {
+			t.Fatalf("chunk %d: %d holders, wanted for %d; want %d and %d", c, m.p.Holders(c), m.p.Wanted(c), holders, m.prio[c])
+		}
+		if len(m.askers(c)) > 1 {
+			twins++
+		}
+	}
+	if twins > maxTwins {
+		t.Fatalf("%d chunks are requested twice", twins)
+	}
+	complete := 0
+	for _, s := range m.sources {
+		owes := 0
+		for c := range m.asked[s] {
+			owes += m.p.len(c)
+		}
+		if s.Owes() != owes {
+			t.Fatalf("a source owes %d bytes, want %d", s.Owes(), owes)
+		}
+		if len(m.has[s]) == m.n {
+			complete++
+		}
+	}
+	if c, o := m.p.Sources(); c != complete || c+o != len(m.sources) {
+		t.Fatalf("%d complete and %d other sources, want %d of %d", c, o, complete, len(m.sources))
+	}
+}
+
+func TestPickerKeepsItsRules(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMachine(t)
+		next := func(t *rapid.T) { m.next(t) }
+		t.Repeat(map[string]func(*rapid.T){
+			"":      m.check,
+			"next":  next,
+			"next2": next, // more often than anything else
+			"next3": next,
+			"want": func(t *rapid.T) {
+				c, prio := m.chunk(t), Priority(rapid.IntRange(0, int(Demand)).Draw(t, "prio"))
+				if prio == unwanted {
+					for _, s := range m.askers(c) { // as a job does
+						m.p.Release(s, c)
+						delete(m.asked[s], c)
+					}
+				}
+				m.p.Want(c, prio)
+				m.prio[c] = prio
+			},
+			"want all": func(t *rapid.T) {
+				for c := range m.n {
+					m.p.Want(c, max(Distribute, m.prio[c]))
+					m.prio[c] = max(Distribute, m.prio[c])
+				}
+			},
+			"add": func(t *rapid.T) {
+				if len(m.sources) == 20 {
+					t.Skip("enough")
+				}
+				part := rapid.SampledFrom([]float64{0, 0.1, 0.9, 1}).Draw(t, "part")
+				rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+				has := map[int]bool{}
+				for c := range m.n {
+					if rnd.Float64() < part {
+						has[c] = true
+					}
+				}
+				s := m.p.Add(rnd.Uint64(), func(c int) bool { return has[c] })
+				m.sources = append(m.sources, s)
+				m.has[s], m.asked[s], m.window[s] = has, map[int]bool{}, 2*testChunk
+			},
+			"remove": func(t *rapid.T) {
+				s := m.source(t)
+				m.p.Remove(s)
+				delete(m.has, s)
+				delete(m.asked, s)
+				for i := range m.sources {
+					if m.sources[i] == s {
+						m.sources = append(m.sources[:i], m.sources[i+1:]...)
+						break
+					}
+				}
+			},
+			"have": func(t *rapid.T) {
+				s, c := m.source(t), m.chunk(t)
+				m.p.Have(s, c)
+				m.has[s][c] = true
+			},
+			"lost": func(t *rapid.T) {
+				s, c := m.source(t), m.chunk(t)
+				m.p.Release(s, c)
+				m.p.Lost(s, c)
+				delete(m.asked[s], c)
+				delete(m.has[s], c)
+			},
+			"pace": func(t *rapid.T) {
+				s := m.source(t)
+				m.window[s] = rapid.IntRange(0, 20).Draw(t, "window") * testChunk
+				m.p.SetPace(s, float64(rapid.IntRange(0, 1e9).Draw(t, "rate")), m.window[s])
+			},
+			"limit": func(t *rapid.T) {
+				s := m.source(t)
+				m.least[s] = Priority(rapid.IntRange(0, int(Demand)+1).Draw(t, "least"))
+				m.p.Limit(s, m.least[s])
+			},
+			"fail": func(t *rapid.T) {
+				s, c := m.source(t), m.chunk(t)
+				m.p.Release(s, c)
+				delete(m.asked[s], c)
+			},
+			"done": func(t *rapid.T) {
+				c := m.chunk(t)
+				who := m.askers(c)
+				if got := m.p.Done(c); len(got) != len(who) {
+					t.Fatalf("%d sources were asked for chunk %d, %d are named", len(who), c, len(got))
+				}
+				for _, s := range who {
+					delete(m.asked[s], c)
+				}
+				m.prio[c] = unwanted
+			},
+		})
+	})
+}
+
+// TestPickerIsDeterministic makes the same calls of two pickers.
+func TestPickerIsDeterministic(t *testing.T) {
+	run := func() (asked []int) {
+		rnd := rand.New(rand.NewPCG(1, 2))
+		p := NewPicker(7, 500*testChunk, testChunk)
+		var sources []*Source
+		for i := range 10 {
+			sources = append(sources, p.Add(uint64(i)<<50, func(int) bool { return i == 0 || rnd.IntN(3) == 0 }))
+		}
+		for c := range 500 {
+			p.Want(c, Distribute)
+		}
+		for range 2000 {
+			if r, ok := p.Next(); ok {
+				asked = append(asked, r.Chunk)
+				continue
+			}
+			s := sources[rnd.IntN(len(sources))]
+			if len(s.queue) > 0 {
+				p.Done(s.queue[0])
+			}
+		}
+		return asked
+	}
+	a, b := run(), run()
+	if fmt.Sprint(a) != fmt.Sprint(b) {
+		t.Errorf("the same calls gave %v and %v", a, b)
+	}
+	if len(a) < 500 {
+		t.Errorf("asked for %d chunks of 500", len(a))
+	}
+}
+
+// TestAloneInOrder: with seeds only, the file comes from its beginning to its end.
+func TestAloneInOrder(t *testing.T) {
+	p := NewPicker(99, 100*testChunk, testChunk)
+	s := p.Add(1, all)
+	for c := range 100 {
+		p.Want(c, Distribute)
+	}
+	for want := range 100 {
+		r, ok := p.Next()
+		if !ok || r.Chunk != want {
+			t.Fatalf("asked for chunk %d (%v), want %d", r.Chunk, ok, want)
+		}
+		p.Done(r.Chunk)
+	}
+	if s.Owes() != 0 {
+		t.Errorf("owes %d bytes at the end", s.Owes())
+	}
+}
+
+// TestFellowsDivideASeed: fetchers who know of each other ask a seed for different chunks, and between them for all.
+func TestFellowsDivideASeed(t *testing.T) {
+	const n, fellows = 1000, 8
+	asked := map[int]int{}
+	for self := range uint64(fellows) {
+		p := NewPicker(mix(self), n*testChunk, testChunk)
+		seed := p.Add(mix(100), all)
+		for o := range uint64(fellows) {
+			if o != self {
+				p.Add(mix(o), none)
+			}
+		}
+		for c := range n {
+			p.Want(c, Distribute)
+		}
+		p.SetPace(seed, 1e6, n*testChunk) // as much as it likes
+		own := 0
+		for {
+			r, ok := p.Next()
+			if !ok {
+				break
+			}
+			asked[r.Chunk]++
+			own++
+		}
+		if own < n/fellows/2 || own > n/fellows*2 {
+			t.Errorf("fetcher %d asks for %d of %d chunks", self, own, n)
+		}
+	}
+	if len(asked) != n {
+		t.Errorf("%d of %d chunks were asked for", len(asked), n)
+	}
+	for c, times := range asked {
+		if times > 1 {
+			t.Errorf("chunk %d was asked for %d times", c, times)
+		}
+	}
+}
+
+// TestPoachingGrowsWhileNobodyMinds: a fellow that does not want its part keeps nobody from it for long, and one that
+// does is soon left alone.
+func TestPoachingGrowsWhileNobodyMinds(t *testing.T) {
+	const n = 1000
+	p := NewPicker(mix(1), n*testChunk, testChunk)
+	seed, fellow := p.Add(mix(2), all), p.Add(mix(3), none)
+	p.SetPace(seed, 1e6, 32*testChunk)
+	for c := range n {
+		p.Want(c, Distribute)
+	}
+	p.divide()
+	fill := func() {
+		for ok := true; ok; {
+			_, ok = p.Next()
+		}
+	}
+	for fill(); p.own.has(seed.queue[0]); fill() {
+		p.Done(seed.queue[0])
+	}
+	if len(seed.queue) > 2 {
+		t.Fatalf("began with %d chunks of the fellow's part", len(seed.queue))
+	}
+	for range 40 {
+		p.Done(seed.queue[0])
+		fill()
+	}
+	if len(seed.queue) != 32 {
+		t.Errorf("asks for %d chunks although nobody minds, want a window of 32", len(seed.queue))
+	}
+	c := seed.queue[0]
+	p.Have(fellow, c)
+	p.Done(c)
+	for len(seed.queue) > 1 {
+		p.Done(seed.queue[0])
+		if c := seed.queue[0]; len(seed.queue) > 1 {
+			p.Have(fellow, c)
+		}
+	}
+	fill()
+	if len(seed.queue) > 2 {
+		t.Errorf("asks for %d chunks which the fellow fetched meanwhile", len(seed.queue))
+	}
+}
+
+// TestFetcherBeforeSeed: what both have is asked of the fetcher.
+func TestFetcherBeforeSeed(t *testing.T) {
+	p := NewPicker(1, 10*testChunk, testChunk)
+	p.Add(2, all)
+	fetcher := p.Add(3, func(c int) bool { return c == 4 })
+	p.Want(4, Distribute)
+	if r, ok := p.Next(); !ok || r.Source != fetcher {
+		t.Errorf("asked the seed")
+	}
+}
+
+// TestRarestFirst: of what a source has, what fewest others have.
+func TestRarestFirst(t *testing.T) {
+	p := NewPicker(1, 4*testChunk, testChunk)
+	a := p.Add(2, func(c int) bool { return c != 3 })
+	p.Add(3, func(c int) bool { return c == 0 || c == 1 })
+	p.Add(4, func(c int) bool { return c == 0 })
+	for c := range 3 {
+		p.Want(c, Distribute)
+	}
+	p.SetPace(a, 0, 4*testChunk)
+	var order []int
+	for range 3 {
+		c, _ := fromFellow(p, a)
+		order = append(order, c)
+		p.take(a, c)
+	}
+	if fmt.Sprint(order) != "[2 1 0]" {
+		t.Errorf("order %v", order)
+	}
+}
+
+// TestTwinOnlyOfStragglers: an idle source is asked for what another owes if that one is much slower, and not otherwise.
+func TestTwinOnlyOfStragglers(t *testing.T) {
+	for _, tc := range []struct {
+		rate float64
+		want bool
+	}{{1e6, false}, {1.5e6, false}, {10e6, true}} {
+		p := NewPicker(1, 2*testChunk, testChunk)
+		slow := p.Add(2, all)
+		p.SetPace(slow, 1e6, 2*testChunk)
+		p.Want(0, Distribute)
+		if r, ok := p.Next(); !ok || r.Source != slow {
+			t.Fatal("did not ask the only source")
+		}
+		fast := p.Add(3, all)
+		p.SetPace(fast, tc.rate, 2*testChunk)
+		r, ok := p.Next()
+		if ok != tc.want || ok && r.Source != fast {
+			t.Errorf("at %v bytes/s beside 1e6: asked again: %v", tc.rate, ok)
+		}
+		if owe := p.Done(0); ok && len(owe) != 2 {
+			t.Errorf("%d sources to cancel", len(owe))
+		}
+	}
+}
+
+// TestDemandGoesToTheSoonest: not to the first that has room.
+func TestDemandGoesToTheSoonest(t *testing.T) {
+	p := NewPicker(1, 100*testChunk, testChunk)
+	slow, fast := p.Add(2, all), p.Add(3, all)
+	p.SetPace(slow, 1e6, 10*testChunk)
+	p.SetPace(fast, 5e6, 10*testChunk)
+	for c := range 20 {
+		p.Want(c, Repair)
+	}
+	for range 20 {
+		p.Next()
+	}
+	if slow.Owes() != 10*testChunk || fast.Owes() != 10*testChunk {
+		t.Fatal("windows are not full")
+	}
+	p.Want(99, Demand)
+	if r, ok := p.Next(); !ok || r.Chunk != 99 || r.Source != fast {
+		t.Errorf("demanded chunk not asked of the fast source beyond its window")
+	}
+}
+
+// BenchmarkPick is one decision and its outcome: 40,000 chunks, a seed and 49 fetchers which have the half.
+func BenchmarkPick(b *testing.B) {
+	const n = 40000
+	for b.Loop() {
+		b.StopTimer()
+		rnd := rand.New(rand.NewPCG(1, 2))
+		p := NewPicker(1, n*testChunk, testChunk)
+		p.Add(2, all)
+		for i := range uint64(49) {
+			p.Add(mix(i+3), func(int) bool { return rnd.IntN(2) == 0 })
+		}
+		for c := range n {
+			p.Want(c, Distribute)
+		}
+		b.StartTimer()
+		for done := 0; done < n; {
+			r, ok := p.Next()
+			if ok {
+				continue
+			}
+			for _, s := range p.sources {
+				if len(s.queue) > 0 {
+					r.Chunk = s.queue[0]
+					p.Done(r.Chunk)
+					done++
+				}
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/chunk")
+}

@@ -1,0 +1,170 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"sync"
+	"time"
+
+	"github.com/virtswarm/virtswarm/internal/wire"
+)
+
+// request is one chunk asked of one source. Its goroutine receives the chunk, verifies and stores it, without another hop,
+// so that many are hashed and written in parallel; then it posts itself as an event.
+type request struct {
+	src    *source
+	chunk  int
+	len    int
+	cancel context.CancelFunc
+
+	received bool  // the chunk came, whatever then became of it
+	err      error // nil if it is stored
+}
+
+// fill asks for whatever may be asked for.
+func (j *job) fill() {
+	if len(j.claims) == 0 {
+		return
+	}
+	for {
+		r, ok := j.pick.Next()
+		if !ok {
+			return
+		}
+		src := j.drawn[r.Source]
+		if j.swarm.budget.take(j, src.cand.id, r.Len, r.Priority) {
+			j.ask(src, r)
+			continue
+		}
+		j.pick.Release(r.Source, r.Chunk)
+		j.pick.Limit(r.Source, max(r.Priority+1, Demand)) // until there is room
+		j.starved = true
+	}
+}
+
+// unlimit lets sources be asked again that were limited for want of budget.
+func (j *job) unlimit() {
+	if !j.starved {
+		return
+	}
+	j.starved = false
+	for s := range j.drawn {
+		j.pick.Limit(s, unwanted)
+	}
+}
+
+// ask sends one request.
+func (j *job) ask(src *source, r Request) {
+	ctx, cancel := context.WithCancel(j.ctx)
+	req := &request{src: src, chunk: r.Chunk, len: r.Len, cancel: cancel}
+	now := time.Now()
+	if len(src.requests) == 0 {
+		src.alive(now, src.link.sess.Stats().BytesIn)
+	}
+	src.requests[r.Chunk] = req
+	src.pace.owe(now)
+	j.pace.owe(now)
+	j.wg.Go(func() {
+		j.receive(ctx, req)
+		cancel()
+		j.swarm.budget.give(src.cand.id, req.len)
+		j.post(req)
+	})
+}
+
+// receive carries a request out.
+func (j *job) receive(ctx context.Context, r *request) {
+	m := j.swarm.metrics
+	buf := j.swarm.buffers.get(r.len)
+	defer j.swarm.buffers.put(buf)
+	p := (*buf)[:r.len]
+	if r.err = r.src.link.sess.Chunk(ctx, j.id, r.chunk, r.len, p); r.err != nil {
+		return
+	}
+	r.received = true
+	r.src.storing.Add(1)
+	defer r.src.storing.Add(-1)
+	m.bytesIn.Add(float64(r.len))
+	if r.err = j.file.WriteChunk(r.chunk, p); r.err == nil {
+		m.chunksIn.Inc()
+	}
+}
+
+// apply implements event: a request has ended.
+func (r *request) apply(j *job) {
+	now, src := time.Now(), r.src
+	current := src.requests[r.chunk] == r // it was not given up
+	if r.received {
+		j.pace.got(now, r.len)
+	}
+	if current && r.received {
+		src.pace.got(now, r.len)
+	}
+	if current {
+		src.take(r.chunk)
+	}
+	if r.received && r.err == nil {
+		if j.have.Has(r.chunk) {
+			j.swarm.metrics.duplicates.Inc()
+		}
+		src.cand.fails = 0
+		j.arrived(r.chunk)
+	}
+	if current {
+		j.pick.Release(src.pick, r.chunk) // if it failed, that is
+		src.alive(now, src.link.sess.Stats().BytesIn)
+		j.setPace(src, now)
+	}
+	j.blame(r)
+}
+
+// blame draws the consequences of a failure.
+func (j *job) blame(r *request) {
+	src := r.src
+	live := j.sources[src.cand.id] == src
+	switch {
+	case r.err == nil || errors.Is(r.err, context.Canceled):
+	case r.received && unfit(r.err):
+		j.swarm.metrics.bad.Inc()
+		err := fmt.Errorf("chunk %d of %s from host %s: %w: %w", r.chunk, j.id.Short(), src.cand.id, ErrBadPeer, r.err)
+		j.drop(src, err)
+		j.swarm.peers.shun(src.cand.id, err)
+	case r.received:
+		j.fault(r.chunk, r.err)
+	case !live:
+	case errors.Is(r.err, wire.ErrNotHeld):
+		j.pick.Lost(src.pick, r.chunk)
+	default:
+		j.drop(src, fmt.Errorf("chunk %d of %s from host %s: %w", r.chunk, j.id.Short(), src.cand.id, r.err))
+	}
+}
+
+// abandon gives up all requests for a chunk that nobody wants any more.
+func (j *job) abandon(i int) {
+	for _, src := range j.sources {
+		if src.requests[i] != nil {
+			j.pick.Release(src.pick, i)
+			src.cancel(i)
+		}
+	}
+}
+
+// buffers are chunk buffers for reuse, by the power of two that they hold. The zero value is ready.
+type buffers struct {
+	pools [bits.UintSize]sync.Pool
+}
+
+// get returns a buffer of at least n bytes.
+func (b *buffers) get(n int) *[]byte {
+	class := bits.Len(uint(n - 1))
+	if p, ok := b.pools[class].Get().(*[]byte); ok {
+		return p
+	}
+	p := make([]byte, 1<<class)
+	return &p
+}
+
+// put takes back what get gave.
+func (b *buffers) put(p *[]byte) { b.pools[bits.Len(uint(len(*p)-1))].Put(p) }

@@ -1,0 +1,291 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/wire"
+)
+
+const (
+	// maxCandidates bounds the peers that a job knows of: as many as the catalogue has hosts.
+	maxCandidates = 1024
+	// maxFails is how often a peer that only other peers named is tried in vain before it is forgotten.
+	maxFails = 3
+	// stallBytes is what a peer must send in StallTime to count as alive: more than its announcements amount to.
+	stallBytes = 32 << 10
+)
+
+// candidate is a peer that may have the file. It belongs to the job's loop.
+type candidate struct {
+	id     wire.PeerID
+	listed bool // by the directory; else by other peers
+	tried  bool // at least once, to the end
+	fails  int  // since it was last of use
+	retry  time.Time
+}
+
+// source is a peer that the job fetches from, or is about to. It belongs to the job's loop, except where said.
+type source struct {
+	cand     *candidate
+	link     *link        // set by connect before it posts anything
+	pick     *Source      // nil until the peer said what it has
+	early    content.Bits // what it announced before
+	requests map[int]*request
+	pace     pace
+	storing  atomic.Int32 // requests whose chunk has come: their goroutines count it
+	heard    time.Time    // when it was last seen to send something, while it owes
+	bytes    uint64       // what its session had received then
+}
+
+// list takes the directory's answer.
+func (j *job) list(holders []wire.PeerID) {
+	for _, c := range j.candidates {
+		c.listed = false
+	}
+	for _, id := range holders {
+		j.candidate(id).listed = true
+	}
+	for id, c := range j.candidates {
+		if !c.listed && c.fails >= maxFails && j.sources[id] == nil {
+			delete(j.candidates, id)
+		}
+	}
+}
+
+// candidate returns what is known of a peer, which it gets to know if need be.
+func (j *job) candidate(id wire.PeerID) *candidate {
+	c := j.candidates[id]
+	if c == nil {
+		c = &candidate{id: id}
+		if len(j.candidates) < maxCandidates {
+			j.candidates[id] = c
+		}
+	}
+	return c
+}
+
+// met: a peer named others, or came to fetch from this host.
+type met struct{ peers []wire.PeerID }
+
+func (e met) apply(j *job) {
+	for _, id := range e.peers {
+		if id != j.swarm.self {
+			j.candidate(id)
+		}
+	}
+	if len(j.claims) > 0 {
+		j.connect(time.Now())
+	}
+}
+
+// connect begins to talk to candidates whose time has come, up to MaxSources. Holders and fetchers take turns, so that a
+// large swarm does not crowd out those who have everything, nor the other way round; within each it is an order of this
+// host's own, so that a large swarm is well mixed.
+func (j *job) connect(now time.Time) {
+	if len(j.sources) >= MaxSources {
+		return
+	}
+	var listed, named []*candidate
+	for id, c := range j.candidates {
+		if j.sources[id] != nil || now.Before(c.retry) {
+			continue
+		}
+		if c.listed {
+			listed = append(listed, c)
+		} else {
+			named = append(named, c)
+		}
+	}
+	self := keyOf(j.swarm.self)
+	order := func(a, b *candidate) int {
+		if mix(self^keyOf(a.id)) < mix(self^keyOf(b.id)) {
+			return -1
+		}
+		return 1
+	}
+	slices.SortFunc(listed, order)
+	slices.SortFunc(named, order)
+	for i := range max(len(listed), len(named)) {
+		for _, from := range [...][]*candidate{listed, named} {
+			if i < len(from) && len(j.sources) < MaxSources {
+				src := &source{cand: from[i], requests: map[int]*request{}, early: content.NewBits(j.m.Chunks())}
+				j.sources[src.cand.id] = src
+				j.wg.Go(func() { j.meet(src) })
+			}
+		}
+	}
+}
+
+// meet opens the file at a peer.
+func (j *job) meet(src *source) {
+	ctx, cancel := context.WithTimeout(j.ctx, DialTimeout)
+	defer cancel()
+	l, err := j.swarm.peers.hold(ctx, src.cand.id)
+	if err != nil {
+		j.post(refused{src, err})
+		return
+	}
+	src.link = l
+	j.post(linked{src}) // its announcements may come before its answer
+	asked := time.Now()
+	have, peers, err := l.sess.Open(ctx, j.id, j.m.Chunks())
+	if err != nil {
+		j.post(refused{src, fmt.Errorf("open %s at host %s: %w", j.id.Short(), l.peer, err)})
+		return
+	}
+	j.post(opened{src, have, peers, time.Since(asked)})
+}
+
+// linked: there is a session with a peer.
+type linked struct{ *source }
+
+func (e linked) apply(j *job) { j.links[e.link] = e.source }
+
+// refused: a peer could not be reached, or would not open the file.
+type refused struct {
+	*source
+	err error
+}
+
+func (e refused) apply(j *job) { j.drop(e.source, e.err) }
+
+// opened: a peer said what it has.
+type opened struct {
+	*source
+	have  content.Bits
+	peers []wire.PeerID
+	rtt   time.Duration
+}
+
+func (e opened) apply(j *job) {
+	src := e.source
+	if j.sources[src.cand.id] != src {
+		return // it ended meanwhile
+	}
+	src.cand.tried = true
+	e.have.Or(src.early)
+	e.have.Or(j.m.Holes()) // which nobody needs: so that complete is complete
+	src.early = content.Bits{}
+	src.pace.rtt = e.rtt
+	src.pick = j.pick.Add(keyOf(src.cand.id), e.have.Has)
+	j.drawn[src.pick] = src
+	j.swarm.metrics.sources.Inc()
+	j.setPace(src, time.Now())
+	met{e.peers}.apply(j)
+}
+
+// has: a peer holds more chunks now.
+type has struct {
+	*link
+	chunks []int
+}
+
+func (e has) apply(j *job) {
+	src := j.links[e.link]
+	if src == nil {
+		return
+	}
+	for _, i := range e.chunks {
+		if src.pick == nil {
+			src.early.Set(i)
+		} else {
+			j.pick.Have(src.pick, i)
+		}
+	}
+}
+
+// gone: a session has ended.
+type gone struct{ *link }
+
+func (e gone) apply(j *job) {
+	if src := j.links[e.link]; src != nil {
+		err := e.sess.Err()
+		if errors.Is(err, wire.ErrClosed) {
+			err = nil
+		}
+		j.drop(src, fmt.Errorf("host %s: session ended: %w", e.peer, err))
+	}
+}
+
+// drop parts with a source; what it owed is asked of others. It is tried again later, and later each time.
+func (j *job) drop(src *source, err error) {
+	if j.sources[src.cand.id] != src {
+		return
+	}
+	j.lastErr = err
+	j.swarm.log.Debug("source dropped", "file", j.id.Short(), "host", src.cand.id, "error", err)
+	for i := range src.requests {
+		src.cancel(i)
+	}
+	j.leave(src)
+	c := src.cand
+	c.tried = true
+	c.retry = time.Now().Add(min(AsideTime<<min(c.fails, 8), MaxAside))
+	c.fails++
+}
+
+// leave tells a peer that the job needs it no more. Whoever calls it cares for its requests.
+func (j *job) leave(src *source) {
+	delete(j.sources, src.cand.id)
+	if src.pick != nil {
+		delete(j.drawn, src.pick)
+		j.pick.Remove(src.pick)
+		j.swarm.metrics.sources.Dec()
+	}
+	if src.link != nil {
+		delete(j.links, src.link)
+		src.link.sess.CloseFile(j.id)
+		j.swarm.peers.release(src.link)
+	}
+}
+
+// setPace tells the picker what may be asked of a source.
+func (j *job) setPace(src *source, now time.Time) {
+	rate := src.pace.rate(now, j.m.ChunkSize())
+	j.pick.SetPace(src.pick, rate, src.pace.window(rate, j.m.ChunkSize()))
+}
+
+// measure looks at how a source does.
+func (src *source) measure(j *job, now time.Time) {
+	if src.pick == nil {
+		return
+	}
+	j.setPace(src, now)
+	bytes := src.link.sess.Stats().BytesIn
+	if len(src.requests) <= int(src.storing.Load()) || bytes-src.bytes >= stallBytes {
+		src.alive(now, bytes)
+	}
+}
+
+// alive notes that a source is not to blame for anything until now.
+func (src *source) alive(now time.Time, bytes uint64) { src.heard, src.bytes = now, bytes }
+
+// stalls says whether a source that owes chunks has sent nothing for too long.
+func (src *source) stalls(now time.Time) bool {
+	return len(src.requests) > 0 && now.Sub(src.heard) >= StallTime
+}
+
+// take takes the request for chunk i off the source's list; nil if there is none.
+func (src *source) take(i int) *request {
+	r := src.requests[i]
+	if r != nil {
+		delete(src.requests, i)
+		if len(src.requests) == 0 {
+			src.pace.idle()
+		}
+	}
+	return r
+}
+
+// cancel gives up the request for chunk i, if there is one.
+func (src *source) cancel(i int) {
+	if r := src.take(i); r != nil {
+		r.cancel()
+	}
+}
