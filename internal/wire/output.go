@@ -1,0 +1,284 @@
+package wire
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// answersAhead is how many answers wait for the writer: enough that it never waits while the workers keep up, few
+	// enough that the chunks are still in the processor's cache when they are encrypted.
+	answersAhead = 1
+	// newsInterval is how long news of chunks wait for company when there is nothing else to send. A frame for each
+	// chunk would cost a follower, and the one it follows, more than they gain by hearing it at once.
+	newsInterval = 2 * time.Millisecond
+	// newsAtOnce bounds the news between two parts of a chunk, in bytes.
+	newsAtOnce = 64 << 10
+	// keepControl is the most memory of the control buffers that a session keeps when they are empty, in bytes.
+	keepControl = 64 << 10
+)
+
+// output collects what is to be sent. Control frames wait in a buffer, answers in a channel, and control goes first.
+// Both are bounded by what the other side has been allowed: every request of it is answered once, and its place is only
+// free again when the answer is on its way; this side asks no more than the other allows; Ping and Pong exist once, with
+// the highest number; news are one set for each file.
+type output struct {
+	wake    chan struct{} // something is here that is no answer
+	answers chan answer
+
+	mu       sync.Mutex
+	control  []byte
+	freed    []uint32 // requests of the other side that control answers
+	ping     uint32   // number of the Ping to send; 0 is none
+	pong     uint32
+	hasPong  bool
+	news     []*follow // followers with something to hear
+	bye      []byte    // the Goodbye frame
+	over     bool      // nothing is to be sent any more but bye
+	lastNews time.Time
+
+	writes atomic.Uint64 // begun plus finished: odd while one is under way
+
+	// Of the writer alone.
+	spare      []byte // the control buffer that is not in use
+	spareFreed []uint32
+	part       []byte // for answers that are not in a buffer of their own
+	timer      *time.Timer
+}
+
+// An answer fulfils a request of the other side: n bytes in buf (a chunk) or body.
+type answer struct {
+	id     uint32
+	n      int
+	buf    *buffer
+	body   []byte
+	follow *follow // hears news once the answer, its snapshot, is sent
+}
+
+func (o *output) init() {
+	o.wake = make(chan struct{}, 1)
+	o.answers = make(chan answer, answersAhead)
+}
+
+// do changes the state under the lock and wakes the writer.
+func (o *output) do(change func()) {
+	o.mu.Lock()
+	change()
+	o.mu.Unlock()
+	o.signal()
+}
+
+func (o *output) signal() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// send appends a control frame.
+func (o *output) send(frame []byte) { o.do(func() { o.control = append(o.control, frame...) }) }
+
+// reject answers a request of the other side.
+func (o *output) reject(id uint32, r RejectError) {
+	o.do(func() {
+		o.control = appendReason(o.control, frameReject, id, r.Code, r.Message)
+		o.freed = append(o.freed, id)
+	})
+}
+
+func (o *output) sendPing(seq uint32) { o.do(func() { o.ping = max(o.ping, seq) }) }
+
+func (o *output) sendPong(seq uint32) { o.do(func() { o.pong, o.hasPong = seq, true }) }
+
+// goodbye makes the frame the last one.
+func (o *output) goodbye(code Code, message string) {
+	o.do(func() { o.bye, o.over = appendReason(nil, frameGoodbye, 0, code, message), true })
+}
+
+// stop makes the writer stop without a word.
+func (o *output) stop() { o.do(func() { o.over = true }) }
+
+// write sends what there is to send until the session ends.
+func (s *Session) write() {
+	if err := s.writeAll(); err != nil {
+		s.writeFailed(err)
+	}
+}
+
+func (s *Session) writeAll() error {
+	o := &s.out
+	o.timer = time.NewTimer(time.Hour)
+	defer o.timer.Stop()
+	if err := s.put(s.hello().append(nil)); err != nil {
+		return err
+	}
+	for {
+		over, err := s.writeControl()
+		if over || err != nil {
+			return err
+		}
+		select {
+		case a := <-o.answers:
+			over, err = s.writeAnswer(a)
+		case <-o.wake:
+		case <-o.timer.C:
+		}
+		if over || err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Session) hello() hello {
+	h := hello{version: Version}
+	if s.handler != nil {
+		h.requests, h.files = uint32(s.o.MaxRequests), uint32(s.o.MaxFiles)
+	}
+	return h
+}
+
+// put writes one or more whole frames.
+func (s *Session) put(p []byte) error {
+	s.out.writes.Add(1)
+	n, err := s.rwc.Write(p)
+	s.bytesOut.Add(uint64(n))
+	s.out.writes.Add(1)
+	return err
+}
+
+// writeControl sends the control frames of this moment. It reports whether the session is over.
+func (s *Session) writeControl() (over bool, err error) {
+	o := &s.out
+	o.mu.Lock()
+	p, freed := o.collect()
+	o.control, o.freed = o.spare, o.spareFreed
+	over = o.over
+	o.mu.Unlock()
+
+	s.serves.free(freed)
+	if len(p) > 0 {
+		err = s.put(p)
+	}
+	if over {
+		s.closeWrite()
+	}
+	o.spare, o.spareFreed = p[:0], freed[:0]
+	if cap(p) > keepControl {
+		o.spare = nil
+	}
+	return over, err
+}
+
+// collect returns all that is to be sent now except answers.
+func (o *output) collect() (p []byte, freed []uint32) {
+	p = o.control
+	if o.over {
+		return append(p, o.bye...), o.freed
+	}
+	if o.hasPong {
+		p = header{typ: framePong, id: o.pong}.append(p)
+		o.hasPong = false
+	}
+	if o.ping != 0 {
+		p = header{typ: framePing, id: o.ping}.append(p)
+		o.ping = 0
+	}
+	if len(o.news) > 0 {
+		p = o.collectNews(p)
+	}
+	return p, o.freed
+}
+
+// collectNews appends news if there is a frame to keep them company, or they have waited for long enough.
+func (o *output) collectNews(p []byte) []byte {
+	now := time.Now()
+	if wait := o.lastNews.Add(newsInterval).Sub(now); len(p) == 0 && wait > 0 {
+		o.timer.Reset(wait)
+		return p
+	}
+	o.lastNews = now
+	todo := o.news
+	o.news = o.news[:0] // what is appended below does not overtake what is read
+	for i, f := range todo {
+		if len(p) > newsAtOnce {
+			o.news = append(o.news, todo[i:]...)
+			o.timer.Reset(0)
+			break
+		}
+		p = f.appendNews(p)
+		if f.hasNews() {
+			o.news = append(o.news, f)
+			o.timer.Reset(0)
+		} else {
+			f.listed = false
+		}
+	}
+	clear(todo[len(o.news):]) // let go of closed files
+	return p
+}
+
+// closeWrite ends the stream in this direction, so that the other side sees the end behind the Goodbye.
+func (s *Session) closeWrite() {
+	if c, ok := s.rwc.(interface{ CloseWrite() error }); ok {
+		c.CloseWrite() // the stream is closed for good soon
+	}
+}
+
+// writeAnswer sends an answer in parts, with control between them.
+func (s *Session) writeAnswer(a answer) (over bool, err error) {
+	defer s.release(a)
+	for off := 0; ; off += PartSize {
+		if off > 0 {
+			if over, err = s.writeControl(); over || err != nil {
+				return over, err
+			}
+		}
+		if s.serves.cancelled(a.id) {
+			s.out.reject(a.id, RejectError{Code: CodeCancelled})
+			return false, nil
+		}
+		n := min(a.n-off, PartSize)
+		h := header{length: n, typ: frameData, id: a.id}
+		if off+n == a.n {
+			h.flags = flagLast
+			s.finish(a)
+		}
+		if err := s.put(s.frame(a, h, off)); err != nil || h.flags == flagLast {
+			return false, err
+		}
+	}
+}
+
+// finish is called right before the end of an answer is sent: the other side may use the number of the request again
+// before this goroutine has come back from writing.
+func (s *Session) finish(a answer) {
+	s.serves.free([]uint32{a.id})
+	if a.buf != nil {
+		s.chunksOut.Add(1)
+	}
+	if f := a.follow; f != nil {
+		s.out.do(func() { s.out.tell(f) })
+	}
+}
+
+// frame returns the part of an answer at off as a frame.
+func (s *Session) frame(a answer, h header, off int) []byte {
+	p := a.body
+	if a.buf != nil {
+		p = a.buf.b[off:]
+	} else {
+		s.out.part = append(append(s.out.part[:0], make([]byte, headerSize)...), a.body[off:off+h.length]...)
+		p = s.out.part
+	}
+	h.put(p)
+	return p[:headerSize+h.length]
+}
+
+// release gives back what the answer has occupied.
+func (s *Session) release(a answer) {
+	if a.buf != nil {
+		putBuffer(a.buf)
+		s.serves.budget.Release(int64(a.n))
+	}
+}
