@@ -1,0 +1,38 @@
+# virtswarm: 'make demo' shows it at work, 'make test' tests it. Both install the Debian packages that they need.
+
+export CGO_ENABLED ?= 1
+GO       ?= go
+TESTARGS ?=
+PACKAGES  = acceptance/packages.sh
+
+.PHONY: build demo test check bench generate fuzz clean
+
+build: ## the three programs, in bin/
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+demo: build ## three daemons on loopback: publish, distribute, kill, pull, compare. FILE=path for a file of yours
+	acceptance/demo.sh
+
+test: build ## every test, with the race detector
+	$(PACKAGES) xfsprogs e2fsprogs util-linux
+	$(GO) test -race -timeout 15m $(TESTARGS) ./...
+
+check: ## formatting, vet, staticcheck, import walls, package docs
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test ./internal/walls
+
+bench: build ## speed beside its rivals in the same run, as ratios. SIZE=1GiB RUNS=3
+	$(PACKAGES) nginx-light curl openssl
+	$(GO) run ./acceptance/bench
+
+generate: ## the API's code from its .proto files
+	$(PACKAGES) protobuf-compiler
+	$(GO) generate ./internal/api/...
+
+fuzz: ## every fuzz target for FUZZTIME (default 30s) each
+	acceptance/fuzz.sh
+
+clean:
+	rm -rf bin build

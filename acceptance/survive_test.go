@@ -1,0 +1,374 @@
+package acceptance
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// status is what the tests read of 'status --json'.
+type status struct {
+	Staleness struct {
+		Stale bool `json:"stale"`
+	} `json:"staleness"`
+	Host struct {
+		Name string `json:"name"`
+	} `json:"host"`
+	Leader *struct {
+		Name string `json:"name"`
+	} `json:"leader"`
+	Voters               []string `json:"voters"`
+	HostsAlive           int      `json:"hosts_alive"`
+	UnderReplicatedFiles int      `json:"under_replicated_files"`
+	Files                int      `json:"files"`
+}
+
+func (h *host) status() (s status) {
+	h.lab.t.Helper()
+	h.json(&s, "status")
+	return s
+}
+
+// named returns the host with that name.
+func (l *lab) named(name string) *host {
+	l.t.Helper()
+	i := slices.IndexFunc(l.hosts, func(h *host) bool { return h.name == name })
+	if i < 0 {
+		l.t.Fatalf("no host %q", name)
+	}
+	return l.hosts[i]
+}
+
+// leader waits until a host knows a leader that is among the living, and returns it.
+func (l *lab) leader(at *host) *host {
+	l.t.Helper()
+	var leader *host
+	l.await("a leader that "+at.name+" knows", func() bool {
+		s := at.status()
+		if s.Leader == nil || s.Staleness.Stale {
+			return false
+		}
+		leader = l.named(s.Leader.Name)
+		return leader.cmd != nil
+	})
+	return leader
+}
+
+// voters waits until so many hosts vote.
+func (l *lab) voters(n int) {
+	l.t.Helper()
+	l.await(fmt.Sprintf("%d voters", n), func() bool { return len(l.hosts[0].status().Voters) == n })
+}
+
+// others are the running hosts but one.
+func (l *lab) others(but *host) (others []*host) {
+	for _, h := range l.hosts {
+		if h != but && h.cmd != nil {
+			others = append(others, h)
+		}
+	}
+	return others
+}
+
+// replicated waits until no file lacks a copy, as a host sees it.
+func (l *lab) replicated(at *host) {
+	l.t.Helper()
+	l.await("every file has its copies", func() bool { return at.status().UnderReplicatedFiles == 0 })
+}
+
+// A file that was published with two copies survives its publisher, disk and all, and gets its second copy back.
+func TestPublisherDiesAndLosesItsDisk(t *testing.T) {
+	l := newLab(t, 4, "")
+	l.voters(4 - 1) // an even number of voters would tolerate no more failures
+	publisher := l.hosts[1]
+	file := l.random("image", 150<<20, 1)
+	publisher.must("publish", file, "images/a", "--replicas", "2")
+	publisher.kill()
+	l.check(os.RemoveAll(publisher.data))
+	for _, h := range l.others(publisher) {
+		out := l.out(h.name)
+		h.must("pull", "images/a", out)
+		l.same(file, out)
+	}
+	survivor := l.others(publisher)[0]
+	l.await("the dead host counts as dead", func() bool { return survivor.status().HostsAlive == 3 })
+	l.replicated(survivor)
+}
+
+// The same without anybody pulling: the hosts that are left make the second copies on their own.
+func TestSecondCopiesComeBackOnTheirOwn(t *testing.T) {
+	l := newLab(t, 4, "")
+	l.voters(3)
+	file := l.random("image", 150<<20, 2)
+	l.hosts[3].must("publish", file, "images/a", "--replicas", "2")
+	l.hosts[3].kill()
+	l.check(os.RemoveAll(l.hosts[3].data))
+	at := l.hosts[0]
+	l.await("the dead host counts as dead", func() bool { return at.status().HostsAlive == 3 })
+	l.replicated(at)
+	for shard, n := range l.copies(at, "images/a") {
+		if n < 2 {
+			t.Errorf("%s holds %d shards: two copies of each make at least six", shard, n)
+		}
+	}
+	// With any one of the three gone too, the file is still whole.
+	l.leader(at)
+	gone := l.hosts[1]
+	gone.kill()
+	out := l.out("b")
+	l.hosts[2].must("pull", "images/a", out)
+	l.same(file, out)
+}
+
+// copies says how many shards of a file each live host holds.
+func (l *lab) copies(at *host, name string) map[string]int {
+	l.t.Helper()
+	var show struct {
+		Holdings []struct {
+			Host   string `json:"host"`
+			State  string `json:"state"`
+			Shards int    `json:"shards"`
+		} `json:"holdings"`
+	}
+	at.json(&show, "show", name)
+	held := map[string]int{}
+	for _, h := range show.Holdings {
+		if h.State == "alive" {
+			held[h.Host] = h.Shards
+		}
+	}
+	return held
+}
+
+// The Raft leader dies in the middle of a publication: it completes, or fails clearly and can be repeated, and nothing
+// that was acknowledged is lost.
+func TestLeaderDiesDuringPublish(t *testing.T) {
+	l := newLab(t, 3, "")
+	l.voters(3)
+	acknowledged := map[string]string{}
+	for round := range 3 {
+		leader := l.leader(l.hosts[0])
+		publisher := l.others(leader)[0]
+		name := fmt.Sprintf("images/%d", round)
+		file := l.random(fmt.Sprint(round), 40<<20, byte(10+round))
+		done := make(chan result, 1)
+		go func() { done <- publisher.run("publish", file, name, "--replicas", "2") }()
+		time.Sleep(time.Duration(round) * 150 * time.Millisecond) // each round at another point of the publication
+		leader.kill()
+		killed := time.Now()
+		l.leader(publisher)
+		t.Logf("round %d: a new leader %v after the old one died", round, time.Since(killed).Round(time.Millisecond))
+		r := <-done
+		if r.code != 0 {
+			t.Logf("round %d: the publication failed with %d: %s", round, r.code, r.stderr)
+			if r.code != 20 || !strings.Contains(r.stderr, "repeat") {
+				t.Errorf("the failure is not a clear one")
+			}
+			publisher.must("publish", file, name, "--replicas", "2")
+		}
+		acknowledged[name] = file
+		leader.start()
+		l.voters(3)
+	}
+	for name, file := range acknowledged {
+		for _, h := range l.hosts {
+			out := l.out(h.name + filepath.Base(name))
+			h.must("pull", name, out)
+			l.same(file, out)
+		}
+	}
+}
+
+// A daemon that is killed while it fetches resumes: what it had verified is not fetched again.
+func TestKilledFetcherResumes(t *testing.T) {
+	l := newLab(t, 2, "")
+	const size = 400 << 20
+	file := l.random("image", size, 20)
+	publisher, fetcher := l.hosts[0], l.hosts[1]
+	publisher.must("publish", file, "images/a", "--replicas", "1", "--wait", "committed")
+	received := 0.0
+	for range 3 {
+		before := fetcher.metric(receivedBytes)
+		pull, cancel := context.WithCancel(context.Background())
+		ended := make(chan struct{})
+		go func() {
+			fetcher.runContext(pull, "pull", "images/a", l.out("never"))
+			close(ended)
+		}()
+		now := before
+		l.await("some more of the file", func() bool {
+			now = fetcher.metric(receivedBytes)
+			return now-before > size/8 || fetcher.holdsAll("images/a", size)
+		})
+		fetcher.kill()
+		cancel()
+		<-ended
+		os.Remove(l.out("never"))
+		received += now - before
+		fetcher.start()
+	}
+	out := l.out("image")
+	fetcher.must("pull", "images/a", out)
+	l.same(file, out)
+	received += fetcher.metric(receivedBytes)
+	// Between the last look at the metric and the kill some more was received: that is not counted here, so the sum can
+	// only fall short. More than the file means that something was fetched twice.
+	if received > size*1.01 {
+		t.Errorf("received %.0f MiB of a file of %d MiB over four lives", received/(1<<20), size>>20)
+	}
+	t.Logf("received %.0f MiB of %d MiB over four lives", received/(1<<20), size>>20)
+}
+
+// receivedBytes counts the bytes of chunks that came from other hosts.
+const receivedBytes = "virtswarm_swarm_received_bytes_total"
+
+// holdsAll says whether the host's store holds so many bytes.
+func (h *host) holdsAll(name string, size uint64) bool {
+	var s struct {
+		Store struct {
+			Bytes uint64 `json:"bytes"`
+		} `json:"store"`
+	}
+	h.json(&s, "status")
+	return s.Store.Bytes >= size
+}
+
+// stored finds the data file of the only content in a host's store.
+func (h *host) stored() string {
+	h.lab.t.Helper()
+	found, err := filepath.Glob(filepath.Join(h.data, "store", "files", "*", "data"))
+	h.lab.check(err)
+	if len(found) != 1 {
+		h.lab.t.Fatalf("%s stores %d files, want one", h.name, len(found))
+	}
+	return found[0]
+}
+
+// flip changes one byte of a file behind the daemon's back.
+func (l *lab) flip(path string, offset int64) {
+	l.t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	l.check(err)
+	defer f.Close()
+	b := make([]byte, 1)
+	_, err = f.ReadAt(b, offset)
+	l.check(err)
+	b[0] ^= 0x40
+	_, err = f.WriteAt(b, offset)
+	l.check(err)
+}
+
+// What a crash damaged is noticed at the start or at the next read, and never served.
+func TestCrashDamageIsNeverServed(t *testing.T) {
+	l := newLab(t, 2, "")
+	file := l.random("image", 100<<20, 30)
+	l.hosts[0].must("publish", file, "images/a", "--replicas", "all")
+	victim := l.hosts[1]
+	victim.kill()
+	data := victim.stored()
+	for _, offset := range []int64{0, 50 << 20, 100<<20 - 1} {
+		l.flip(data, offset)
+	}
+	l.check(os.Truncate(data, 90<<20)) // and its end is lost
+	victim.start()
+	l.hosts[0].kill() // nobody can help: the damage must show
+	r := victim.run("pull", "images/a", l.out("damaged"))
+	if r.code == 0 {
+		t.Fatal("a damaged file was pulled")
+	}
+	if _, err := os.Stat(l.out("damaged")); err == nil {
+		t.Error("the failed pull left its destination behind")
+	}
+	t.Logf("without a holder: exit code %d: %s", r.code, r.stderr)
+	l.hosts[0].start()
+	out := l.out("healed")
+	victim.must("pull", "images/a", out)
+	l.same(file, out)
+}
+
+// One flipped byte is noticed by a pull, by verify and by scrub, and healed from another host.
+func TestFlippedByteIsNoticedAndHealed(t *testing.T) {
+	l := newLab(t, 2, "")
+	file := l.random("image", 30<<20, 40)
+	l.hosts[0].must("publish", file, "images/a", "--replicas", "all")
+	victim := l.hosts[1]
+	data := victim.stored()
+
+	l.flip(data, 12345678)
+	out := l.out("pulled")
+	victim.must("pull", "images/a", out)
+	l.same(file, out)
+
+	var check struct {
+		Phase  string `json:"phase"`
+		Bad    int    `json:"bad_chunks"`
+		Healed int    `json:"healed_chunks"`
+	}
+	for i, verb := range [][]string{{"verify", "images/a"}, {"verify"}, {"scrub"}} {
+		l.flip(data, int64(i)<<20)
+		victim.json(&check, verb...)
+		if check.Phase != "done" || check.Bad != 1 || check.Healed != 1 {
+			t.Errorf("%v: %+v, want one bad chunk, healed", verb, check)
+		}
+		victim.json(&check, verb...)
+		if check.Bad != 0 {
+			t.Errorf("%v again: %+v, want none", verb, check)
+		}
+	}
+
+	// The damaged host is the only source: the byte must not get out.
+	l.flip(data, 20<<20)
+	l.hosts[0].kill()
+	newcomer := l.newHost("h3", strings.Replace(victim.addr, ".2:", ".3:", 1))
+	l.hosts = append(l.hosts, newcomer)
+	l.hosts[0].start()
+	newcomer.join(l.hosts[0])
+	l.hosts[0].signal(syscall.SIGSTOP)
+	defer l.hosts[0].signal(syscall.SIGCONT)
+	out = l.out("newcomer")
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if r := newcomer.runContext(ctx, "pull", "images/a", out); r.code == 0 {
+		l.same(file, out) // it had got that chunk before the stop
+	} else if _, err := os.Stat(out); err == nil {
+		t.Error("the failed pull left its destination behind")
+	}
+	l.hosts[0].signal(syscall.SIGCONT)
+	os.Remove(out)
+	newcomer.must("pull", "images/a", out)
+	l.same(file, out)
+}
+
+func (h *host) signal(s syscall.Signal) {
+	h.lab.t.Helper()
+	h.lab.check(h.cmd.Process.Signal(s))
+}
+
+// When a majority is gone, reads go on and say that they are stale; a write fails clearly.
+func TestWithoutQuorum(t *testing.T) {
+	l := newLab(t, 3, "")
+	l.voters(3)
+	file := l.random("small", 1<<20, 50)
+	l.hosts[0].must("publish", file, "a", "--replicas", "all")
+	l.hosts[1].kill()
+	l.hosts[2].kill()
+	l.await("stale answers", func() bool { return l.hosts[0].status().Staleness.Stale })
+	if r := l.hosts[0].must("ls"); !strings.Contains(r.stdout, "a") || !strings.Contains(r.stderr, "stale") {
+		t.Errorf("ls printed %q, and noted %q", r.stdout, r.stderr)
+	}
+	out := l.out("a")
+	l.hosts[0].must("pull", "a", out)
+	l.same(file, out)
+	if r := l.hosts[0].run("rm", "a"); r.code != 20 {
+		t.Errorf("rm without a quorum: exit code %d: %s", r.code, r.stderr)
+	}
+	l.hosts[1].start()
+	l.leader(l.hosts[0])
+	l.hosts[0].must("rm", "a")
+}
