@@ -23,15 +23,16 @@ func newLeave(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "leave [HOST]",
 		GroupID: groupCluster,
-		Short:   "Take this host, or another one, out of the cluster",
-		Long: `Leave moves what the host must hold to others and then takes it out of the cluster: its certificate is
-worth nothing from then on, and to come back it must join anew. Interrupted before that it goes on being a
-member.
+		Short:   "Take this host, or a dead one, out of the cluster",
+		Long: `Leave waits until others hold what this host must hold, then takes it out of the cluster and ends its
+daemon. Its certificate is worth nothing from then on; to come back it must join anew. Interrupted while it waits,
+the host stays a member.
 
-A host that is dead for good is removed with --force, which waits for nothing: what only that host held is
-lost.`,
+A host that is down for good is removed from any other one, by name. With --force nothing is waited for, and a host
+that is up is cut off: what nobody else holds is lost.`,
 		Example: `  virtswarm leave
-  virtswarm leave --force beta`,
+  virtswarm leave beta
+  virtswarm leave beta --force`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &v1.LeaveRequest{Force: force}
@@ -47,7 +48,7 @@ lost.`,
 			return c.hostNames(cmd, typed), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "do not wait for its data to be elsewhere: the host is dead")
+	cmd.Flags().BoolVar(&force, "force", false, "wait for nothing, and cut it off if it is up")
 	return cmd
 }
 

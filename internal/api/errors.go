@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"syscall"
@@ -23,7 +24,7 @@ type Error struct {
 	Err error
 }
 
-// Errorf-like constructors would hide the subject in a text; so there is only this one. Cause may be nil.
+// NewError returns an error for a reason, about a subject and with a cause, each of which may be missing.
 func NewError(r Reason, subject string, cause error) *Error {
 	return &Error{Reason: r, Subject: subject, Err: cause}
 }
@@ -98,13 +99,24 @@ func AsError(err error) *Error {
 		return e
 	}
 	switch {
+	case ce.Code() == connect.CodeUnavailable, isBroken(ce):
+		return unreachable(ce)
 	case ce.Code() == connect.CodeCanceled:
 		return &Error{Reason: Interrupted}
-	case ce.Code() == connect.CodeUnavailable, isNetwork(err):
-		return unreachable(ce)
 	default:
 		return &Error{Reason: Unexpected, Err: ce}
 	}
+}
+
+// isBroken reports whether a call ended because its connection did. The codes for that are many (a reset is
+// Canceled, an end in the middle of a message is Internal), so it looks at the cause.
+func isBroken(ce *connect.Error) bool {
+	if connect.IsWireError(ce) || errors.Is(ce, context.Canceled) {
+		return false
+	}
+	_, network := errors.AsType[*net.OpError](error(ce))
+	return network || errors.Is(ce, io.EOF) || errors.Is(ce, io.ErrUnexpectedEOF) ||
+		strings.Contains(ce.Message(), "http2: ") // net/http has no types for connections that end
 }
 
 // fromDetail rebuilds the error a daemon sent; nil if it sent none.
@@ -140,11 +152,6 @@ func unreachable(ce *connect.Error) *Error {
 		e.Hint = "run it as the user of virtswarmd (usually root): the socket is closed to others"
 	}
 	return e
-}
-
-func isNetwork(err error) bool {
-	_, ok := errors.AsType[*net.OpError](err)
-	return ok
 }
 
 // ToConnect turns err into what is sent to a caller, with an ErrorDetail. A *connect.Error passes as it

@@ -141,7 +141,7 @@ var explanations = []Explanation{
 	}, {
 		Reason: InvalidConfig, code: connect.CodeInvalidArgument,
 		Sentence: "the configuration is not valid",
-		Hint:     "correct the line named; docs/operations.md lists all keys",
+		Hint:     "correct what is named; packaging/virtswarm.yaml shows every key",
 	}, {
 		Reason: HostNameTaken, code: connect.CodeAlreadyExists,
 		Sentence: "the host name is taken",

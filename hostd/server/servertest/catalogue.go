@@ -130,7 +130,7 @@ func (h *Host) Status(ctx context.Context, _ *v1.StatusRequest) (*v1.StatusRespo
 
 func (h *Host) describe(m *member) *v1.Host {
 	d := &v1.Host{
-		Id: m.id, Name: m.name, Address: m.name + ".example:7450", Weight: m.weight, Labels: m.labels, State: m.state,
+		Id: m.id, Name: m.name, Address: m.name + ".example:7117", Weight: m.weight, Labels: m.labels, State: m.state,
 		Voter: true, Leader: m == h.self() && !h.noLeader, Self: m == h.self(),
 	}
 	for _, b := range h.contents {

@@ -104,7 +104,7 @@ func (h *Host) CreateToken(ctx context.Context, req *v1.CreateTokenRequest) (*v1
 	h.tokens[token] = false
 	resp := &v1.CreateTokenResponse{Token: token, ExpiresAt: h.now.Unix() + int64(ttl)}
 	for _, m := range h.alive() {
-		resp.Addresses = append(resp.Addresses, m.name+".example:7450")
+		resp.Addresses = append(resp.Addresses, m.name+".example:7117")
 	}
 	return resp, ctx.Err()
 }
@@ -138,9 +138,9 @@ func (h *Host) Leave(ctx context.Context, req *v1.LeaveRequest, send func(*v1.Le
 func (h *Host) remove(m *member, force bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if m.state == v1.HostState_HOST_STATE_DOWN && !force {
-		return api.NewError(api.Unreachable, m.name, errors.New("the host is down")).
-			WithHint("bring it back, or remove it as it is with: virtswarm leave --force " + m.name)
+	if m != h.self() && m.state != v1.HostState_HOST_STATE_DOWN && !force {
+		return api.NewError(api.Usage, m.name, errors.New("the host is up")).
+			WithHint("run 'virtswarm leave' on that host; or add --force, which cuts it off at once")
 	}
 	if err := h.write(); err != nil {
 		return err
@@ -191,7 +191,7 @@ func (h *Host) Join(ctx context.Context, req *v1.JoinRequest) (*v1.JoinResponse,
 	m := h.add(req.GetName())
 	resp := &v1.JoinResponse{ClusterId: ClusterID, HostId: m.id}
 	for _, m := range h.hosts {
-		resp.Peers = append(resp.Peers, &v1.JoinPeer{Id: m.id, Name: m.name, Address: m.name + ".example:7450"})
+		resp.Peers = append(resp.Peers, &v1.JoinPeer{Id: m.id, Name: m.name, Address: m.name + ".example:7117"})
 	}
 	return resp, ctx.Err()
 }

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/virtswarm/virtswarm/hostd/server/servertest"
+	"github.com/virtswarm/virtswarm/internal/api"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"virtswarm": main})
+}
+
+// TestScripts runs testdata/script: the program as a process of its own, against a real server on a real socket
+// and a cluster of three hosts in memory.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			cluster := servertest.New("alpha", "beta", "gamma")
+			socket, stop, err := servertest.Serve(cluster)
+			if err != nil {
+				return err
+			}
+			env.Defer(stop)
+			env.Values[clusterKey{}] = cluster
+			env.Setenv(api.SocketVariable, socket)
+			env.Setenv("TZ", "UTC")
+			// A program built with -race waits a second at its end for reports of others.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "root" {
+				return os.Getuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %s", cond)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":     cmdExits,
+			"cluster":   cmdCluster,
+			"interrupt": cmdInterrupt,
+			"capture":   cmdCapture,
+		},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+	})
+}
+
+type clusterKey struct{}
+
+func clusterOf(ts *testscript.TestScript) *servertest.Host {
+	return ts.Value(clusterKey{}).(*servertest.Host)
+}
+
+// cmdExits runs virtswarm and wants an exit code: exits CODE ARGS...
+func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
+	wantCode(ts, args[0], ts.Exec("virtswarm", args[1:]...))
+}
+
+func wantCode(ts *testscript.TestScript, want string, err error) {
+	got := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if strconv.Itoa(got) != want {
+		ts.Fatalf("exit code %d, want %s", got, want)
+	}
+}
+
+// cmdCluster injects faults: cluster down HOST | up HOST | leaderless | leader | quota BYTES | damage HOST NAME.
+func cmdCluster(ts *testscript.TestScript, _ bool, args []string) {
+	h := clusterOf(ts)
+	switch args[0] {
+	case "down", "up":
+		ts.Check(h.SetDown(args[1], args[0] == "down"))
+	case "leaderless", "leader":
+		h.SetLeader(args[0] == "leader")
+	case "quota":
+		n, err := strconv.ParseUint(args[1], 10, 64)
+		ts.Check(err)
+		h.SetQuota(n)
+	case "damage":
+		ts.Check(h.Damage(args[1], args[2]))
+	default:
+		ts.Fatalf("cluster %s: no such fault", args[0])
+	}
+}
+
+// cmdInterrupt runs virtswarm, sends it a SIGINT while the operation is under way at the host, and wants 130:
+// interrupt OPERATION ARGS...
+func cmdInterrupt(ts *testscript.TestScript, _ bool, args []string) {
+	arrived, release := clusterOf(ts).Hold(args[0])
+	defer release()
+	path, err := exec.LookPath("virtswarm")
+	ts.Check(err)
+	cmd := exec.Command(path, args[1:]...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = append(os.Environ(), api.SocketVariable+"="+ts.Getenv(api.SocketVariable), "GORACE=atexit_sleep_ms=0")
+	cmd.Stderr, cmd.Stdout = ts.Stderr(), ts.Stdout()
+	ts.Check(cmd.Start())
+	<-arrived
+	ts.Check(cmd.Process.Signal(os.Interrupt))
+	wantCode(ts, "130", cmd.Wait())
+}
+
+// cmdCapture sets a variable to the first group of a pattern in the last standard output: capture VAR PATTERN.
+func cmdCapture(ts *testscript.TestScript, _ bool, args []string) {
+	m := regexp.MustCompile(args[1]).FindStringSubmatch(ts.ReadFile("stdout"))
+	if m == nil {
+		ts.Fatalf("%s is not in the output", args[1])
+	}
+	ts.Setenv(args[0], m[1])
+}
