@@ -1,0 +1,273 @@
+// Package keeper makes this host hold what the catalogue says it must: the shards it is a home of, and the whole of
+// what it was told to hold. It drops what no name refers to any more. It reads the catalogue and never writes it:
+// what this disk holds is its owner's to tell.
+//
+// It promises never to drop a content that the catalogue may still refer to: what an earlier run of the daemon left
+// behind is dropped only after asking for the catalogue's newest state, and a content that is pinned, by a
+// publication on its way to the catalogue, stays.
+package keeper
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/virtswarm/virtswarm/hostd/store"
+	"github.com/virtswarm/virtswarm/hostd/swarm"
+	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/placement"
+)
+
+// Timings. None decides whether something is done, only how soon.
+const (
+	// settle gathers the catalogue's changes into one look: a busy catalogue changes many times a second.
+	settle = 20 * time.Millisecond
+	// lookAnyway is how often everything is compared although nothing changed.
+	lookAnyway = time.Minute
+	// firstRetry and lastRetry bound the wait after a fetch that failed; it doubles in between.
+	firstRetry = 500 * time.Millisecond
+	lastRetry  = 30 * time.Second
+)
+
+// Catalogue is the replicated state as this host has it. It is called concurrently.
+type Catalogue interface {
+	// ReadIndex returns once View shows every write acknowledged before the call.
+	ReadIndex(ctx context.Context) error
+	// View calls f with the state, of which f must keep nothing.
+	View(f func(*placement.State))
+	// Changed returns a channel that is closed at the next change after the call.
+	Changed() <-chan struct{}
+}
+
+// Fetcher brings content to this disk. It is called concurrently.
+type Fetcher interface {
+	File(ctx context.Context, id content.Digest) (*store.File, error)
+	Ensure(ctx context.Context, id content.Digest, want content.Bits, prio swarm.Priority, progress func(swarm.Progress)) error
+}
+
+// Config is what a Keeper works with. All fields but Logger are needed.
+type Config struct {
+	Self      placement.HostID
+	Catalogue Catalogue
+	Store     *store.Store
+	Fetch     Fetcher
+	// Fetches is how many files are fetched at once.
+	Fetches int
+	Logger  hclog.Logger
+}
+
+// Keeper runs until its context ends. Its methods are safe for concurrent use.
+type Keeper struct {
+	cfg  Config
+	log  hclog.Logger
+	wake chan struct{} // a look at everything is wanted; holds one
+	jobs sync.WaitGroup
+	free chan struct{} // holds one for each fetch that runs
+
+	mu      sync.Mutex
+	pins    map[content.Digest]int
+	running map[content.Digest]*job
+	// known are the contents that the catalogue named since Run began: once it does not any more, they may go.
+	known map[content.Digest]bool
+	// found are the contents that were in the store when Run began: they may go too, but this host's catalogue may
+	// be older than they are.
+	found map[content.Digest]bool
+}
+
+// New makes a Keeper; Run starts it.
+func New(cfg Config) *Keeper {
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	return &Keeper{
+		cfg:     cfg,
+		log:     cfg.Logger,
+		wake:    make(chan struct{}, 1),
+		free:    make(chan struct{}, cfg.Fetches),
+		pins:    map[content.Digest]int{},
+		running: map[content.Digest]*job{},
+		known:   map[content.Digest]bool{},
+		found:   map[content.Digest]bool{},
+	}
+}
+
+// Held returns the shards of a file that are whole and durable on this disk: what the catalogue is told.
+func Held(f *store.File) placement.ShardSet {
+	durable := f.Durable()
+	if _, lacks := durable.NextClear(0); !lacks {
+		return placement.AllShards()
+	}
+	m := f.Manifest()
+	held := content.NewBits(m.Shards())
+	for s := range m.Shards() {
+		lo, hi := m.ShardChunks(s)
+		if next, lacks := durable.NextClear(lo); !lacks || next >= hi {
+			held.Set(s)
+		}
+	}
+	return placement.ShardsIn(held)
+}
+
+// Pin keeps a content from being dropped until the returned function is called, whatever the catalogue says.
+func (k *Keeper) Pin(id content.Digest) (unpin func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.pins[id]++
+	return sync.OnceFunc(func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.pins[id]--; k.pins[id] == 0 {
+			delete(k.pins, id)
+			k.found[id] = true // if the publication failed, nothing else remembers it
+			k.Recheck()
+		}
+	})
+}
+
+// Recheck asks to compare all that this disk holds with what it must hold; after damage, say.
+func (k *Keeper) Recheck() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run compares and fetches until ctx ends; then it waits for the fetches to stop. It may be called once.
+func (k *Keeper) Run(ctx context.Context) {
+	defer k.jobs.Wait()
+	k.mu.Lock()
+	for _, f := range k.cfg.Store.List() {
+		k.found[f.ID()] = true
+	}
+	k.mu.Unlock()
+	anyway := time.NewTicker(lookAnyway)
+	defer anyway.Stop()
+	seen := uint64(0) // the catalogue's index up to which contents were compared
+	for {
+		changed := k.cfg.Catalogue.Changed()
+		seen = k.compare(ctx, seen)
+		k.dropFound(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-k.wake:
+			seen = 0
+		case <-anyway.C:
+			seen = 0
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(settle):
+		}
+	}
+}
+
+// compare looks at the contents that changed since an index, starts what is missing and drops what is gone. It
+// returns the index that it has seen.
+func (k *Keeper) compare(ctx context.Context, since uint64) uint64 {
+	var duties []placement.Duty
+	var gone []content.Digest
+	var now uint64
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.cfg.Catalogue.View(func(s *placement.State) {
+		now = s.Applied()
+		duties = s.Must(k.cfg.Self, since)
+		if !s.ChangedSince(since).Removed {
+			return
+		}
+		for id := range k.known {
+			if _, ok := s.Content(id); !ok {
+				gone = append(gone, id)
+			}
+		}
+	})
+	for _, d := range duties {
+		k.known[d.ID] = true
+		if j := k.running[d.ID]; j != nil {
+			j.again()
+		} else if k.lacks(d) {
+			k.start(ctx, d.ID)
+		}
+	}
+	for _, id := range gone {
+		k.drop(id)
+	}
+	return now
+}
+
+// lacks says whether a part of a duty is not durable on this disk.
+func (k *Keeper) lacks(d placement.Duty) bool {
+	if d.Shards.Empty() {
+		return false
+	}
+	f, ok := k.cfg.Store.Get(d.ID)
+	if !ok {
+		return true
+	}
+	return !missing(f, d.Shards).Empty()
+}
+
+// missing returns the shards of a set that are not durable on this disk.
+func missing(f *store.File, must placement.ShardSet) placement.ShardSet {
+	n := f.Manifest().Shards()
+	lack := must.Bits(n)
+	lack.AndNot(Held(f).Bits(n))
+	return placement.ShardsIn(lack)
+}
+
+// dropFound drops what an earlier run or a failed publication left behind, once the catalogue's newest state does not
+// know it.
+func (k *Keeper) dropFound(ctx context.Context) {
+	k.mu.Lock()
+	waiting := len(k.found) > 0
+	k.mu.Unlock()
+	if !waiting {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastRetry)
+	defer cancel()
+	if k.cfg.Catalogue.ReadIndex(ctx) != nil {
+		return // no leader: they wait
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var gone []content.Digest
+	k.cfg.Catalogue.View(func(s *placement.State) {
+		for id := range k.found {
+			if _, ok := s.Content(id); !ok {
+				gone = append(gone, id)
+			}
+		}
+	})
+	clear(k.found) // what the catalogue knows is among known by now, or will be
+	for _, id := range gone {
+		if k.pins[id] == 0 { // unpinning puts it back
+			k.drop(id)
+		}
+	}
+}
+
+// drop takes a content off this disk, unless it is pinned. It is called with mu held.
+func (k *Keeper) drop(id content.Digest) {
+	if k.pins[id] > 0 {
+		return
+	}
+	delete(k.known, id)
+	if j := k.running[id]; j != nil {
+		j.cancel()
+		delete(k.running, id)
+	}
+	if _, ok := k.cfg.Store.Get(id); !ok {
+		return
+	}
+	if err := k.cfg.Store.Remove(id); err != nil {
+		k.log.Warn("cannot drop a content that nothing refers to", "id", id, "error", err)
+		return
+	}
+	k.log.Info("dropped a content that nothing refers to", "id", id)
+}
