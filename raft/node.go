@@ -2,58 +2,345 @@ package raft
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	hraft "github.com/hashicorp/raft"
+	autopilot "github.com/hashicorp/raft-autopilot"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/virtswarm/virtswarm/placement"
 )
 
 // Node is this host's part in the cluster.
-type Node struct{}
+type Node struct {
+	cfg     Config
+	logger  hclog.Logger
+	machine *machine
+	log     *logStore
+	raft    atomic.Pointer[hraft.Raft] // nil until Open is nearly done
+	reads   *readGroup
+	metrics []prometheus.Collector
+
+	current    atomic.Bool // the catalogue here has caught up with the present leader's
+	leaderSeen chan struct{}
+	refusals   refusals
+	pilot      atomic.Pointer[autopilot.State] // the last one while leading
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	mu     sync.Mutex // guards closing
+	// closing is set before Close waits: no goroutine is started from there on.
+	closing bool
+	close   sync.Once
+	closed  error // what Close returned
+
+	failOnce sync.Once
+	failed   chan struct{}
+	failure  error // set before failed is closed
+}
 
 // Open starts the node from what is in cfg.Dir. ErrDamaged names the file and says what to do.
-func Open(cfg Config) (*Node, error) { panic("todo") }
-
-// Apply proposes a command at whatever host and waits until it is committed and applied here. It retries over
-// changes of leader until ctx ends, and then returns ErrNoLeader (the outcome may be unknown; commands may be
-// repeated safely). An error of the command itself is one of placement's.
-func (n *Node) Apply(ctx context.Context, c placement.Command) (placement.Result, error) {
-	panic("todo")
+func Open(cfg Config) (_ *Node, err error) {
+	cfg, err = cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg: cfg, logger: cfg.Logger, machine: newMachine(), leaderSeen: make(chan struct{}, 1),
+		refusals: refusals{since: map[placement.HostID]time.Time{}}, failed: make(chan struct{}),
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	layer := newStreamLayer(cfg.Stream, serverAddress(cfg.ID, cfg.Advertise), n.addresses, n.heard)
+	defer func() {
+		if err != nil {
+			n.cancel()
+			err = errors.Join(err, layer.Close())
+			if n.log != nil {
+				err = errors.Join(err, n.log.Close())
+			}
+		}
+	}()
+	stores, err := n.openStores()
+	if err != nil {
+		return nil, err
+	}
+	if err := n.replay(stores); err != nil {
+		return nil, err
+	}
+	if err := n.start(layer, stores); err != nil {
+		return nil, err
+	}
+	return n, nil
 }
 
-// HandleForward serves another host's Forwarder.
-func (n *Node) HandleForward(ctx context.Context, op string, payload []byte) ([]byte, error) {
-	panic("todo")
+// stores is what is on disk beside the log.
+type stores struct {
+	votes     *voteStore
+	snapshots *snapshotStore
+	fresh     bool // there was nothing
 }
 
-// ReadIndex waits until the local catalogue has everything that was acknowledged before the call, so that a View
-// thereafter is linearizable. It returns ErrNoLeader once ctx ends: the caller may show stale state and say so.
-func (n *Node) ReadIndex(ctx context.Context) error { panic("todo") }
+// openStores opens and checks everything in the directory.
+func (n *Node) openStores() (s stores, err error) {
+	if err := n.cfg.FS.MkdirAll(n.cfg.Dir, 0o700); err != nil {
+		return s, fmt.Errorf("open Raft: %w", err)
+	}
+	votePath := filepath.Join(n.cfg.Dir, "vote.json")
+	votes, voted, err := openVotes(n.cfg.FS, votePath)
+	if err != nil {
+		return s, err
+	}
+	if n.log, err = openLog(n.cfg.FS, filepath.Join(n.cfg.Dir, "log"), n.logger.Named("log")); err != nil {
+		return s, err
+	}
+	snapshots, err := openSnapshots(n.cfg.FS, filepath.Join(n.cfg.Dir, "snapshots"), n.logger.Named("snapshot"))
+	if err != nil {
+		return s, err
+	}
+	names, err := snapshots.names()
+	if err != nil {
+		return s, err
+	}
+	s = stores{votes: votes, snapshots: snapshots, fresh: !voted}
+	if !voted && (n.log.last() > 0 || len(names) > 0) {
+		return s, damaged(votePath, "the term and vote are missing")
+	}
+	return s, nil
+}
+
+// replay brings the catalogue to where this host knew it to be committed, before anybody can be asked: it serves
+// stale reads and says who the others are. hashicorp/raft will hand out the same entries again, to be skipped.
+func (n *Node) replay(s stores) error {
+	metas, err := s.snapshots.List()
+	if err != nil {
+		return err
+	}
+	var covered uint64
+	if len(metas) > 0 {
+		if err := n.restoreSnapshot(s.snapshots, metas[0].ID); err != nil {
+			return err
+		}
+		covered = metas[0].Index
+	}
+	first, last := n.log.first, n.log.last()
+	switch {
+	case last > 0 && last < covered:
+		// A crash came between the snapshot from the leader and the removal of the log that it replaces.
+		if err := n.log.Reset(); err != nil {
+			return fmt.Errorf("open Raft: %w", err)
+		}
+		return nil
+	case first > covered+1:
+		return damaged(n.log.dir, "the log begins at entry %d, the newest snapshot ends at %d", first, covered)
+	}
+	var l hraft.Log
+	commit := min(n.log.Committed(0), last)
+	for i := max(first, 1); i <= last; i++ {
+		if err := n.log.GetLog(i, &l); err != nil {
+			return err
+		}
+		if i > covered && i <= commit && l.Type == hraft.LogCommand {
+			n.machine.Apply(&l)
+		}
+	}
+	return n.machine.stuck
+}
+
+func (n *Node) restoreSnapshot(store *snapshotStore, id string) error {
+	_, r, err := store.Open(id)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := n.machine.Restore(r); err != nil {
+		return damaged(filepath.Join(store.dir, id), "%v", err)
+	}
+	return nil
+}
+
+// start starts hashicorp/raft and the node's own goroutines.
+func (n *Node) start(layer *streamLayer, s stores) error {
+	n.machine.committed = func(index uint64) { n.log.Committed(index) }
+	n.machine.failed = n.fail
+	cache, err := hraft.NewLogCache(8*maxAppendEntries, n.log)
+	if err != nil {
+		return fmt.Errorf("open Raft: %w", err)
+	}
+	transport := hraft.NewNetworkTransportWithConfig(&hraft.NetworkTransportConfig{
+		ServerAddressProvider: byID{}, Logger: n.logger.Named("net"), Stream: layer,
+		MaxPool: maxPooledConns, Timeout: transportTimeout,
+	})
+	conf := n.raftConfig()
+	if n.cfg.Bootstrap && s.fresh {
+		self := hraft.Server{ID: conf.LocalID, Address: layer.local, Suffrage: hraft.Voter}
+		if err := hraft.BootstrapCluster(conf, cache, s.votes, s.snapshots, transport, hraft.Configuration{Servers: []hraft.Server{self}}); err != nil {
+			return errors.Join(fmt.Errorf("bootstrap Raft: %w", err), transport.Close())
+		}
+	}
+	r, err := hraft.NewRaft(conf, n.machine, cache, s.votes, s.snapshots, transport)
+	if err != nil {
+		return errors.Join(fmt.Errorf("start Raft: %w", err), transport.Close())
+	}
+	n.raft.Store(r)
+	n.reads = &readGroup{
+		barrier: func(ctx context.Context) error {
+			_, err := n.await(ctx, func() hraft.Future { return r.Barrier(forwardTimeout) })
+			return err
+		},
+		applied: n.AppliedIndex, spawn: n.spawn, base: n.ctx,
+	}
+	seen := make(chan hraft.Observation, 1)
+	r.RegisterObserver(hraft.NewObserver(seen, false, func(o *hraft.Observation) bool {
+		_, ok := o.Data.(hraft.LeaderObservation)
+		return ok
+	}))
+	n.spawn(func() { n.observe(seen) })
+	n.spawn(n.run)
+	n.spawn(n.watch)
+	n.register()
+	return nil
+}
+
+func (n *Node) raftConfig() *hraft.Config {
+	t := n.cfg.Timing
+	conf := hraft.DefaultConfig()
+	conf.LocalID = hraft.ServerID(n.cfg.ID)
+	conf.HeartbeatTimeout, conf.ElectionTimeout = t.Heartbeat, t.Election
+	conf.LeaderLeaseTimeout, conf.CommitTimeout = t.LeaderLease, t.Commit
+	conf.MaxAppendEntries = maxAppendEntries
+	conf.SnapshotThreshold, conf.SnapshotInterval = n.cfg.SnapshotThreshold, n.cfg.SnapshotInterval
+	conf.TrailingLogs = n.cfg.TrailingLogs
+	conf.Logger = n.logger
+	conf.NoSnapshotRestoreOnStart = true // replay did it
+	conf.ShutdownOnRemove = false        // watch finds out and says so
+	conf.NoLegacyTelemetry = true
+	return conf
+}
+
+// spawn runs a goroutine that Close waits for; it reports false, and does not, once the node is closing.
+func (n *Node) spawn(f func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closing {
+		return false
+	}
+	n.wg.Go(f)
+	return true
+}
+
+// observe wakes watch when the leader changes.
+func (n *Node) observe(seen <-chan hraft.Observation) {
+	for {
+		select {
+		case <-seen:
+			select {
+			case n.leaderSeen <- struct{}{}:
+			default:
+			}
+		case <-n.ctx.Done():
+			return
+		}
+	}
+}
+
+// catchUp tries once to become current with the leader.
+func (n *Node) catchUp() {
+	ctx, cancel := context.WithTimeout(n.ctx, forwardTimeout)
+	defer cancel()
+	at, err := n.ask(ctx, opRead, nil)
+	if err == nil {
+		err = n.waitApplied(ctx, at.Index)
+	}
+	if err != nil {
+		n.logger.Debug("not current yet", "error", err)
+		return
+	}
+	n.current.Store(true)
+}
 
 // View runs f with the local catalogue, which does not change meanwhile. f must not keep it, nor call the Node.
-func (n *Node) View(f func(*placement.State)) { panic("todo") }
+func (n *Node) View(f func(*placement.State)) { n.machine.view(f) }
 
 // Changed returns a channel that is closed when the local catalogue next changes.
-func (n *Node) Changed() <-chan struct{} { panic("todo") }
+func (n *Node) Changed() <-chan struct{} {
+	_, changed := n.machine.wait()
+	return changed
+}
 
 // AppliedIndex is the log index up to which the local catalogue has it.
-func (n *Node) AppliedIndex() uint64 { panic("todo") }
+func (n *Node) AppliedIndex() uint64 {
+	applied, _ := n.machine.wait()
+	return applied
+}
 
-// Status returns a moment's view.
-func (n *Node) Status() Status { panic("todo") }
-
-// Known reports whether a host may speak to this one: it is in the catalogue or in the latest Raft configuration, or
-// nothing is known here yet. It is meant as pki's Allow hook.
-func (n *Node) Known(hostID string) bool { panic("todo") }
+// fail reports why the node cannot go on; the first reason counts.
+func (n *Node) fail(err error) {
+	n.failOnce.Do(func() {
+		n.failure = err
+		close(n.failed)
+		n.logger.Error("the host cannot take part in the cluster any more", "error", err)
+	})
+}
 
 // Failed returns a channel that is closed when the node cannot go on: Err says why (ErrRemoved, ErrStuck). It still
 // has to be closed.
-func (n *Node) Failed() <-chan struct{} { panic("todo") }
+func (n *Node) Failed() <-chan struct{} { return n.failed }
 
 // Err returns why Failed is closed, nil before.
-func (n *Node) Err() error { panic("todo") }
+func (n *Node) Err() error {
+	select {
+	case <-n.failed:
+		return n.failure
+	default:
+		return nil
+	}
+}
+
+// stopped returns why nothing can be asked of the node any more, nil if it can.
+func (n *Node) stopped() error {
+	if n.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return n.Err()
+}
 
 // TransferLeadership makes another voter the leader if this host is; a host that is about to stop calls it so that
-// the cluster does not wait for an election. It does nothing at a follower.
-func (n *Node) TransferLeadership(ctx context.Context) error { panic("todo") }
+// the cluster does not wait for an election. It does nothing at a follower, or if there is no other voter.
+func (n *Node) TransferLeadership(ctx context.Context) error {
+	r := n.raft.Load()
+	others := 0
+	for _, s := range n.configuration().Servers {
+		if s.Suffrage == hraft.Voter && placement.HostID(s.ID) != n.cfg.ID {
+			others++
+		}
+	}
+	if r.State() != hraft.Leader || others == 0 {
+		return nil
+	}
+	if _, err := n.await(ctx, r.LeadershipTransfer); err != nil {
+		return fmt.Errorf("transfer leadership: %w", err)
+	}
+	return nil
+}
 
 // Close stops the node and waits for what it started. What was acknowledged is on disk. It is idempotent.
-func (n *Node) Close() error { panic("todo") }
+func (n *Node) Close() error {
+	n.close.Do(func() {
+		n.mu.Lock()
+		n.closing = true
+		n.mu.Unlock()
+		n.cancel()
+		n.unregister()
+		err := n.raft.Load().Shutdown().Error() // closes the transport, and with it the stream layer
+		n.wg.Wait()
+		n.closed = errors.Join(err, n.log.Close())
+	})
+	return n.closed
+}

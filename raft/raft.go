@@ -10,12 +10,14 @@ package raft
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -62,6 +64,7 @@ type Config struct {
 	SnapshotInterval  time.Duration // how often that is checked; DefaultSnapshotInterval if 0
 	TrailingLogs      uint64        // entries kept behind a snapshot; DefaultTrailingLogs if 0
 
+	FS      disk.FS               // nil for the real one
 	Logger  hclog.Logger          // nil for none
 	Metrics prometheus.Registerer // nil for none
 }
@@ -74,6 +77,75 @@ type Timing struct {
 	Commit      time.Duration // idle time after which followers are told of the commit index
 	Reconcile   time.Duration // pace of the leader's loop that makes the configuration follow the catalogue
 	Stabilize   time.Duration // how long a host must be healthy before it is made a voter
+}
+
+// Defaults. With DefaultTiming a new leader is elected about two seconds after the old one died.
+const (
+	DefaultHostTimeout       = 30 * time.Second // a host that restarts should not set its shards in motion
+	DefaultSnapshotThreshold = 8192
+	DefaultSnapshotInterval  = 30 * time.Second
+	DefaultTrailingLogs      = 4096
+)
+
+// MaxVoters is the most hosts that vote: five survive the loss of two, and more would only make commits slower.
+const MaxVoters = 5
+
+// DefaultTiming is the pace unless a test or an unusual network asks otherwise.
+var DefaultTiming = Timing{
+	Heartbeat:   time.Second,
+	Election:    time.Second,
+	LeaderLease: 750 * time.Millisecond,
+	Commit:      50 * time.Millisecond,
+	Reconcile:   time.Second,
+	Stabilize:   2 * time.Second,
+}
+
+// Limits that are not configured.
+const (
+	maxAppendEntries = 64               // entries in one batch, hashicorp/raft's own default
+	transportTimeout = 10 * time.Second // of one Raft call; snapshots get more in proportion to their size
+	dialTimeout      = 3 * time.Second  // of one address
+	maxPooledConns   = 3                // to one host: heartbeats, replication, votes
+	forwardTimeout   = 5 * time.Second  // of one attempt at a leader; it may have died without a word
+	retryDelay       = 50 * time.Millisecond
+	maxRetryDelay    = 500 * time.Millisecond
+)
+
+// withDefaults checks the configuration and fills in what is not said.
+func (c Config) withDefaults() (Config, error) {
+	switch {
+	case !c.ID.Valid():
+		return c, fmt.Errorf("open Raft: host id %q is not 32 hex digits", c.ID)
+	case c.Dir == "" || c.Stream == nil || c.Forwarder == nil || c.Advertise == "":
+		return c, errors.New("open Raft: Dir, Stream, Forwarder and Advertise are required")
+	}
+	or(&c.HostTimeout, DefaultHostTimeout)
+	or(&c.SnapshotThreshold, DefaultSnapshotThreshold)
+	or(&c.SnapshotInterval, DefaultSnapshotInterval)
+	or(&c.TrailingLogs, DefaultTrailingLogs)
+	or(&c.Timing.Heartbeat, DefaultTiming.Heartbeat)
+	or(&c.Timing.Election, max(DefaultTiming.Election, c.Timing.Heartbeat))
+	or(&c.Timing.LeaderLease, min(DefaultTiming.LeaderLease, c.Timing.Heartbeat))
+	or(&c.Timing.Commit, DefaultTiming.Commit)
+	or(&c.Timing.Reconcile, DefaultTiming.Reconcile)
+	or(&c.Timing.Stabilize, DefaultTiming.Stabilize)
+	if c.FS == nil {
+		c.FS = disk.OS{}
+	}
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
+	}
+	if c.Refused == nil {
+		c.Refused = func(error) bool { return false }
+	}
+	return c, nil
+}
+
+func or[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
 }
 
 // Role is the part that a node plays at the moment.

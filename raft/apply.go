@@ -1,0 +1,239 @@
+package raft
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+
+	"github.com/virtswarm/virtswarm/placement"
+)
+
+// Operations of Forwarder and HandleForward.
+const (
+	opApply = "raft.apply" // a command in, a reply out
+	opRead  = "raft.read"  // nothing in, a reply out: the index that a linearizable read must have seen
+	opStats = "raft.stats" // nothing in, stats out
+)
+
+// reply is the answer of a leader, or of a host that is none.
+type reply struct {
+	NotLeader bool             `json:"not_leader,omitempty"`
+	Unknown   bool             `json:"unknown,omitempty"` // with Error: the command may have been carried out or not
+	Result    placement.Result `json:"result,omitzero"`
+	Code      string           `json:"code,omitempty"` // of placement's error, "" for another one
+	Error     string           `json:"error,omitempty"`
+}
+
+// errRetry is wrapped around errors after which another attempt, maybe at another leader, makes sense. errMaybe says
+// moreover that the attempt may have succeeded.
+var (
+	errRetry = errors.New("not carried out")
+	errMaybe = errors.New("outcome unknown")
+)
+
+// Apply proposes a command at whatever host and waits until it is committed and applied here. It retries over
+// changes of leader until ctx ends, and then returns ErrNoLeader (the outcome may be unknown; commands may be
+// repeated safely). An error of the command itself is one of placement's.
+func (n *Node) Apply(ctx context.Context, c placement.Command) (placement.Result, error) {
+	data, err := placement.EncodeCommand(c)
+	if err != nil {
+		return placement.Result{}, err
+	}
+	var result placement.Result
+	maybe := false // an earlier attempt may have succeeded
+	err = n.retry(ctx, func(ctx context.Context) error {
+		var err error
+		result, err = n.ask(ctx, opApply, data)
+		if maybe && err != nil && c.Settled(err) {
+			result.Changed, err = true, nil
+		}
+		maybe = maybe || errors.Is(err, errMaybe)
+		return err
+	})
+	if result.Index > 0 { // refused commands too: the caller may look at the state that refused it
+		if waitErr := n.waitApplied(ctx, result.Index); waitErr != nil && err == nil {
+			err = waitErr
+		}
+	}
+	if err != nil {
+		return result, fmt.Errorf("%s: %w", c.Kind(), err)
+	}
+	return result, nil
+}
+
+// ReadIndex waits until the local catalogue has everything that was acknowledged before the call, so that a View
+// thereafter is linearizable. It returns ErrNoLeader once ctx ends: the caller may show stale state and say so.
+func (n *Node) ReadIndex(ctx context.Context) error {
+	var at placement.Result
+	err := n.retry(ctx, func(ctx context.Context) error {
+		var err error
+		at, err = n.ask(ctx, opRead, nil)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	return n.waitApplied(ctx, at.Index)
+}
+
+// retry repeats try until it succeeds, fails for good, or ctx ends; it pauses between attempts, but not past the
+// appearance of a leader.
+func (n *Node) retry(ctx context.Context, try func(context.Context) error) error {
+	for delay := retryDelay; ; delay = min(2*delay, maxRetryDelay) {
+		attempt, cancel := context.WithTimeout(ctx, forwardTimeout)
+		err := try(attempt)
+		cancel()
+		if err == nil || !errors.Is(err, errRetry) && !errors.Is(err, errMaybe) {
+			return err
+		}
+		n.logger.Debug("no answer from a leader, trying again", "error", err)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w (%w)", ErrNoLeader, ctx.Err(), err)
+		case <-n.ctx.Done():
+			return n.stopped()
+		case <-time.After(delay):
+		}
+	}
+}
+
+// ask has an operation carried out by the leader, here or elsewhere.
+func (n *Node) ask(ctx context.Context, op string, payload []byte) (placement.Result, error) {
+	if err := n.stopped(); err != nil {
+		return placement.Result{}, err
+	}
+	_, id := n.raft.Load().LeaderWithID()
+	leader := placement.HostID(id)
+	switch leader {
+	case "":
+		return placement.Result{}, fmt.Errorf("%w: no leader is known", errRetry)
+	case n.cfg.ID:
+		return n.serve(ctx, op, payload)
+	}
+	p, err := n.forward(ctx, leader, op, payload)
+	if err != nil {
+		return placement.Result{}, fmt.Errorf("%w: leader %s: %w", errMaybe, leader, err)
+	}
+	var r reply
+	if err := json.Unmarshal(p, &r); err != nil {
+		return placement.Result{}, fmt.Errorf("%w: leader %s: answer cannot be read: %w", errMaybe, leader, err)
+	}
+	switch {
+	case r.NotLeader:
+		return placement.Result{}, fmt.Errorf("%w: host %s is not the leader (any more)", errRetry, leader)
+	case r.Unknown:
+		return placement.Result{}, fmt.Errorf("%w: leader %s: %s", errMaybe, leader, r.Error)
+	case r.Error != "":
+		return r.Result, placement.ErrorOf(r.Code, r.Error)
+	}
+	return r.Result, nil
+}
+
+// forward calls HandleForward on another host, at one of its addresses after the other.
+func (n *Node) forward(ctx context.Context, host placement.HostID, op string, payload []byte) ([]byte, error) {
+	err := fmt.Errorf("no address of host %s is known", host)
+	for _, addr := range n.addresses(host) {
+		var p []byte
+		p, err = n.cfg.Forwarder.Forward(ctx, host, addr, op, payload)
+		n.heard(host, err)
+		if err == nil {
+			return p, nil
+		}
+	}
+	return nil, err
+}
+
+// HandleForward serves another host's Forwarder. Its answer is meant for the asking Node alone; an error means that
+// the call was not understood.
+func (n *Node) HandleForward(ctx context.Context, op string, payload []byte) ([]byte, error) {
+	if err := n.stopped(); err != nil {
+		return nil, err
+	}
+	if op == opStats {
+		return json.Marshal(n.stats())
+	}
+	result, err := n.serve(ctx, op, payload)
+	r := reply{Result: result}
+	if err != nil {
+		r.Error = err.Error()
+		r.Code, _ = placement.ErrorCode(err)
+		r.NotLeader, r.Unknown = errors.Is(err, errRetry), errors.Is(err, errMaybe)
+		if r.Code == "" && !r.NotLeader && !r.Unknown {
+			return nil, err
+		}
+	}
+	return json.Marshal(r)
+}
+
+// serve carries out an operation as the leader.
+func (n *Node) serve(ctx context.Context, op string, payload []byte) (placement.Result, error) {
+	switch op {
+	case opApply:
+		return n.propose(ctx, payload)
+	case opRead:
+		index, err := n.reads.index(ctx)
+		return placement.Result{Index: index}, err
+	}
+	return placement.Result{}, fmt.Errorf("unknown operation %.80q", op)
+}
+
+// propose puts a command into the log and waits for its outcome.
+func (n *Node) propose(ctx context.Context, data []byte) (placement.Result, error) {
+	if _, err := placement.DecodeCommand(data); err != nil {
+		return placement.Result{}, err // nothing that cannot be read may get into the log
+	}
+	future, err := n.await(ctx, func() hraft.Future { return n.raft.Load().Apply(data, forwardTimeout) })
+	if err != nil {
+		return placement.Result{}, err
+	}
+	o, ok := future.(hraft.ApplyFuture).Response().(outcome)
+	if !ok {
+		return placement.Result{}, fmt.Errorf("%w: no outcome", errMaybe)
+	}
+	return o.result, o.err
+}
+
+// await starts something and waits until it is done, but not longer than ctx, and sorts its errors.
+func (n *Node) await(ctx context.Context, start func() hraft.Future) (hraft.Future, error) {
+	var future hraft.Future
+	done := make(chan error, 1)
+	// The goroutine ends at the latest when Raft is shut down.
+	if !n.spawn(func() { future = start(); done <- future.Error() }) {
+		return nil, ErrClosed
+	}
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", errMaybe, ctx.Err())
+	}
+	switch {
+	case err == nil:
+		return future, nil
+	case errors.Is(err, hraft.ErrNotLeader), errors.Is(err, hraft.ErrLeadershipTransferInProgress),
+		errors.Is(err, hraft.ErrEnqueueTimeout):
+		return nil, fmt.Errorf("%w: %w", errRetry, err)
+	}
+	return nil, fmt.Errorf("%w: %w", errMaybe, err)
+}
+
+// waitApplied waits until the local catalogue has the entry with that index.
+func (n *Node) waitApplied(ctx context.Context, index uint64) error {
+	for {
+		applied, changed := n.machine.wait()
+		if applied >= index {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: the catalogue here is at %d, the leader's at %d: %w", ErrNoLeader, applied, index, ctx.Err())
+		case <-n.ctx.Done():
+			return n.stopped()
+		}
+	}
+}

@@ -1,0 +1,163 @@
+package raft
+
+import (
+	"sync"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+
+	"github.com/virtswarm/virtswarm/placement"
+)
+
+// configuration returns the latest Raft configuration, committed or not.
+func (n *Node) configuration() hraft.Configuration {
+	r := n.raft.Load()
+	if r == nil {
+		return hraft.Configuration{} // Open is not that far
+	}
+	return r.GetConfiguration().Configuration()
+}
+
+// addresses returns where a host may be reached: as the catalogue says, and as the Raft configuration says, which is
+// all there is of it before the catalogue has been replayed.
+func (n *Node) addresses(id placement.HostID) []string {
+	var addrs []string
+	n.machine.view(func(s *placement.State) {
+		if h, ok := s.Host(id); ok {
+			addrs = append(addrs, h.Addr)
+		}
+	})
+	for _, server := range n.configuration().Servers {
+		if placement.HostID(server.ID) != id {
+			continue
+		}
+		if _, addr := splitAddress(server.Address); addr != "" && (len(addrs) == 0 || addrs[0] != addr) {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
+}
+
+// Known reports whether a host may speak to this one: it is in the catalogue or in the latest Raft configuration. As
+// long as this host is not current (it just started or has lost the leader), it also trusts hosts that it has never
+// heard of, or it might never hear of them; but not those that it knows to have been removed. It is meant as pki's
+// Allow hook.
+func (n *Node) Known(hostID string) bool {
+	id := placement.HostID(hostID)
+	member, removed := false, false
+	n.machine.view(func(s *placement.State) {
+		_, member = s.Host(id)
+		removed = s.WasRemoved(id)
+	})
+	if member || id == n.cfg.ID {
+		return true
+	}
+	for _, server := range n.configuration().Servers {
+		if placement.HostID(server.ID) == id {
+			return true
+		}
+	}
+	return !removed && !n.current.Load()
+}
+
+// refusals remembers which hosts do not take this one for a member.
+type refusals struct {
+	mu    sync.Mutex
+	since map[placement.HostID]time.Time
+}
+
+// note records the outcome of speaking to a host.
+func (r *refusals) note(host placement.HostID, refused bool, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !refused {
+		delete(r.since, host)
+	} else if _, ok := r.since[host]; !ok {
+		r.since[host] = now
+	}
+}
+
+// count returns how many of the hosts have refused for at least that long.
+func (r *refusals) count(hosts []placement.HostID, now time.Time, atLeast time.Duration) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, h := range hosts {
+		if at, ok := r.since[h]; ok && now.Sub(at) >= atLeast {
+			n++
+		}
+	}
+	return n
+}
+
+// heard is told how it goes with another host.
+func (n *Node) heard(host placement.HostID, err error) {
+	switch {
+	case err == nil:
+		n.refusals.note(host, false, time.Now())
+	case n.cfg.Refused(err):
+		n.refusals.note(host, true, time.Now())
+	}
+}
+
+// removedAfter is how long the signs of a removal must last: a host that is removed and admitted again replays both,
+// and hosts that lag behind refuse one that was just admitted.
+const removedAfter = 5 * time.Second
+
+// watch follows this host's standing: whether it is current, and whether it is still a member.
+func (n *Node) watch() {
+	r := n.raft.Load()
+	tick := time.NewTicker(n.cfg.Timing.Reconcile)
+	defer tick.Stop()
+	var was bool                                     // this host was seen in the catalogue
+	var gone time.Time                               // since when it is not any more
+	var leader, term = hraft.ServerID(""), uint64(0) // with whom it became current
+	for {
+		_, id := r.LeaderWithID()
+		if id == "" || id != leader || r.CurrentTerm() != term {
+			n.current.Store(false)
+		}
+		if id != "" && !n.current.Load() {
+			leader, term = id, r.CurrentTerm()
+			n.catchUp()
+		}
+		in := n.isMember()
+		switch {
+		case in || !was || r.State() == hraft.Leader:
+			was, gone = was || in, time.Time{}
+		case gone.IsZero():
+			gone = time.Now()
+		case time.Since(gone) >= removedAfter:
+			n.fail(ErrRemoved)
+		}
+		if n.refusedByMost() {
+			n.fail(ErrRemoved)
+		}
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-tick.C:
+		case <-n.leaderSeen:
+		}
+	}
+}
+
+func (n *Node) isMember() (in bool) {
+	n.machine.view(func(s *placement.State) { _, in = s.Host(n.cfg.ID) })
+	return in
+}
+
+// refusedByMost reports whether more than half of the other hosts have been refusing this one for a while, and no
+// leader speaks to it.
+func (n *Node) refusedByMost() bool {
+	if _, id := n.raft.Load().LeaderWithID(); id != "" {
+		return false
+	}
+	var others []placement.HostID
+	for _, server := range n.configuration().Servers {
+		if id := placement.HostID(server.ID); id != n.cfg.ID {
+			others = append(others, id)
+		}
+	}
+	return len(others) > 0 && n.refusals.count(others, time.Now(), removedAfter) > len(others)/2
+}

@@ -1,0 +1,149 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+
+	"github.com/virtswarm/virtswarm/placement"
+)
+
+// Raft knows a host by an address "<host id>@<host:port>": unique even when a host takes over the address of
+// another, and good enough to find the others when the whole cluster restarts and no catalogue is there yet.
+
+func serverAddress(id placement.HostID, addr string) hraft.ServerAddress {
+	return hraft.ServerAddress(string(id) + "@" + addr)
+}
+
+func splitAddress(a hraft.ServerAddress) (placement.HostID, string) {
+	id, addr, _ := strings.Cut(string(a), "@")
+	return placement.HostID(id), addr
+}
+
+// byID makes hashicorp/raft ask for a host and not for an address: raft.ServerAddressProvider. Which addresses the
+// host may have is for Dial to find out.
+type byID struct{}
+
+func (byID) ServerAddr(id hraft.ServerID) (hraft.ServerAddress, error) {
+	return serverAddress(placement.HostID(id), ""), nil
+}
+
+// streamLayer adapts a Stream to raft.StreamLayer. It keeps track of connections, as hashicorp's transport closes
+// none that it accepted.
+type streamLayer struct {
+	stream    Stream
+	local     hraft.ServerAddress
+	addresses func(placement.HostID) []string // where a host may be, the likeliest first
+	heard     func(placement.HostID, error)   // told of every success (nil) and failure to speak to a host
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	mu     sync.Mutex
+	conns  map[*trackedConn]struct{} // nil once closed
+}
+
+func newStreamLayer(s Stream, local hraft.ServerAddress, addresses func(placement.HostID) []string, heard func(placement.HostID, error)) *streamLayer {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &streamLayer{
+		stream: s, local: local, addresses: addresses, heard: heard,
+		ctx: ctx, cancel: cancel, conns: map[*trackedConn]struct{}{},
+	}
+}
+
+// Accept implements net.Listener.
+func (s *streamLayer) Accept() (net.Conn, error) {
+	conn, err := s.stream.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return s.track(conn, "")
+}
+
+// Dial implements raft.StreamLayer; it tries the host's addresses in turn.
+func (s *streamLayer) Dial(address hraft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	host, _ := splitAddress(address)
+	err := fmt.Errorf("dial host %s: no address is known", host)
+	for _, addr := range s.addresses(host) {
+		ctx, cancel := context.WithTimeout(s.ctx, min(timeout, dialTimeout))
+		var conn net.Conn
+		conn, err = s.stream.Dial(ctx, addr, host)
+		cancel()
+		if err == nil {
+			return s.track(conn, host)
+		}
+		s.heard(host, err)
+	}
+	return nil, err
+}
+
+// Addr implements net.Listener: what the others shall know this host by.
+func (s *streamLayer) Addr() net.Addr { return raftAddr(s.local) }
+
+type raftAddr string
+
+func (a raftAddr) Network() string { return "raft" }
+func (a raftAddr) String() string  { return string(a) }
+
+// Close stops accepting, and closes every connection.
+func (s *streamLayer) Close() error {
+	s.cancel()
+	s.mu.Lock()
+	conns := s.conns
+	s.conns = nil
+	s.mu.Unlock()
+	if conns == nil {
+		return nil // closed before
+	}
+	err := s.stream.Close()
+	for c := range conns {
+		_ = c.Conn.Close()
+	}
+	return err
+}
+
+func (s *streamLayer) track(conn net.Conn, host placement.HostID) (net.Conn, error) {
+	c := &trackedConn{Conn: conn, layer: s, host: host}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
+	s.conns[c] = struct{}{}
+	return c, nil
+}
+
+// trackedConn reports how it goes with the host that was dialled: with TLS 1.3 a refusal of the client's certificate
+// shows at the first read.
+type trackedConn struct {
+	net.Conn
+	layer *streamLayer
+	host  placement.HostID // "" if accepted
+	once  sync.Once        // the first bytes that arrived
+}
+
+func (c *trackedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	switch {
+	case c.host == "":
+	case n > 0:
+		c.once.Do(func() { c.layer.heard(c.host, nil) })
+	case err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed):
+		c.layer.heard(c.host, err)
+	}
+	return n, err
+}
+
+func (c *trackedConn) Close() error {
+	c.layer.mu.Lock()
+	delete(c.layer.conns, c)
+	c.layer.mu.Unlock()
+	return c.Conn.Close()
+}

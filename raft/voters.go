@@ -1,0 +1,113 @@
+package raft
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+	autopilot "github.com/hashicorp/raft-autopilot"
+)
+
+// candidate is a server of the Raft configuration as the choice of voters sees it.
+type candidate struct {
+	id       hraft.ServerID
+	voter    bool
+	leader   bool
+	healthy  bool      // in contact and caught up
+	stable   bool      // healthy for long enough to be promoted
+	since    time.Time // when healthy last changed
+	eligible bool      // a member that is not about to leave
+}
+
+// planVoters decides who shall vote. members is the number of hosts that are to stay, dead ones included.
+//
+// The number of voters is odd: 1 for up to two members (two voters stand still when either fails), 3 for up to four,
+// else 5. Dead voters are replaced by healthy hosts as far as there are any; otherwise they stay, as voters that come
+// back do no harm. Of 5 voters 3 remain when that is all that is healthy: then one more may fail. Three never shrink
+// because hosts are down.
+func planVoters(servers []candidate, members int) autopilot.RaftChanges {
+	want := wantVoters(servers, members)
+	ranked := rank(servers)
+	chosen := ranked[:min(want, len(ranked))]
+
+	var plan autopilot.RaftChanges
+	healthy := 0
+	isChosen := map[hraft.ServerID]bool{}
+	for _, c := range chosen {
+		isChosen[c.id] = true
+		if c.healthy {
+			healthy++
+		}
+		if !c.voter {
+			plan.Promotions = append(plan.Promotions, c.id)
+		}
+	}
+	if healthy <= len(chosen)/2 {
+		return autopilot.RaftChanges{} // whatever this is, changing voters would make it worse
+	}
+	for _, s := range servers {
+		switch {
+		case s.leader && !isChosen[s.id]:
+			plan.Leader = successor(chosen)
+		case s.voter && !isChosen[s.id]:
+			plan.Demotions = append(plan.Demotions, s.id)
+		}
+	}
+	return plan
+}
+
+func wantVoters(servers []candidate, members int) int {
+	voters, fit := 0, 0
+	for _, s := range servers {
+		if s.eligible && s.voter {
+			voters++
+		}
+		if s.eligible && s.healthy && (s.voter || s.stable) {
+			fit++
+		}
+	}
+	switch {
+	case members >= MaxVoters && (fit >= MaxVoters || fit == MaxVoters-1 && voters >= MaxVoters):
+		return MaxVoters
+	case members >= 3 && (fit >= 3 || voters >= 3):
+		return 3
+	}
+	return 1
+}
+
+// rank returns those who may vote, the best first: the leader, healthy voters, healthy others by how long they have
+// been so, and voters that are down. Others that are not healthy are left out.
+func rank(servers []candidate) []candidate {
+	var ranked []candidate
+	for _, s := range servers {
+		if s.eligible && (s.voter || s.healthy && s.stable) {
+			ranked = append(ranked, s)
+		}
+	}
+	class := func(c candidate) int {
+		switch {
+		case c.leader:
+			return 0
+		case c.voter && c.healthy:
+			return 1
+		case c.healthy:
+			return 2
+		}
+		return 3
+	}
+	slices.SortFunc(ranked, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(class(a), class(b)), a.since.Compare(b.since), cmp.Compare(a.id, b.id))
+	})
+	return ranked
+}
+
+// successor is the voter that a leader who is not to vote any more hands over to.
+func successor(chosen []candidate) hraft.ServerID {
+	for _, c := range chosen {
+		if c.voter && c.healthy {
+			return c.id
+		}
+	}
+	return ""
+}
