@@ -73,7 +73,9 @@ func Split(raw string) (network, address string, err error) {
 }
 
 // A peered connection knows the host at its other end.
-type peered interface{ Peer() (hostID string, ok bool) }
+type peered interface {
+	Peer() (hostID string, ok bool)
+}
 
 // PeerOf returns the id of the host at the other end of a connection that a Mux or a Dialer made; ok is false if the
 // connection proves none (a joining host, a unix socket).

@@ -2,30 +2,108 @@ package link
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
 )
 
-// OS is the network of this machine: TCP and unix sockets.
+// OS is the network of this machine: TCP and unix sockets. A unix socket is created with mode 0600.
 var OS Network = osNetwork{}
 
 type osNetwork struct{}
 
-func (osNetwork) Listen(ctx context.Context, url string) (net.Listener, error) { panic("todo") }
+// keepAlive finds dead peers of idle connections in about a minute, also those of protocols that do not ask.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 4}
 
-func (osNetwork) Dial(ctx context.Context, url string) (net.Conn, error) { panic("todo") }
+func (osNetwork) Listen(ctx context.Context, url string) (net.Listener, error) {
+	network, address, err := Split(url)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if network == "unix" {
+		return listenUnix(ctx, address)
+	}
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	return lc.Listen(ctx, network, address) // net's errors name the address
+}
 
-// Memory is a network within the process, for tests: no sockets, so that it works in a testing/synctest bubble. Any
-// URL may be listened at, host:0 included. The zero value is not fit for use; see NewMemory.
-type Memory struct{}
+func (osNetwork) Dial(ctx context.Context, url string) (net.Conn, error) {
+	network, address, err := Split(url)
+	if err != nil {
+		return nil, fmt.Errorf("dial: %w", err)
+	}
+	d := net.Dialer{KeepAliveConfig: keepAlive}
+	return d.DialContext(ctx, network, address)
+}
 
-// NewMemory returns an empty network.
-func NewMemory() *Memory { panic("todo") }
+// listenUnix binds beside the path and moves the socket into place when its mode is right: nobody else gets in in
+// between, and a socket that a killed process left behind is replaced. One that still answers is in use.
+func listenUnix(ctx context.Context, path string) (net.Listener, error) {
+	if err := unixFree(ctx, path); err != nil {
+		return nil, &net.OpError{Op: "listen", Net: "unix", Addr: &net.UnixAddr{Name: path, Net: "unix"}, Err: err}
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".vs")
+	if err != nil {
+		return nil, fmt.Errorf("listen at %s: %w", path, err)
+	}
+	defer os.RemoveAll(dir)
+	tmp := filepath.Join(dir, "s")
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", tmp)
+	if err != nil {
+		return nil, err
+	}
+	ul := l.(*net.UnixListener)
+	ul.SetUnlinkOnClose(false) // it knows the socket by its old name
+	if err = os.Chmod(tmp, 0o600); err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("listen at %s: %w", path, err)
+	}
+	return &unixListener{UnixListener: ul, path: path}, nil
+}
 
-// Listen implements Network.
-func (m *Memory) Listen(ctx context.Context, url string) (net.Listener, error) { panic("todo") }
+// unixFree returns nil if path is free for a socket.
+func unixFree(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("%w: it is no socket", fs.ErrExist)
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err == nil {
+		c.Close()
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return os.NewSyscallError("bind", syscall.EADDRINUSE)
+}
 
-// Dial implements Network.
-func (m *Memory) Dial(ctx context.Context, url string) (net.Conn, error) { panic("todo") }
+// A unixListener removes its socket when it is closed.
+type unixListener struct {
+	*net.UnixListener
+	path string
+	once sync.Once
+}
 
-// Pipe returns the two ends of a connection within the process: buffered, with deadlines and half-close.
-func Pipe() (net.Conn, net.Conn) { panic("todo") }
+func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
+func (l *unixListener) Close() error {
+	l.once.Do(func() { os.Remove(l.path) }) // best effort: one left behind is replaced at the next start
+	return l.UnixListener.Close()
+}
