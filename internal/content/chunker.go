@@ -39,7 +39,19 @@ type ChunkOptions struct {
 // io.ErrUnexpectedEOF; a file that changes meanwhile gives the manifest of a mixture that may never have
 // existed: who cares compares what stat says before and after.
 func ChunkFile(ctx context.Context, f *os.File, size int64, o ChunkOptions) (*Manifest, error) {
-	return Cut(ctx, fileSource{f}, size, o)
+	m, err := Cut(ctx, fileSource{f}, size, o)
+	if err != nil {
+		return nil, err
+	}
+	// What is missing at the end looks like a hole.
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Size() < size {
+		return nil, fmt.Errorf("%s has %d bytes, not %d: %w", f.Name(), st.Size(), size, io.ErrUnexpectedEOF)
+	}
+	return m, nil
 }
 
 type fileSource struct{ *os.File }
@@ -48,7 +60,7 @@ func (f fileSource) Extents(size, grain int64) iter.Seq2[Extent, error] {
 	return Extents(f.File, size, grain)
 }
 
-// Cut is ChunkFile for any source.
+// Cut is ChunkFile for any source. One that is shorter may seem to end in a hole.
 func Cut(ctx context.Context, src Source, size int64, o ChunkOptions) (*Manifest, error) {
 	if o.ChunkSize == 0 {
 		o.ChunkSize = ChunkSizeFor(size)
