@@ -48,19 +48,31 @@ func (OS) CreateUnnamed(dir string, perm fs.FileMode) (File, error) {
 // Rename implements FS.
 func (OS) Rename(from, to string) error { return spaced(os.Rename(from, to)) }
 
-// RenameNew implements FS by renameat2, or for a file by link and unlink where that is not supported.
+// RenameNew implements FS by renameat2. Where that is not supported, link and unlink do the same for a file, and
+// an ordinary rename nearly the same for a directory: it never replaces one that is not empty.
 func (OS) RenameNew(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		if err := os.Link(from, to); err != nil {
-			return spaced(err)
-		}
-		return os.Remove(from)
+	if err == nil {
+		return nil
 	}
-	if err != nil {
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
 		return spaced(&os.LinkError{Op: "rename", Old: from, New: to, Err: err})
 	}
-	return nil
+	return renameNew(from, to)
+}
+
+func renameNew(from, to string) error {
+	st, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+	if st.IsDir() {
+		return spaced(os.Rename(from, to))
+	}
+	if err := os.Link(from, to); err != nil {
+		return spaced(err)
+	}
+	return os.Remove(from)
 }
 
 // Link implements FS.

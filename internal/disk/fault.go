@@ -1,0 +1,362 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Errors that a Fault injects by itself.
+var (
+	ErrKilled = errors.New("the process was killed here (injected)")
+	// ErrTorn, returned or wrapped by a hook of a write, has the first half written before it fails.
+	ErrTorn = errors.New("torn write (injected)")
+)
+
+// faultPage is the unit in which unsynced bytes are lost.
+const faultPage = 4096
+
+// Op is one operation on a file system, as a hook sees it.
+type Op struct {
+	N    int    // counts all operations that change something, from 1; 0 for those that only look
+	Name string // open, create, write, sync, truncate, punch, clone, link, rename, remove, mkdir, chmod, syncdir; look: read, stat, readdir, lock, space
+	Path string // the file or directory; where to, if there are two
+}
+
+// Fault is an FS for tests. It does everything on another FS, may be told to fail at one exact operation, and
+// can behave as a machine does that loses its power: it keeps what every unsynced page, length and name was
+// before, and brings a random part of them back.
+//
+// It models the rules of package disk and nothing kinder: a name is durable after SyncDir of its directory (names
+// are lost in the reverse order of their making), bytes and length after Sync of the file. Pages that were
+// written before a Sync that failed are lost for certain, unless they are written again, as on Linux.
+type Fault struct {
+	under FS
+	attic string // where removed files wait until their removal is durable
+
+	mu     sync.Mutex // held through every operation that changes something
+	rng    *rand.Rand
+	n      int
+	hook   func(Op) error
+	killed bool
+	inodes map[inodeID]*inode
+	order  []*inode      // in the order of their first opening, so that a seed decides alike
+	names  []*nameChange // not durable yet, the oldest first
+	buried int
+}
+
+var _ FS = (*Fault)(nil)
+
+// NewFault returns a Fault over under, with chance decided by seed. The attic is a directory for its own use, on
+// the same file system as what it is used for.
+func NewFault(under FS, attic string, seed uint64) (*Fault, error) {
+	if err := under.MkdirAll(attic, 0o700); err != nil {
+		return nil, err
+	}
+	return &Fault{
+		under: under, attic: attic,
+		rng:    rand.New(rand.NewPCG(seed, 0)),
+		inodes: make(map[inodeID]*inode),
+	}, nil
+}
+
+// OnOp has hook called before every operation; an error it returns fails the operation, which then does nothing.
+// The hook must not use the Fault, except to call Kill.
+func (f *Fault) OnOp(hook func(Op) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hook = hook
+}
+
+// FailAt fails the n-th operation from now that changes something, once.
+func (f *Fault) FailAt(n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n += f.n
+	f.hook = func(op Op) error {
+		if op.N == n {
+			return err
+		}
+		return nil
+	}
+}
+
+// KillAt has the n-th operation from now that changes something, and all after it, fail with ErrKilled.
+func (f *Fault) KillAt(n int) { f.FailAt(n, ErrKilled) }
+
+// Ops returns how many operations have changed something, or tried to.
+func (f *Fault) Ops() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.n
+}
+
+// Killed reports whether KillAt has struck, or Kill or PowerOff was called.
+func (f *Fault) Killed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.killed
+}
+
+// Kill makes every operation from now on fail with ErrKilled. Nothing is lost, as when a process is killed; what
+// follows uses another FS.
+func (f *Fault) Kill() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.killed = true
+}
+
+// PowerOff is Kill, and then loses of what was not synced: names from a random one on, and random pages.
+func (f *Fault) PowerOff() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.killed = true
+	var errs []error
+	for keep := f.rng.IntN(len(f.names) + 1); len(f.names) > keep; {
+		last := f.names[len(f.names)-1]
+		f.names = f.names[:len(f.names)-1]
+		errs = append(errs, f.undo(last))
+	}
+	chance := f.rng.IntN(3) // lose no pages but doomed ones, some, or all
+	for _, in := range f.order {
+		errs = append(errs, in.lose(func() bool { return chance == 2 || chance == 1 && f.rng.IntN(2) == 0 }), in.file.Close())
+	}
+	f.inodes, f.order = nil, nil
+	return errors.Join(append(errs, f.under.RemoveAll(f.attic))...)
+}
+
+// before counts the operation and asks the hook. The caller holds mu.
+func (f *Fault) before(name, path string, changes bool) error {
+	if f.killed {
+		return &fs.PathError{Op: name, Path: path, Err: ErrKilled}
+	}
+	op := Op{Name: name, Path: path}
+	if changes {
+		f.n++
+		op.N = f.n
+	}
+	if f.hook == nil {
+		return nil
+	}
+	err := f.hook(op)
+	if errors.Is(err, ErrKilled) {
+		f.killed = true
+	}
+	if err != nil {
+		return spaced(&fs.PathError{Op: name, Path: path, Err: err})
+	}
+	return nil
+}
+
+func (f *Fault) look(name, path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.before(name, path, false)
+}
+
+// OpenFile implements FS.
+func (f *Fault) OpenFile(path string, flag int, perm fs.FileMode) (File, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, err := f.under.Lstat(path)
+	creates := flag&os.O_CREATE != 0 && errors.Is(err, fs.ErrNotExist)
+	if !creates {
+		if err := f.before("open", path, false); err != nil {
+			return nil, err
+		}
+	} else if err := f.before("create", path, true); err != nil {
+		return nil, err
+	}
+	truncates := flag&os.O_TRUNC != 0
+	file, err := f.under.OpenFile(path, flag&^os.O_TRUNC, perm)
+	if err != nil {
+		return nil, err
+	}
+	if creates {
+		f.changed(&nameChange{path: path})
+	}
+	ff, err := f.wrap(file, path, flag&(os.O_WRONLY|os.O_RDWR) != 0)
+	if err != nil {
+		return nil, err
+	}
+	if truncates && !creates {
+		if err := ff.truncate(0); err != nil {
+			return nil, errors.Join(err, file.Close())
+		}
+	}
+	return ff, nil
+}
+
+// CreateUnnamed implements FS.
+func (f *Fault) CreateUnnamed(dir string, perm fs.FileMode) (File, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.before("create", dir, true); err != nil {
+		return nil, err
+	}
+	file, err := f.under.CreateUnnamed(dir, perm)
+	if err != nil {
+		return nil, err
+	}
+	return &faultFile{File: file, fault: f}, nil
+}
+
+// Rename implements FS.
+func (f *Fault) Rename(from, to string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.before("rename", to, true); err != nil {
+		return err
+	}
+	return f.rename(from, to, f.under.Rename)
+}
+
+// RenameNew implements FS.
+func (f *Fault) RenameNew(from, to string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.before("rename", to, true); err != nil {
+		return err
+	}
+	return f.rename(from, to, f.under.RenameNew)
+}
+
+// Link implements FS.
+func (f *Fault) Link(from, to string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.before("link", to, true); err != nil {
+		return err
+	}
+	if err := f.under.Link(from, to); err != nil {
+		return err
+	}
+	f.changed(&nameChange{path: to})
+	return nil
+}
+
+// Remove implements FS.
+func (f *Fault) Remove(path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.before("remove", path, true); err != nil {
+		return err
+	}
+	return f.bury(path)
+}
+
+// RemoveAll implements FS, at once or not at all.
+func (f *Fault) RemoveAll(path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.under.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := f.before("remove", path, true); err != nil {
+		return err
+	}
+	return f.bury(path)
+}
+
+// MkdirAll implements FS.
+func (f *Fault) MkdirAll(path string, perm fs.FileMode) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	top := ""
+	for p := path; ; p = filepath.Dir(p) {
+		if _, err := f.under.Lstat(p); err == nil || p == filepath.Dir(p) {
+			break
+		}
+		top = p
+	}
+	if top == "" {
+		return f.under.MkdirAll(path, perm)
+	}
+	if err := f.before("mkdir", path, true); err != nil {
+		return err
+	}
+	if err := f.under.MkdirAll(path, perm); err != nil {
+		return err
+	}
+	f.changed(&nameChange{path: top})
+	return nil
+}
+
+// ReadDir implements FS.
+func (f *Fault) ReadDir(path string) ([]fs.DirEntry, error) {
+	if err := f.look("readdir", path); err != nil {
+		return nil, err
+	}
+	return f.under.ReadDir(path)
+}
+
+// Stat implements FS.
+func (f *Fault) Stat(path string) (fs.FileInfo, error) {
+	if err := f.look("stat", path); err != nil {
+		return nil, err
+	}
+	return f.under.Stat(path)
+}
+
+// Lstat implements FS.
+func (f *Fault) Lstat(path string) (fs.FileInfo, error) {
+	if err := f.look("stat", path); err != nil {
+		return nil, err
+	}
+	return f.under.Lstat(path)
+}
+
+// Chmod implements FS. Permissions are not among what PowerOff loses.
+func (f *Fault) Chmod(path string, perm fs.FileMode) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.before("chmod", path, true); err != nil {
+		return err
+	}
+	return f.under.Chmod(path, perm)
+}
+
+// SyncDir implements FS.
+func (f *Fault) SyncDir(path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.before("syncdir", path, true); err != nil {
+		return err
+	}
+	if err := f.under.SyncDir(path); err != nil {
+		return err
+	}
+	return f.settle(path)
+}
+
+// Lock implements FS.
+func (f *Fault) Lock(path string) (io.Closer, error) {
+	if err := f.look("lock", path); err != nil {
+		return nil, err
+	}
+	return f.under.Lock(path)
+}
+
+// Space implements FS.
+func (f *Fault) Space(path string) (free, total int64, err error) {
+	if err := f.look("space", path); err != nil {
+		return 0, 0, err
+	}
+	return f.under.Space(path)
+}
+
+// NoSpace is the error of a full disk, for hooks.
+func NoSpace() error { return fmt.Errorf("%w (injected)", unix.ENOSPC) }
+
+func (f *Fault) grave() string {
+	f.buried++
+	return filepath.Join(f.attic, strconv.Itoa(f.buried))
+}

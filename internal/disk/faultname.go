@@ -1,0 +1,101 @@
+package disk
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// nameChange is a change of names that is not durable yet. Its paths are kept as they are now, whatever was
+// renamed above them since.
+type nameChange struct {
+	path  string // what appeared; or what vanished, if it was removed
+	from  string // where it was before, if it was renamed
+	grave string // where lies what stood at path before, if something did
+	gone  bool   // path was removed
+}
+
+// changed notes a change. The caller holds mu.
+func (f *Fault) changed(c *nameChange) { f.names = append(f.names, c) }
+
+// rename moves from to to by the way do, keeping what do may replace.
+func (f *Fault) rename(from, to string, do func(from, to string) error) error {
+	c := &nameChange{path: to, from: from}
+	if st, err := f.under.Lstat(to); err == nil && !st.IsDir() {
+		c.grave = f.grave()
+		if err := f.under.Link(to, c.grave); err != nil {
+			return err
+		}
+	}
+	if err := do(from, to); err != nil {
+		if c.grave != "" {
+			err = errors.Join(err, f.under.Remove(c.grave))
+		}
+		return err
+	}
+	f.moved(from, to)
+	f.changed(c)
+	return nil
+}
+
+// bury removes path, so that it can come back.
+func (f *Fault) bury(path string) error {
+	c := &nameChange{path: path, gone: true, grave: f.grave()}
+	if err := f.under.Rename(path, c.grave); err != nil {
+		return err
+	}
+	f.moved(path, c.grave)
+	f.changed(c)
+	return nil
+}
+
+// moved rewrites the paths of changes at or below from.
+func (f *Fault) moved(from, to string) {
+	for _, c := range f.names {
+		for _, p := range []*string{&c.path, &c.from} {
+			if *p == from || strings.HasPrefix(*p, from+"/") {
+				*p = to + (*p)[len(from):]
+			}
+		}
+	}
+}
+
+// settle makes the changes in one directory durable.
+func (f *Fault) settle(dir string) error {
+	var errs []error
+	f.names = slices.DeleteFunc(f.names, func(c *nameChange) bool {
+		if filepath.Dir(c.path) != filepath.Clean(dir) {
+			return false
+		}
+		if c.grave != "" {
+			errs = append(errs, f.under.RemoveAll(c.grave))
+		}
+		return true
+	})
+	return errors.Join(errs...)
+}
+
+// undo brings back the names from before c, which is the newest change left.
+func (f *Fault) undo(c *nameChange) error {
+	switch {
+	case c.gone:
+		f.moved(c.grave, c.path)
+		return f.under.Rename(c.grave, c.path)
+	case c.from != "":
+		if err := f.under.Rename(c.path, c.from); err != nil {
+			return err
+		}
+		f.moved(c.path, c.from)
+		if c.grave != "" {
+			return f.under.Rename(c.grave, c.path)
+		}
+		return nil
+	}
+	err := f.under.RemoveAll(c.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
