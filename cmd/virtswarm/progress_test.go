@@ -62,7 +62,8 @@ func TestBarOnTerminalOnly(t *testing.T) {
 	}{{"terminal", nil, true}, {"terminal with json", []string{"--json"}, false}} {
 		t.Run(tt.name, func(t *testing.T) {
 			screen := read(t, func(w *os.File) { publish(w, tt.args...) }, openPTY)
-			if got := strings.Contains(screen, "hashing 7 B of 14 B, 100 MiB/s") && strings.Contains(screen, "copies 2"); got != tt.want {
+			got := strings.Contains(screen, "hashing 7 B of 14 B, 100 MiB/s") && strings.Contains(screen, "copies 2")
+			if got != tt.want {
 				t.Errorf("a bar was drawn: %v, want %v: %q", got, tt.want, screen)
 			}
 		})

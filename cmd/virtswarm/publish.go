@@ -71,9 +71,11 @@ made once there are hosts for them.`,
 		},
 	}
 	cmd.Flags().StringVar(&f.replicas, "replicas", "", "hosts that shall hold it: a number, or all (default 2)")
-	cmd.Flags().StringVar(&f.guests, "guests", "none", "guests that may read it: none, all, tag:NAME, a pattern over domain names, or a UUID")
+	cmd.Flags().StringVar(&f.guests, "guests", "none",
+		"guests that may read it: none, all, tag:NAME, a pattern over domain names, or a UUID")
 	cmd.Flags().StringVar(&f.wait, "wait", "replicated", "when to return: replicated, or as soon as committed to the catalogue")
-	cmd.Flags().StringVar(&f.chunkSize, "chunk-size", "", "size of chunks, a power of two from 64KiB to 16MiB (default: by the size of the file)")
+	cmd.Flags().StringVar(&f.chunkSize, "chunk-size", "",
+		"size of chunks, a power of two from 64KiB to 16MiB (default: by the size of the file)")
 	completeFlag(cmd, "replicas", "1", "2", "3", "all")
 	completeFlag(cmd, "guests", "none", "all", "tag:")
 	completeFlag(cmd, "wait", "replicated", "committed")
@@ -204,7 +206,8 @@ func (c *cli) published(req *v1.PublishRequest, p *v1.PublishProgress) error {
 	if req.GetWait() == v1.Wait_WAIT_COMMITTED || p.GetCopiesMade() >= p.GetCopiesWanted() {
 		return nil
 	}
-	short := api.NewError(api.TooFewCopies, r.GetName(), errors.New(copies(p.GetCopiesMade(), p.GetCopiesWanted())+" copies made"))
+	made := errors.New(copies(p.GetCopiesMade(), p.GetCopiesWanted()) + " copies made")
+	short := api.NewError(api.TooFewCopies, r.GetName(), made)
 	if req.Replicas != nil {
 		return short
 	}

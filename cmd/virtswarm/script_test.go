@@ -100,8 +100,8 @@ func cmdCluster(ts *testscript.TestScript, _ bool, args []string) {
 // cmdInterrupt runs virtswarm, sends it a SIGINT while the operation is under way at the host, and wants 130:
 // interrupt OPERATION ARGS...
 func cmdInterrupt(ts *testscript.TestScript, _ bool, args []string) {
-	arrived, release := clusterOf(ts).Hold(args[0])
-	defer release()
+	hold := clusterOf(ts).Hold(args[0])
+	defer hold.Release()
 	path, err := exec.LookPath("virtswarm")
 	ts.Check(err)
 	cmd := exec.Command(path, args[1:]...)
@@ -109,9 +109,10 @@ func cmdInterrupt(ts *testscript.TestScript, _ bool, args []string) {
 	cmd.Env = append(os.Environ(), api.SocketVariable+"="+ts.Getenv(api.SocketVariable), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr, cmd.Stdout = ts.Stderr(), ts.Stdout()
 	ts.Check(cmd.Start())
-	<-arrived
+	<-hold.Arrived()
 	ts.Check(cmd.Process.Signal(os.Interrupt))
 	wantCode(ts, "130", cmd.Wait())
+	<-hold.Gone() // the host has noticed too
 }
 
 // cmdCapture sets a variable to the first group of a pattern in the last standard output: capture VAR PATTERN.

@@ -97,8 +97,8 @@ func (c *cli) showHoldings(resp *v1.ShowResponse) error {
 		case h.GetHomeShards() == 0:
 			wanted = "-"
 		}
-		t.row(h.GetHost(), enumText(h.GetState(), "HOST_STATE_"), fmt.Sprintf("%d of %d", h.GetShards(), resp.GetFile().GetShards()),
-			h.GetHomeShards(), size(h.GetBytes()), wanted)
+		shards := fmt.Sprintf("%d of %d", h.GetShards(), resp.GetFile().GetShards())
+		t.row(h.GetHost(), enumText(h.GetState(), "HOST_STATE_"), shards, h.GetHomeShards(), size(h.GetBytes()), wanted)
 	}
 	return t.flush()
 }

@@ -79,17 +79,19 @@ func (c *cli) status(ctx context.Context) error {
 	if s.GetLeader() != nil {
 		leader = s.GetLeader().GetName()
 	}
+	host := s.GetHost()
 	uptime := time.Duration(s.GetUptimeSeconds()) * time.Second
 	t := newTable(c.stdout)
 	t.row("Cluster", s.GetClusterId())
-	t.row("Host", fmt.Sprintf("%s (%s), virtswarmd %s, up %v", s.GetHost().GetName(), s.GetHost().GetAddress(), s.GetVersion(), uptime))
+	t.row("Host", fmt.Sprintf("%s (%s), virtswarmd %s, up %v", host.GetName(), host.GetAddress(), s.GetVersion(), uptime))
 	t.row("Leader", fmt.Sprintf("%s, term %d", leader, s.GetTerm()))
 	t.row("Voters", strings.Join(s.GetVoters(), ", "))
 	if len(s.GetNonvoters()) > 0 {
 		t.row("Non-voters", strings.Join(s.GetNonvoters(), ", "))
 	}
 	t.row("Hosts", fmt.Sprintf("%d of %d alive", s.GetHostsAlive(), s.GetHostsTotal()))
-	t.row("Catalogue", fmt.Sprintf("%s, entry %d of %d applied", plural(s.GetFiles(), "name"), s.GetAppliedIndex(), s.GetCommitIndex()))
+	t.row("Catalogue", fmt.Sprintf("%s, entry %d of %d applied",
+		plural(s.GetFiles(), "name"), s.GetAppliedIndex(), s.GetCommitIndex()))
 	t.row("Copies", copiesText(s))
 	t.row("Store", storeText(s.GetStore()))
 	if err := t.flush(); err != nil || len(s.GetFetches()) == 0 {
@@ -117,7 +119,8 @@ func storeText(u *v1.StoreUsage) string {
 	if u.GetQuota() > 0 {
 		quota = "quota " + size(u.GetQuota())
 	}
-	return fmt.Sprintf("%s in %s, %s, %s free at %s", size(u.GetBytes()), plural(u.GetFiles(), "file"), quota, size(u.GetFree()), u.GetPath())
+	return fmt.Sprintf("%s in %s, %s, %s free at %s",
+		size(u.GetBytes()), plural(u.GetFiles(), "file"), quota, size(u.GetFree()), u.GetPath())
 }
 
 func (c *cli) showFetches(fetches []*v1.ActiveFetch) error {

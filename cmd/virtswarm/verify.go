@@ -97,7 +97,8 @@ func (c *cli) check(stream *connect.ServerStreamForClient[v1.CheckProgress], err
 		}
 		if p.GetPhase() != v1.CheckPhase_CHECK_PHASE_DONE {
 			m.show(step{
-				label: enumText(p.GetPhase(), "CHECK_PHASE_"), done: p.GetDone(), total: p.GetTotal(), rate: p.GetRate(), note: p.GetName(),
+				label: enumText(p.GetPhase(), "CHECK_PHASE_"), note: p.GetName(),
+				done: p.GetDone(), total: p.GetTotal(), rate: p.GetRate(),
 			})
 		}
 		return nil

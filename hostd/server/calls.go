@@ -61,22 +61,35 @@ func (c *calls) call(ctx context.Context, procedure string, f func(context.Conte
 		peer = "local"
 	}
 	err := recovered(func() error { return f(ctx) })
-	var p *panicError
-	switch {
-	case err == nil:
+	if err == nil {
 		c.logger.Debug("call", "procedure", procedure, "peer", peer, "took", time.Since(start))
 		return nil
-	case errors.As(err, &p):
+	}
+	if p, ok := errors.AsType[*panicError](err); ok {
 		c.logger.Error("call panicked", "procedure", procedure, "peer", peer, "panic", p.value, "stack", string(p.stack))
-	case errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), errStopping):
-		err = api.NewError(api.Unreachable, "", errStopping).WithHint("wait until it runs again, then repeat")
-	case api.ReasonOf(err) == api.Unexpected:
-		c.logger.Error("call failed", "procedure", procedure, "peer", peer, "error", err)
+	} else if err = ended(ctx, err); api.ReasonOf(err) == api.Unexpected {
+		c.logger.Error("call failed unexpectedly", "procedure", procedure, "peer", peer, "error", err)
 	}
 	ce := api.ToConnect(err)
 	c.logger.Debug("call failed", "procedure", procedure, "peer", peer, "took", time.Since(start),
 		"code", ce.Code(), "error", ce.Message())
 	return ce
+}
+
+// ended gives an error that only says that the call's context has ended the reason for which it has.
+func ended(ctx context.Context, err error) error {
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		return err
+	}
+	switch api.ReasonOf(err) {
+	case api.Interrupted, api.Unreachable, api.Unexpected:
+	default:
+		return err // it failed by itself before that
+	}
+	if errors.Is(context.Cause(ctx), errStopping) {
+		return api.NewError(api.Unreachable, "", errStopping).WithHint("wait until it runs again, then repeat")
+	}
+	return api.NewError(api.Interrupted, "", err)
 }
 
 // panicError is a panic of a call. Its text tells the caller nothing of this process.

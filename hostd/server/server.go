@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -19,6 +20,10 @@ const (
 	headerBytes   = 64 << 10
 	// idleTimeout ends connections nobody uses.
 	idleTimeout = 2 * time.Minute
+	// strangerTimeout bounds how long a caller that nobody knows may take to send a request, and how long its
+	// connection is kept for another; strangerConns how many connections such callers have at a listener.
+	strangerTimeout = 10 * time.Second
+	strangerConns   = 64
 	// streamsPerConn bounds the calls under way on one HTTP/2 connection.
 	streamsPerConn = 128
 	// stopGrace is how long calls under way may take once the server stops. Streams are told to stop at
@@ -73,11 +78,10 @@ func New(cfg Config) *Server {
 // called once.
 func (s *Server) Run(ctx context.Context, l Listeners) error {
 	g, ctx := errgroup.WithContext(ctx)
-	serve := func(name string, l net.Listener, h http.Handler) {
+	serve := func(l net.Listener, srv *http.Server) {
 		if l == nil {
 			return
 		}
-		srv := s.httpServer(name, h)
 		g.Go(func() error {
 			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				return err
@@ -90,10 +94,10 @@ func (s *Server) Run(ctx context.Context, l Listeners) error {
 			return shutdown(srv)
 		})
 	}
-	serve("unix", l.Unix, s.unixHandler())
-	serve("port", l.Port, s.portHandler())
-	serve("join", l.Join, s.joinHandler())
-	serve("metrics", l.Metrics, s.metricsHandler())
+	serve(l.Unix, s.httpServer("unix", s.unixHandler()))
+	serve(l.Port, knowPeers(s.httpServer("port", s.portHandler()), s.cfg.Peer))
+	serve(l.Join, distrust(s.httpServer("join", s.joinHandler())))
+	serve(l.Metrics, distrust(s.httpServer("metrics", s.metricsHandler())))
 	err := g.Wait()
 	s.underWay.closeAndWait() // a call must not outlive what it works on
 	return err
@@ -123,12 +127,35 @@ func (s *Server) httpServer(name string, h http.Handler) *http.Server {
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
-	if s.cfg.Peer != nil && name == "port" {
-		srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-			if id, ok := s.cfg.Peer(c); ok {
-				return context.WithValue(ctx, peerKey{}, id)
+	return srv
+}
+
+// knowPeers tells each call which host made it.
+func knowPeers(srv *http.Server, peer func(net.Conn) (string, bool)) *http.Server {
+	if peer == nil {
+		return srv
+	}
+	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if id, ok := peer(c); ok {
+			return context.WithValue(ctx, peerKey{}, id)
+		}
+		return ctx
+	}
+	return srv
+}
+
+// distrust bounds what callers cost whom nobody knows.
+func distrust(srv *http.Server) *http.Server {
+	srv.ReadTimeout, srv.IdleTimeout = strangerTimeout, strangerTimeout
+	var conns atomic.Int64
+	srv.ConnState = func(c net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			if conns.Add(1) > strangerConns {
+				c.Close()
 			}
-			return ctx
+		case http.StateClosed, http.StateHijacked:
+			conns.Add(-1)
 		}
 	}
 	return srv

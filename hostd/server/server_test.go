@@ -2,7 +2,6 @@ package server_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -397,50 +396,6 @@ func TestRunFailsWithItsListener(t *testing.T) {
 	}
 }
 
-func TestRequestsAreBounded(t *testing.T) {
-	r := start(t, &host{Host: servertest.New("alpha")}, "beta")
-	large := &v1.ForwardRequest{Op: "apply", Payload: make([]byte, api.MaxMessage)}
-	_, err := client(t, r.listeners.Port).Cluster.Forward(t.Context(), large)
-	if got := connect.CodeOf(err); got != connect.CodeResourceExhausted {
-		t.Errorf("a request beyond the limit: %v, want %v", err, connect.CodeResourceExhausted)
-	}
-	_, err = client(t, r.listeners.Join).Join.Join(t.Context(), &v1.JoinRequest{Csr: make([]byte, 64<<10)})
-	if got := connect.CodeOf(err); got != connect.CodeResourceExhausted {
-		t.Errorf("a join request beyond the limit: %v, want %v", err, connect.CodeResourceExhausted)
-	}
-	var zipped bytes.Buffer
-	z := gzip.NewWriter(&zipped)
-	if _, err := z.Write(make([]byte, 1<<20)); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	resp := post(t, r.listeners.Unix, &zipped, "gzip")
-	if resp != http.StatusNotFound && resp != http.StatusNotImplemented { // Unimplemented, as HTTP has it
-		t.Errorf("a compressed request: status %d, want it refused as not implemented", resp)
-	}
-}
-
-func post(t *testing.T, l net.Listener, body io.Reader, encoding string) (status int) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost,
-		"http://"+l.Addr().String()+virtswarmv1connect.ControlStatusProcedure, body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if encoding != "" {
-		req.Header.Set("Content-Encoding", encoding)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	return resp.StatusCode
-}
-
 func TestPlainJSONAndGRPC(t *testing.T) {
 	r := start(t, &host{Host: servertest.New("alpha")}, "")
 	if status := post(t, r.listeners.Unix, strings.NewReader("{}"), ""); status != http.StatusOK {
@@ -449,55 +404,37 @@ func TestPlainJSONAndGRPC(t *testing.T) {
 	tr := &http.Transport{Protocols: new(http.Protocols)}
 	tr.Protocols.SetUnencryptedHTTP2(true)
 	defer tr.CloseIdleConnections()
-	c := virtswarmv1connect.NewControlClient(&http.Client{Transport: tr}, "http://"+r.listeners.Unix.Addr().String(), connect.WithGRPC())
+	url := "http://" + r.listeners.Unix.Addr().String()
+	c := virtswarmv1connect.NewControlClient(&http.Client{Transport: tr}, url, connect.WithGRPC())
 	s, err := c.Status(t.Context(), &v1.StatusRequest{})
 	if err != nil || s.GetClusterId() != servertest.ClusterID {
 		t.Errorf("gRPC: %v, %v", s, err)
 	}
 }
 
-func TestJoinTellsNoCauses(t *testing.T) {
+// TestGoneCallersAreNoNews has an operator interrupt a call: nothing that an administrator should read of.
+func TestGoneCallersAreNoNews(t *testing.T) {
 	h := &host{Host: servertest.New("alpha")}
-	h.join = func(context.Context) (*v1.JoinResponse, error) {
-		return nil, api.NewError(api.BadToken, "delta", errors.New("used by gamma at noon"))
+	waits := make(chan struct{})
+	h.status = func(ctx context.Context) (*v1.StatusResponse, error) {
+		close(waits)
+		<-ctx.Done()
+		return nil, errors.New("some step failed in an odd way")
 	}
 	r := start(t, h, "")
-	_, err := client(t, r.listeners.Join).Join.Join(t.Context(), &v1.JoinRequest{})
-	if e := api.AsError(err); e.Reason != api.BadToken || e.Subject != "delta" || strings.Contains(err.Error(), "gamma") {
-		t.Errorf("got %v, want the reason without its cause", err)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-waits
+		cancel()
+	}()
+	_, err := client(t, r.listeners.Unix).Control.Status(ctx, &v1.StatusRequest{})
+	if got := api.ReasonOf(err); got != api.Interrupted {
+		t.Errorf("got %v (%v), want %v", got, err, api.Interrupted)
 	}
 	r.stop()
-	if !strings.Contains(r.log.String(), "used by gamma at noon") {
-		t.Error("the cause is not in the log")
+	if log := r.log.String(); strings.Contains(log, "[ERROR]") || !strings.Contains(log, "odd way") {
+		t.Errorf("want it in the log, below errors:\n%s", log)
 	}
-}
-
-func TestJoinsAtOnceAreBounded(t *testing.T) {
-	const limit = 8
-	inside, release := make(chan struct{}), make(chan struct{})
-	h := &host{Host: servertest.New("alpha")}
-	h.join = func(context.Context) (*v1.JoinResponse, error) {
-		inside <- struct{}{}
-		<-release
-		return &v1.JoinResponse{}, nil
-	}
-	r := start(t, h, "")
-	c := client(t, r.listeners.Join)
-	var joins sync.WaitGroup
-	for range limit {
-		joins.Go(func() {
-			if _, err := c.Join.Join(t.Context(), &v1.JoinRequest{}); err != nil {
-				t.Errorf("join within the limit: %v", err)
-			}
-		})
-		<-inside
-	}
-	_, err := c.Join.Join(t.Context(), &v1.JoinRequest{})
-	if e := api.AsError(err); e.Reason != api.Unreachable || !strings.Contains(e.Next(), "moment") {
-		t.Errorf("join beyond the limit: %v, want one told to come again", err)
-	}
-	close(release)
-	joins.Wait()
 }
 
 // syncBuffer is a log that tests read while it is written.

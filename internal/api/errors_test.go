@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
+	"syscall"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -79,6 +82,15 @@ func TestToConnectKeepsWhatHasACode(t *testing.T) {
 	}
 	if got := ToConnect(http.ErrBodyNotAllowed).Code(); got != connect.CodeInternal {
 		t.Errorf("an unexpected error has code %v", got)
+	}
+}
+
+func TestClosedSocketHasItsOwnHint(t *testing.T) {
+	addr := &net.UnixAddr{Name: "/run/s", Net: "unix"}
+	op := &net.OpError{Op: "dial", Net: "unix", Addr: addr, Err: os.NewSyscallError("connect", syscall.EACCES)}
+	e := AsError(connect.NewError(connect.CodeUnavailable, op))
+	if e.Reason != Unreachable || e.Subject != "/run/s" || e.Next() == Explain(Unreachable).Hint {
+		t.Errorf("got %v about %q, next %q", e.Reason, e.Subject, e.Next())
 	}
 }
 

@@ -34,7 +34,8 @@ func (h *Host) Publish(ctx context.Context, req *v1.PublishRequest, send func(*v
 		return err
 	}
 	size := uint64(len(b.data))
-	if err := send(&v1.PublishProgress{Phase: v1.PublishPhase_PUBLISH_PHASE_HASHING, Done: size / 2, Total: size, Rate: fakeRate}); err != nil {
+	hashing := &v1.PublishProgress{Phase: v1.PublishPhase_PUBLISH_PHASE_HASHING, Done: size / 2, Total: size, Rate: fakeRate}
+	if err := send(hashing); err != nil {
 		return err
 	}
 	if err := h.wait(ctx, "publish"); err != nil {
@@ -72,7 +73,8 @@ func readBlob(ctx context.Context, path string, chunkSize int) (*blob, error) {
 	if !info.Mode().IsRegular() {
 		return nil, api.NewError(api.SourceNotRegular, path, nil)
 	}
-	m, err := content.ChunkFile(ctx, f, info.Size(), content.ChunkOptions{ChunkSize: cmp.Or(chunkSize, content.DefaultChunkSize)})
+	opts := content.ChunkOptions{ChunkSize: cmp.Or(chunkSize, content.DefaultChunkSize)}
+	m, err := content.ChunkFile(ctx, f, info.Size(), opts)
 	if err != nil {
 		return nil, fmt.Errorf("hash %s: %w", path, err)
 	}

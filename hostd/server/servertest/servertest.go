@@ -41,7 +41,7 @@ type Host struct {
 	now      time.Time
 	noLeader bool
 	quota    uint64
-	held     map[string]*hold
+	held     map[string]*Hold
 }
 
 type member struct {
@@ -70,10 +70,30 @@ type blob struct {
 	holders  map[string]int
 }
 
-type hold struct {
+// Hold is a place where calls of one operation wait.
+type Hold struct {
+	host    *Host
+	op      string
 	arrived chan struct{}
+	gone    chan struct{}
 	release chan struct{}
 	once    sync.Once
+}
+
+// Arrived is closed when a call waits.
+func (w *Hold) Arrived() <-chan struct{} { return w.arrived }
+
+// Gone is closed when that call has ended without being released, because its caller did.
+func (w *Hold) Gone() <-chan struct{} { return w.gone }
+
+// Release lets calls go on, those that come later too.
+func (w *Hold) Release() {
+	w.host.mu.Lock()
+	defer w.host.mu.Unlock()
+	if w.host.held[w.op] == w {
+		delete(w.host.held, w.op)
+		close(w.release)
+	}
 }
 
 var _ server.Host = (*Host)(nil)
@@ -84,7 +104,7 @@ func New(self string, others ...string) *Host {
 		names:    make(map[string][]*version),
 		contents: make(map[string]*blob),
 		tokens:   make(map[string]bool),
-		held:     make(map[string]*hold),
+		held:     make(map[string]*Hold),
 		index:    1,
 		now:      time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
 	}
@@ -185,21 +205,14 @@ func (h *Host) Damage(host, name string) error {
 	return nil
 }
 
-// Hold makes the next calls of an operation ("publish", "pull", ...) wait after their first event, until
-// release is called or their context ends. Arrived is closed when one waits.
-func (h *Host) Hold(op string) (arrived <-chan struct{}, release func()) {
+// Hold makes the next calls of an operation ("publish", "pull", ...) wait after their first event, until they are
+// released or their context ends. Only the first of them is told of by Arrived and Gone.
+func (h *Host) Hold(op string) *Hold {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w := &hold{arrived: make(chan struct{}), release: make(chan struct{})}
+	w := &Hold{host: h, op: op, arrived: make(chan struct{}), gone: make(chan struct{}), release: make(chan struct{})}
 	h.held[op] = w
-	return w.arrived, func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if h.held[op] == w {
-			delete(h.held, op)
-			close(w.release)
-		}
-	}
+	return w
 }
 
 func (h *Host) wait(ctx context.Context, op string) error {
@@ -209,11 +222,15 @@ func (h *Host) wait(ctx context.Context, op string) error {
 	if w == nil {
 		return ctx.Err()
 	}
-	w.once.Do(func() { close(w.arrived) })
+	first := false
+	w.once.Do(func() { first = true; close(w.arrived) })
 	select {
 	case <-w.release:
 		return nil
 	case <-ctx.Done():
+		if first {
+			close(w.gone)
+		}
 		return ctx.Err()
 	}
 }
