@@ -20,7 +20,7 @@ type HostID string
 // Limits of the catalogue. Each is far above what a large cluster needs and exists so that no sequence of commands
 // can make the replicated state grow without bound.
 const (
-	MaxHosts      = 1024    // a home is stored as 16 bits; rendezvous costs time in proportion
+	MaxHosts      = 4096    // a home is stored as 16 bits; rendezvous costs time in proportion
 	MaxNames      = 1 << 20 // file names
 	MaxVersions   = 1024    // versions of one file name
 	MaxGone       = 4096    // removed hosts that are remembered, so that they can be told

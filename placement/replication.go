@@ -128,7 +128,8 @@ type Summary struct {
 	Shards          int // all shards
 	UnderContents   int // contents with a shard that has fewer copies than wanted
 	UnderReplicated int // such shards
-	Lost            int // shards that no alive or leaving host holds
+	LostContents    int // contents with a shard that no alive or leaving host holds
+	Lost            int // such shards
 }
 
 // UnderReplicated returns the summary. It costs a walk over all contents; what did not change since is remembered.
@@ -140,6 +141,9 @@ func (s *State) UnderReplicated() Summary {
 		sum.Shards += r.Shards
 		sum.UnderReplicated += r.UnderReplicated
 		sum.Lost += r.Lost
+		if r.Lost > 0 {
+			sum.LostContents++
+		}
 		if !r.OK() {
 			sum.UnderContents++
 		}

@@ -1,0 +1,118 @@
+// Command virtswarmd is the host daemon: it makes or joins a cluster, stores files, and moves them between hosts.
+//
+//	virtswarmd [--config FILE] [--data DIR] [--listen ADDR] [--socket PATH] [--join ADDR --token T]
+//
+// It logs to standard error and tells systemd when it is ready. Exit codes are those of docs/operations.md; 0 means that
+// it was told to stop, or that this host has left the cluster.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/virtswarm/virtswarm/hostd"
+	"github.com/virtswarm/virtswarm/internal/api"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := command().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	e := api.AsError(err)
+	fmt.Fprintf(os.Stderr, "virtswarmd: %s\n", e)
+	if next := e.Next(); next != "" {
+		fmt.Fprintf(os.Stderr, "  %s\n", next)
+	}
+	os.Exit(api.ExitCode(err))
+}
+
+// command is the daemon's command line.
+func command() *cobra.Command {
+	var config string
+	var flags hostd.Config
+	cmd := &cobra.Command{
+		Use:           "virtswarmd",
+		Short:         "virtswarm's host daemon",
+		Long:          "virtswarmd makes this machine a host of a virtswarm cluster.\nThe first daemon makes a cluster by itself; others join with a token that 'virtswarm token' prints at a member.",
+		Example:       "  virtswarmd\n  virtswarmd --join hv1:7117 --token vst1.…\n  virtswarmd --config /etc/virtswarm/virtswarm.yaml",
+		Args:          cobra.NoArgs,
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := hostd.LoadConfig(config)
+			if err != nil {
+				return hostd.Explain(err, "")
+			}
+			override(&cfg, flags)
+			return run(cmd.Context(), cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&config, "config", "", "YAML file; see packaging/virtswarm.yaml for every key")
+	f.StringVar(&flags.Data, "data", "", "directory that holds everything (default "+hostd.DefaultData+")")
+	f.StringVar(&flags.Listen, "listen", "", "address of the one port that other hosts reach (default "+hostd.DefaultListen+")")
+	f.StringVar(&flags.Advertise, "advertise", "", "host:port that other hosts use to reach it (default: this machine's first address)")
+	f.StringVar(&flags.Socket, "socket", "", "unix socket of the local API (default "+api.DefaultSocket+")")
+	f.StringVar(&flags.Name, "name", "", "what operators call this host (default: the machine's host name)")
+	f.StringVar(&flags.Join, "join", "", "host:port of a member; needed once, at the first start")
+	f.StringVar(&flags.Token, "token", "", "one-time join token; 'virtswarm token' at a member prints one")
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return api.NewError(api.Usage, "", err) })
+	return cmd
+}
+
+// override puts what was said on the command line over what the file says.
+func override(cfg *hostd.Config, flags hostd.Config) {
+	for _, o := range []struct{ to, from *string }{
+		{&cfg.Data, &flags.Data}, {&cfg.Listen, &flags.Listen}, {&cfg.Advertise, &flags.Advertise}, {&cfg.Socket, &flags.Socket},
+		{&cfg.Name, &flags.Name}, {&cfg.Join, &flags.Join}, {&cfg.Token, &flags.Token},
+	} {
+		if *o.from != "" {
+			*o.to = *o.from
+		}
+	}
+}
+
+func run(ctx context.Context, cfg hostd.Config) error {
+	if err := cfg.Validate(); err != nil {
+		return hostd.Explain(err, "")
+	}
+	logger := hclog.New(&hclog.LoggerOptions{
+		Name: "virtswarmd", Level: hclog.LevelFromString(cfg.Log.Level), JSONFormat: cfg.Log.JSON, Output: os.Stderr,
+	})
+	host, err := hostd.New(ctx, cfg, hostd.Options{
+		Version: version(), Logger: logger,
+		Ready: func() { notify(logger, daemon.SdNotifyReady) },
+	})
+	if err != nil {
+		return hostd.Explain(err, "")
+	}
+	defer notify(logger, daemon.SdNotifyStopping)
+	return hostd.Explain(host.Run(ctx), "")
+}
+
+// notify tells systemd, if it wants to know.
+func notify(logger hclog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		logger.Warn("cannot notify systemd", "error", err)
+	}
+}
+
+// version is that of the module, as the Go tool stamped it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}

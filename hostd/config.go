@@ -1,0 +1,227 @@
+package hostd
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+	"unicode"
+
+	"github.com/dustin/go-humanize"
+	"github.com/goccy/go-yaml"
+
+	"github.com/virtswarm/virtswarm/internal/api"
+)
+
+// Defaults of a Config. The timings suit a LAN; Raft's own stand in package raft.
+const (
+	DefaultData        = "/var/lib/virtswarm"
+	DefaultListen      = ":7117"
+	DefaultHostTimeout = 60 * time.Second
+	DefaultScrubEvery  = 7 * 24 * time.Hour
+	DefaultScrubRate   = Bytes(100 << 20)
+	// DefaultFetches bounds how many files a host fetches at once on its own account: enough to hide one slow
+	// file behind others, few enough that each gets a fair rate.
+	DefaultFetches = 4
+	// maxNameLen bounds a host's name: a DNS name is no longer.
+	maxNameLen = 253
+	// minHostTimeout keeps a busy leader from calling a healthy host dead: Raft's own heartbeat is a second.
+	minHostTimeout = 2 * time.Second
+)
+
+// ErrConfig marks a configuration that cannot be used; the text names the key and what would be right.
+var ErrConfig = errors.New("invalid configuration")
+
+// Config says how one daemon runs. The zero value of each field stands for its default; Validate fills them in.
+// The YAML keys are the whole configuration: an unknown one is an error.
+type Config struct {
+	// Data is the directory that holds everything: certificates, catalogue, stored files.
+	Data string `yaml:"data"`
+	// Listen is the address and TCP port of the one port that other hosts reach.
+	Listen string `yaml:"listen"`
+	// Advertise is the host:port that other hosts use to reach Listen. By default Listen, with this machine's
+	// first global address when Listen names none.
+	Advertise string `yaml:"advertise"`
+	// Socket is the local API's unix socket.
+	Socket string `yaml:"socket"`
+	// Metrics, if set, is an address that serves /metrics without TLS; say 127.0.0.1:9117.
+	Metrics string `yaml:"metrics"`
+	// Name is what operators call this host; unique in the cluster. By default the machine's host name.
+	Name string `yaml:"name"`
+	// Weight is this host's share of the files relative to other hosts, 1 to 10000; 100 by default.
+	Weight uint32 `yaml:"weight"`
+	// Labels say where the host stands, such as rack: r1.
+	Labels map[string]string `yaml:"labels"`
+	// Quota bounds the bytes of stored file data; 0 leaves it to the disk.
+	Quota Bytes `yaml:"quota"`
+	// HostTimeout is how long a host may be out of the leader's reach before its shards are rebuilt elsewhere.
+	HostTimeout time.Duration `yaml:"host_timeout"`
+	// ScrubEvery is how often all stored files are read and checked; ScrubRate bounds the bytes read a second.
+	ScrubEvery time.Duration `yaml:"scrub_every"`
+	ScrubRate  Bytes         `yaml:"scrub_rate"`
+	// Fetches is how many files this host fetches at once on its own account, 1 to 64.
+	Fetches int `yaml:"fetches"`
+	// Log says how much is logged, and in which form.
+	Log LogConfig `yaml:"log"`
+
+	// Join and Token admit a new host to the cluster that answers at Join. They are flags alone: a token is used
+	// once and has no place in a file.
+	Join  string `yaml:"-"`
+	Token string `yaml:"-"`
+}
+
+// LogConfig chooses the log's level (trace, debug, info, warn, error) and form (JSON lines or text).
+type LogConfig struct {
+	Level string `yaml:"level"`
+	JSON  bool   `yaml:"json"`
+}
+
+// Bytes is a size in bytes; in YAML a number or a text such as 500GiB.
+type Bytes int64
+
+// UnmarshalYAML reads a number of bytes or a text with a unit.
+func (b *Bytes) UnmarshalYAML(p []byte) error {
+	var text string
+	if err := yaml.Unmarshal(p, &text); err != nil {
+		return err
+	}
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n > 1<<62 {
+		return fmt.Errorf("%q is not a size: write a number of bytes, or one with a unit such as 500GiB", text)
+	}
+	*b = Bytes(n)
+	return nil
+}
+
+// LoadConfig reads a YAML file. An empty path gives the defaults.
+func LoadConfig(path string) (Config, error) {
+	var c Config
+	if path == "" {
+		return c, nil
+	}
+	p, err := os.ReadFile(path)
+	if err != nil {
+		return c, fmt.Errorf("%w: read %s: %w", ErrConfig, path, errors.Unwrap(err))
+	}
+	if err := yaml.UnmarshalWithOptions(p, &c, yaml.Strict()); err != nil {
+		return c, fmt.Errorf("%w: %s: %s", ErrConfig, path, yaml.FormatError(err, false, true))
+	}
+	return c, nil
+}
+
+// Validate fills in the defaults and checks every value, before anything is touched. Its error wraps ErrConfig.
+func (c *Config) Validate() error {
+	if err := c.defaults(); err != nil {
+		return err
+	}
+	bad := func(key, format string, a ...any) error {
+		return fmt.Errorf("%w: %s: %s", ErrConfig, key, fmt.Sprintf(format, a...))
+	}
+	switch {
+	case !filepath.IsAbs(c.Data):
+		return bad("data", "%q is not an absolute path", c.Data)
+	case len(c.Name) > maxNameLen || !printable(c.Name):
+		return bad("name", "%q is not a host name: 1 to %d printable characters without spaces or commas", c.Name, maxNameLen)
+	case c.Weight < 1 || c.Weight > 10000:
+		return bad("weight", "%d is outside 1 to 10000", c.Weight)
+	case c.Quota < 0:
+		return bad("quota", "is negative")
+	case c.HostTimeout < minHostTimeout:
+		return bad("host_timeout", "%s is too short: a busy host would count as dead; take at least %s", c.HostTimeout, minHostTimeout)
+	case c.ScrubEvery < time.Minute:
+		return bad("scrub_every", "%s is too often; take at least a minute", c.ScrubEvery)
+	case c.ScrubRate < 1<<20:
+		return bad("scrub_rate", "is below 1MiB a second: a scrub would never end")
+	case c.Fetches < 1 || c.Fetches > 64:
+		return bad("fetches", "%d is outside 1 to 64", c.Fetches)
+	case c.Join == "" && c.Token != "":
+		return bad("--token", "goes with --join ADDR, the address of a member")
+	case c.Join != "" && c.Token == "":
+		return bad("--join", "needs --token: 'virtswarm token' at a member prints one")
+	}
+	for _, a := range []struct{ key, addr string }{{"listen", c.Listen}, {"advertise", c.Advertise}, {"metrics", c.Metrics}, {"--join", c.Join}} {
+		if _, _, err := net.SplitHostPort(a.addr); a.addr != "" && err != nil {
+			return bad(a.key, "%q is not HOST:PORT: %v", a.addr, err)
+		}
+	}
+	return c.validLog()
+}
+
+func (c *Config) validLog() error {
+	switch c.Log.Level {
+	case "trace", "debug", "info", "warn", "error":
+		return nil
+	}
+	return fmt.Errorf("%w: log.level: %q is none of trace, debug, info, warn, error", ErrConfig, c.Log.Level)
+}
+
+func (c *Config) defaults() error {
+	or(&c.Data, DefaultData)
+	or(&c.Listen, DefaultListen)
+	or(&c.Socket, api.DefaultSocket)
+	or(&c.Weight, 100)
+	or(&c.HostTimeout, DefaultHostTimeout)
+	or(&c.ScrubEvery, DefaultScrubEvery)
+	or(&c.ScrubRate, DefaultScrubRate)
+	or(&c.Fetches, DefaultFetches)
+	or(&c.Log.Level, "info")
+	if c.Name == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("%w: name: this machine has no host name (%w); set one with --name", ErrConfig, err)
+		}
+		c.Name = name
+	}
+	return nil
+}
+
+// or gives *v its default if it is unset.
+func or[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// printable says whether a name can stand in a table and in a comma-separated list.
+func printable(name string) bool {
+	for _, r := range name {
+		if !unicode.IsPrint(r) || r == ' ' || r == ',' {
+			return false
+		}
+	}
+	return name != ""
+}
+
+// advertise finds the address to tell other hosts, given the one that is bound.
+func (c *Config) advertise(bound net.Addr) (string, error) {
+	if c.Advertise != "" {
+		return c.Advertise, nil
+	}
+	host, port, err := net.SplitHostPort(bound.String())
+	if err != nil {
+		return "", fmt.Errorf("%w: listen: %w", ErrConfig, err)
+	}
+	if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
+		return net.JoinHostPort(host, port), nil
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", fmt.Errorf("list this machine's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			return net.JoinHostPort(n.IP.String(), port), nil
+		}
+	}
+	return "", fmt.Errorf("%w: advertise: this machine has no address that other hosts could reach; set advertise: HOST:PORT", ErrConfig)
+}
+
+// exists says whether a path is there at all.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}

@@ -1,0 +1,107 @@
+package hostd
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The configuration file that is shipped names every key, with its default.
+func TestShippedConfigurationIsTheDefault(t *testing.T) {
+	shipped, err := LoadConfig("../packaging/virtswarm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var def Config
+	for _, c := range []*Config{&shipped, &def} {
+		c.Name = "h"
+		if err := c.Validate(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shipped.Labels = nil
+	if got, want := shipped, def; got.Data != want.Data || got.Listen != want.Listen || got.Socket != want.Socket ||
+		got.Weight != want.Weight || got.Quota != want.Quota || got.HostTimeout != want.HostTimeout ||
+		got.ScrubEvery != want.ScrubEvery || got.ScrubRate != want.ScrubRate || got.Fetches != want.Fetches || got.Log != want.Log {
+		t.Errorf("packaging/virtswarm.yaml gives %+v, the defaults are %+v", got, want)
+	}
+	text, err := os.ReadFile("../packaging/virtswarm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"data", "listen", "advertise", "socket", "metrics", "name", "weight", "labels", "quota",
+		"host_timeout", "scrub_every", "scrub_rate", "fetches", "log", "level", "json"} {
+		if !strings.Contains(string(text), key+":") {
+			t.Errorf("packaging/virtswarm.yaml does not tell of %q", key)
+		}
+	}
+}
+
+func TestBadConfigurations(t *testing.T) {
+	for _, c := range []struct{ yaml, about string }{
+		{"wieght: 3", "wieght"},
+		{"data: relative", "data"},
+		{"listen: nowhere", "listen"},
+		{"advertise: h:1:2", "advertise"},
+		{"metrics: x", "metrics"},
+		{"name: two words", "name"},
+		{"weight: 10001", "weight"},
+		{"weight: -1", "weight"},
+		{"quota: 5 parsecs", "5 parsecs"},
+		{"quota: -5", "-5"},
+		{"host_timeout: 1s", "host_timeout"},
+		{"host_timeout: soon", "soon"},
+		{"scrub_every: 1s", "scrub_every"},
+		{"scrub_rate: 1", "scrub_rate"},
+		{"fetches: 65", "fetches"},
+		{"log: {level: loud}", "log.level"},
+		{"log: {colour: red}", "colour"},
+		{"[1, 2", "virtswarm.yaml"},
+	} {
+		path := filepath.Join(t.TempDir(), "virtswarm.yaml")
+		if err := os.WriteFile(path, []byte(c.yaml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := LoadConfig(path)
+		if err == nil {
+			err = cfg.Validate()
+		}
+		if !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), c.about) {
+			t.Errorf("%q: %v, want ErrConfig that names %q", c.yaml, err, c.about)
+		}
+	}
+}
+
+func TestGoodConfiguration(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "virtswarm.yaml")
+	text := "quota: 500GiB\nhost_timeout: 90s\nlabels: {rack: r1}\nname: hv-1\nlog: {json: true}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := LoadConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if c.Quota != 500<<30 || c.HostTimeout != 90*time.Second || c.Labels["rack"] != "r1" || !c.Log.JSON || c.Log.Level != "info" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestAdvertise(t *testing.T) {
+	bound := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 5), Port: 7117}
+	c := Config{}
+	if a, err := c.advertise(bound); err != nil || a != "127.0.0.5:7117" {
+		t.Errorf("bound to one address: %q, %v", a, err)
+	}
+	c.Advertise = "hv1.example:7000"
+	if a, err := c.advertise(bound); err != nil || a != "hv1.example:7000" {
+		t.Errorf("configured: %q, %v", a, err)
+	}
+}

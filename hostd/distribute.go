@@ -1,0 +1,206 @@
+package hostd
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/virtswarm/virtswarm/internal/api"
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/placement"
+)
+
+const (
+	// maxAsked bounds the hosts that one watcher asks for their progress at a time; of the others it tells what the
+	// catalogue knows.
+	maxAsked = 64
+	// askPatience bounds the wait for a host's answer.
+	askPatience = 2 * time.Second
+)
+
+// Distribute implements server.Host.
+func (h *Host) Distribute(ctx context.Context, req *v1.DistributeRequest, send func(*v1.DistributeProgress) error) error {
+	targets, err := h.targets(req)
+	if err != nil {
+		return err
+	}
+	v, err := h.lookup(ctx, req.GetName(), req.GetId())
+	if err != nil {
+		return err
+	}
+	_, err = h.write(ctx, placement.Command{Distribute: &placement.Distribute{
+		Name: req.GetName(), ID: v.ID, All: req.GetAll(), Hosts: targets,
+	}}, req.GetName())
+	if err != nil {
+		return err
+	}
+	w := &watch{host: h, name: req.GetName(), id: v.ID, all: req.GetAll(), targets: targets, asked: map[placement.HostID]*v1.ProgressResponse{}}
+	if !req.GetWatch() {
+		event, _, err := w.event()
+		if err != nil {
+			return err
+		}
+		event.Done = true
+		return send(event)
+	}
+	return w.run(ctx, send)
+}
+
+// targets finds the hosts that are meant.
+func (h *Host) targets(req *v1.DistributeRequest) ([]placement.HostID, error) {
+	if req.GetAll() == (len(req.GetHosts()) > 0) {
+		return nil, api.NewError(api.Usage, "--to", errors.New("name hosts, or 'all'"))
+	}
+	var ids []placement.HostID
+	for _, name := range req.GetHosts() {
+		host, err := h.hostNamed(name)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, host.ID)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// watch follows one distribution.
+type watch struct {
+	host    *Host
+	name    string
+	id      content.Digest
+	all     bool
+	targets []placement.HostID
+	asked   map[placement.HostID]*v1.ProgressResponse // what hosts last said themselves
+}
+
+// run reports until every live host that is meant holds the file.
+func (w *watch) run(ctx context.Context, send func(*v1.DistributeProgress) error) error {
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	pace := newPace()
+	for {
+		changed := w.host.node.Changed()
+		event, missing, err := w.event()
+		if err != nil {
+			return err
+		}
+		if len(missing) == 0 {
+			event.Done = true
+			return send(event)
+		}
+		pace.tick(0, func(float64) { err = send(event) })
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-poll.C:
+			w.ask(ctx, missing)
+		}
+	}
+}
+
+// event says how far each host is, and which live ones are not done.
+func (w *watch) event() (*v1.DistributeProgress, []placement.HostID, error) {
+	e := &v1.DistributeProgress{Name: w.name, Id: w.id.String()}
+	var missing []placement.HostID
+	var err error
+	w.host.node.View(func(s *placement.State) {
+		c, ok := s.Content(w.id)
+		if !ok {
+			err = api.NewError(api.NotFound, w.name, errors.New("it was removed meanwhile"))
+			return
+		}
+		e.Size = uint64(c.Size)
+		for _, host := range s.Hosts() {
+			if !w.all && !slices.Contains(w.targets, host.ID) {
+				continue
+			}
+			p := w.hostProgress(c, host, s.Held(host.ID, w.id))
+			if p.State == v1.HoldState_HOLD_STATE_WAITING || p.State == v1.HoldState_HOLD_STATE_FETCHING {
+				missing = append(missing, host.ID)
+			}
+			e.Hosts = append(e.Hosts, p)
+		}
+	})
+	return e, missing, err
+}
+
+// hostProgress is what the catalogue knows of a host, and what the host said itself if that is more.
+func (w *watch) hostProgress(c placement.Content, host placement.Host, held placement.ShardSet) *v1.HostProgress {
+	p := &v1.HostProgress{
+		HostId: string(host.ID), Host: host.Name, TotalBytes: uint64(c.DataBytes), HeldBytes: heldOf(c, held),
+		State: v1.HoldState_HOLD_STATE_WAITING,
+	}
+	said := w.asked[host.ID]
+	switch {
+	case held.Full(c.Shards):
+		p.State = v1.HoldState_HOLD_STATE_COMPLETE
+	case host.State == placement.Down:
+		p.State = v1.HoldState_HOLD_STATE_DOWN
+	case said.GetKnown():
+		p.State = v1.HoldState_HOLD_STATE_FETCHING
+		p.HeldBytes, p.Rate = max(p.HeldBytes, said.GetHeldBytes()), said.GetRate()
+	}
+	return p
+}
+
+// ask asks hosts how far they are. One that does not answer keeps what it said before.
+func (w *watch) ask(ctx context.Context, hosts []placement.HostID) {
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	for _, host := range hosts[:min(len(hosts), maxAsked)] {
+		asking.Go(func() {
+			var answer *v1.ProgressResponse
+			var err error
+			if host == w.host.self {
+				answer = w.host.progressOf(w.id)
+			} else {
+				answer, err = w.host.peers.progress(ctx, host, w.id)
+			}
+			if err == nil {
+				mu.Lock()
+				w.asked[host] = answer
+				mu.Unlock()
+			}
+		})
+	}
+	asking.Wait()
+}
+
+// Progress implements server.Host.
+func (h *Host) Progress(_ context.Context, req *v1.ProgressRequest) (*v1.ProgressResponse, error) {
+	id, err := parseID(req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return h.progressOf(id), nil
+}
+
+func (h *Host) progressOf(id content.Digest) *v1.ProgressResponse {
+	file, ok := h.store.Get(id)
+	if !ok {
+		return &v1.ProgressResponse{}
+	}
+	p, fetching := h.fetches.underWay()[id]
+	return &v1.ProgressResponse{
+		Known: true, HeldBytes: uint64(file.HeldBytes()), TotalBytes: uint64(file.Manifest().DataBytes()),
+		Fetching: fetching, Rate: p.Rate, Sources: uint32(p.Sources()),
+	}
+}
+
+// Forward implements server.Host.
+func (h *Host) Forward(ctx context.Context, req *v1.ForwardRequest) (*v1.ForwardResponse, error) {
+	result, err := h.node.HandleForward(ctx, req.GetOp(), req.GetPayload())
+	if err != nil {
+		return nil, Explain(err, "")
+	}
+	return &v1.ForwardResponse{Result: result}, nil
+}

@@ -1,0 +1,320 @@
+// Package hostd is a host of the cluster: it puts the rooms together (New), runs them (Run), and does what operators
+// and other hosts ask for through the API. It is the only writer of this host's facts to the catalogue.
+//
+// It promises that a publication which it reported as replicated is durable on as many hosts as it said; that what
+// it answers is linearizable or said to be stale; and that it ends in order: callers first, the disk last.
+package hostd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/virtswarm/virtswarm/hostd/fetch"
+	"github.com/virtswarm/virtswarm/hostd/keeper"
+	"github.com/virtswarm/virtswarm/hostd/server"
+	"github.com/virtswarm/virtswarm/hostd/store"
+	"github.com/virtswarm/virtswarm/hostd/swarm"
+	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft"
+)
+
+// ErrRunning means that another daemon uses the data directory.
+var ErrRunning = errors.New("another virtswarmd uses this data directory")
+
+// handOver bounds the attempt to pass on Raft leadership before the daemon ends.
+const handOver = 2 * time.Second
+
+// Host is one host of the cluster. New makes it, Run runs it; the methods that the API calls are safe for concurrent
+// use in between.
+type Host struct {
+	cfg     Config
+	log     hclog.Logger
+	version string
+	started time.Time
+
+	lock      *os.File
+	id        *pki.Identity
+	self      placement.HostID
+	advertise string
+	founding  bool // this host makes the cluster, and has not yet entered that in the catalogue
+
+	registry *prometheus.Registry
+	mux      *link.Mux
+	ports    server.Listeners
+	wire     net.Listener
+	node     *raft.Node
+	store    *store.Store
+	swarm    *swarm.Swarm
+	fetches  *fetches
+	keeper   *keeper.Keeper
+	facts    *facts
+	peers    *peers
+	ready    func() // called once the API answers
+
+	leaving atomic.Bool   // this host is being removed on its own wish
+	left    chan struct{} // closed once it is out of the cluster: Run ends
+}
+
+// Options are what a Host gets from its process, beside its configuration.
+type Options struct {
+	Version string
+	Logger  hclog.Logger
+	// Ready is called once the API answers; it may be nil.
+	Ready func()
+}
+
+// New validates the configuration, takes the data directory, makes or joins a cluster if this host is of none, and
+// opens everything. Nothing is served before Run. On an error, all that was opened is closed again.
+func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	h := &Host{cfg: cfg, log: o.Logger, version: o.Version, started: time.Now(), ready: o.Ready, left: make(chan struct{})}
+	if h.log == nil {
+		h.log = hclog.NewNullLogger()
+	}
+	if h.ready == nil {
+		h.ready = func() {}
+	}
+	defer func() {
+		if err != nil {
+			h.close()
+		}
+	}()
+	if err := h.takeDirectory(); err != nil {
+		return nil, err
+	}
+	port, err := h.listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.identify(ctx); err != nil {
+		port.Close()
+		return nil, err
+	}
+	if err := h.open(port); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// takeDirectory makes the data directory and locks it against other daemons.
+func (h *Host) takeDirectory() error {
+	if err := os.MkdirAll(h.cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	path := filepath.Join(h.cfg.Data, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("open lock: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return fmt.Errorf("%s: %w", h.cfg.Data, ErrRunning)
+		}
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	h.lock = f
+	return nil
+}
+
+// listen takes the port and the local listeners, and settles the address that other hosts are told.
+func (h *Host) listen(ctx context.Context) (port net.Listener, err error) {
+	if port, err = link.OS.Listen(ctx, "tcp://"+h.cfg.Listen); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			port.Close()
+		}
+	}()
+	if h.advertise, err = h.cfg.advertise(port.Addr()); err != nil {
+		return nil, err
+	}
+	if err = os.MkdirAll(filepath.Dir(h.cfg.Socket), 0o755); err != nil {
+		return nil, fmt.Errorf("make the socket's directory: %w", err)
+	}
+	if h.ports.Unix, err = server.ListenUnix(h.cfg.Socket); err != nil {
+		return nil, err
+	}
+	if h.cfg.Metrics != "" {
+		if h.ports.Metrics, err = link.OS.Listen(ctx, "tcp://"+h.cfg.Metrics); err != nil {
+			return nil, err
+		}
+	}
+	return port, nil
+}
+
+// open opens the rooms, from the lowest floor up.
+func (h *Host) open(port net.Listener) error {
+	h.registry = prometheus.NewRegistry()
+	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	h.self = placement.HostID(h.id.HostID())
+	h.mux = link.NewMux(port, link.MuxConfig{Identity: h.id, Allow: h.allow, Logger: h.log.Named("link")})
+	h.wire = h.mux.Listen(link.ProtoWire)
+	h.ports.Port = h.mux.Listen(link.ProtoHTTP2, link.ProtoHTTP1)
+	h.ports.Join = h.mux.Listen(link.ProtoJoin)
+	dialer := &link.Dialer{Identity: h.id, Allow: h.allow}
+	h.peers = newPeers(dialer, h.address)
+
+	var err error
+	h.facts = newFacts(h.self, h.log.Named("facts"))
+	h.store, err = store.Open(store.Options{
+		Dir: filepath.Join(h.cfg.Data, "store"), Quota: int64(h.cfg.Quota), Logger: h.log.Named("store"), Metrics: h.registry,
+		OnDurable: func(f *store.File) { h.facts.touch(f.ID()) },
+	})
+	if err != nil {
+		return err
+	}
+	h.node, err = raft.Open(raft.Config{
+		ID: h.self, Dir: h.raftDir(), Stream: raftStream{h.mux.Listen(link.ProtoRaft), dialer}, Forwarder: h.peers,
+		Advertise: h.advertise, Bootstrap: h.founding, Refused: link.Refused, HostTimeout: h.cfg.HostTimeout,
+		Logger: h.log.Named("raft"), Metrics: h.registry,
+	})
+	if err != nil {
+		return err
+	}
+	h.swarm, err = swarm.New(swarm.Config{
+		Self: h.self, Store: fetch.Files(h.store), Directory: directory{h.node}, Dialer: wireDialer{h.peers},
+		Logger: h.log.Named("swarm"), Metrics: h.registry,
+	})
+	if err != nil {
+		return err
+	}
+	h.facts.node, h.facts.store = h.node, h.store
+	h.fetches = newFetches(fetch.New(h.store, h.swarm, h.log.Named("fetch")))
+	h.keeper = keeper.New(keeper.Config{
+		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: h.fetches, Fetches: h.cfg.Fetches, Logger: h.log.Named("keeper"),
+	})
+	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self))
+	return nil
+}
+
+// Run serves until ctx ends or this host leaves the cluster, which are no errors, or until something fails for good.
+// Then it closes everything.
+func (h *Host) Run(ctx context.Context) error {
+	defer h.end()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	group, ctx := errgroup.WithContext(ctx)
+	srv := server.New(server.Config{Host: h, Logger: h.log.Named("api"), Metrics: h.registry, Peer: link.PeerOf})
+	group.Go(h.mux.Serve)
+	group.Go(func() error { return srv.Run(ctx, h.ports) })
+	group.Go(func() error { return h.serveWire(ctx) })
+	group.Go(func() error { h.keeper.Run(ctx); return nil })
+	group.Go(func() error { h.facts.run(ctx); return nil })
+	group.Go(func() error { h.introduce(ctx); return nil })
+	group.Go(func() error { h.renew(ctx); return nil })
+	group.Go(func() error { h.scrubNowAndThen(ctx); return nil })
+	group.Go(func() error { defer stop(); return h.membership(ctx) })
+	group.Go(func() error {
+		<-ctx.Done()
+		h.handOver()
+		return h.mux.Close()
+	})
+	h.log.Info("running", "host", h.cfg.Name, "id", h.self, "address", h.advertise, "socket", h.cfg.Socket)
+	h.ready()
+	return group.Wait()
+}
+
+// membership returns when this host is no member any more: nil if it wished to leave or ctx ends.
+func (h *Host) membership(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-h.left:
+		return nil
+	case <-h.node.Failed():
+	}
+	if !h.leaving.Load() {
+		return h.node.Err()
+	}
+	select { // the call that removes this host has still to say so
+	case <-ctx.Done():
+	case <-h.left:
+	}
+	return nil
+}
+
+// end closes everything and, if this host has left the cluster, removes what made it a member. The stored files stay:
+// the next cluster may want the same.
+func (h *Host) end() {
+	h.close()
+	select {
+	case <-h.left:
+		h.log.Info("this host has left the cluster", "cluster", h.id.Cluster())
+		for _, dir := range []string{h.pkiDir(), h.raftDir()} {
+			h.warn("remove "+dir, os.RemoveAll(dir))
+		}
+	default:
+	}
+}
+
+// handOver lets another host lead before this one is gone, so that nobody waits for an election.
+func (h *Host) handOver() {
+	ctx, cancel := context.WithTimeout(context.Background(), handOver)
+	defer cancel()
+	if err := h.node.TransferLeadership(ctx); err != nil {
+		h.log.Debug("leadership was not passed on", "error", err)
+	}
+}
+
+// close closes what was opened, from the highest floor down. What is told to the log here has no caller any more.
+func (h *Host) close() {
+	if h.swarm != nil {
+		h.warn("end the swarm", h.swarm.Close())
+	}
+	if h.node != nil {
+		h.warn("end raft", h.node.Close())
+	}
+	if h.peers != nil {
+		h.peers.close()
+	}
+	if h.mux != nil {
+		h.warn("close the port", h.mux.Close())
+	}
+	for _, l := range []net.Listener{h.ports.Unix, h.ports.Metrics} {
+		if l != nil {
+			l.Close() // the server has closed them if it ran
+		}
+	}
+	if h.store != nil {
+		h.warn("close the store", h.store.Close())
+	}
+	if h.lock != nil {
+		h.lock.Close()
+	}
+}
+
+func (h *Host) warn(what string, err error) {
+	if err != nil {
+		h.log.Warn("cannot "+what, "error", err)
+	}
+}
+
+// raftDir holds the catalogue's log and snapshots.
+func (h *Host) raftDir() string { return filepath.Join(h.cfg.Data, "raft") }
+
+// pkiDir holds this host's identity.
+func (h *Host) pkiDir() string { return filepath.Join(h.cfg.Data, "pki") }
+
+// isNoSpace says whether an error is about a full disk, wherever it came up.
+func isNoSpace(err error) bool {
+	return errors.Is(err, disk.ErrNoSpace) || errors.Is(err, syscall.ENOSPC)
+}

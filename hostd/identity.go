@@ -1,0 +1,212 @@
+package hostd
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/virtswarm/virtswarm/internal/api"
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft"
+)
+
+const (
+	// joinPatience bounds joining: the member may first have to find a leader.
+	joinPatience = time.Minute
+	// renewEvery is how often the certificate's age is looked at.
+	renewEvery = 24 * time.Hour
+	// introduceRetry is the pause between attempts to tell the catalogue who this host is.
+	introduceRetry = time.Second
+)
+
+// identify loads this host's identity, or makes one: as the first host of a new cluster, or by joining.
+func (h *Host) identify(ctx context.Context) error {
+	id, err := pki.Load(h.pkiDir())
+	switch {
+	case err == nil:
+		h.id, h.founding = id, exists(h.foundingMark())
+		if h.cfg.Join != "" {
+			h.log.Info("this host is a member already, --join and --token are not needed any more", "cluster", id.Cluster())
+		}
+	case !errors.Is(err, pki.ErrNoIdentity):
+		return err
+	case h.cfg.Join != "":
+		err = h.join(ctx)
+	default:
+		err = h.found()
+	}
+	if h.id == nil || err != nil {
+		return err
+	}
+	if h.id.NeedsRenewal() {
+		return h.id.Renew()
+	}
+	return nil
+}
+
+// found makes a new cluster of this host alone. A mark on disk, removed once the catalogue knows the cluster, lets a
+// daemon that was killed in between go on where it was.
+func (h *Host) found() error {
+	if exists(h.raftDir()) {
+		return fmt.Errorf("%w: %s holds a catalogue, but there is no certificate in %s: restore it, or move both away to start anew",
+			pki.ErrDamaged, h.raftDir(), h.pkiDir())
+	}
+	if err := disk.WriteFile(disk.OS{}, h.foundingMark(), nil, 0o600); err != nil {
+		return fmt.Errorf("mark the new cluster: %w", err)
+	}
+	name := make([]byte, 8)
+	rand.Read(name) // never fails
+	id, err := pki.Init(h.pkiDir(), hex.EncodeToString(name))
+	if err != nil {
+		return err
+	}
+	h.id, h.founding = id, true
+	h.log.Info("made a new cluster", "cluster", id.Cluster())
+	return nil
+}
+
+func (h *Host) foundingMark() string { return filepath.Join(h.cfg.Data, "founding") }
+
+// join asks a member for a certificate.
+func (h *Host) join(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, joinPatience)
+	defer cancel()
+	token, err := pki.ParseToken(h.cfg.Token)
+	if err != nil {
+		return err
+	}
+	request, err := pki.Prepare(h.pkiDir())
+	if err != nil {
+		return err
+	}
+	client := api.NewClient(func(ctx context.Context) (net.Conn, error) {
+		return link.DialJoin(ctx, link.OS, h.cfg.Join, token)
+	})
+	defer client.Close()
+	answer, err := client.Join.Join(ctx, &v1.JoinRequest{
+		Token: h.cfg.Token, Csr: request.CSR(), Name: h.cfg.Name, Address: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels,
+	})
+	if err != nil {
+		return joinError(h.cfg.Join, err)
+	}
+	h.id, err = request.Accept(token.Pin, answer.GetHostCertificate(), answer.GetCaCertificate(), answer.GetCaKey())
+	if err != nil {
+		return fmt.Errorf("join at %s: %w", h.cfg.Join, err)
+	}
+	h.log.Info("joined", "cluster", h.id.Cluster(), "at", h.cfg.Join)
+	return nil
+}
+
+// joinError says why joining failed; what the member said is passed on as it is.
+func joinError(addr string, err error) error {
+	for _, known := range []error{pki.ErrPinMismatch, link.ErrNoProtocol} {
+		if errors.Is(err, known) {
+			return fmt.Errorf("join at %s: %w", addr, err)
+		}
+	}
+	e := api.AsError(err)
+	if e.Reason == api.Unreachable {
+		return api.NewError(api.Unreachable, addr, e.Err).WithHint("check that virtswarmd runs there and that the address is the one of its port")
+	}
+	return e
+}
+
+// allow says whether another host may speak to this one: the catalogue knows.
+func (h *Host) allow(id string) error {
+	if h.node != nil && !h.node.Known(id) {
+		return pki.ErrNotMember
+	}
+	return nil
+}
+
+// introduce tells the catalogue who this host is, if it says otherwise: after founding the cluster, and after a start
+// with another name, address, weight or labels.
+func (h *Host) introduce(ctx context.Context) {
+	for {
+		err := h.introduceOnce(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		level := h.log.Warn
+		if errors.Is(err, raft.ErrNoLeader) {
+			level = h.log.Debug // it says so itself
+		}
+		level("cannot introduce this host to the catalogue yet", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(introduceRetry):
+		}
+	}
+}
+
+func (h *Host) introduceOnce(ctx context.Context) error {
+	me := placement.Host{ID: h.self, Name: h.cfg.Name, Addr: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels}
+	if h.founding {
+		_, err := h.node.Apply(ctx, placement.Command{InitCluster: &placement.InitCluster{
+			ID: h.id.Cluster(), Host: me, Now: time.Now().Unix(),
+		}})
+		if err != nil {
+			return err
+		}
+		h.founding = false
+		return os.Remove(h.foundingMark())
+	}
+	if err := h.node.ReadIndex(ctx); err != nil {
+		return err
+	}
+	var known placement.Host
+	h.node.View(func(s *placement.State) { known, _ = s.Host(h.self) })
+	if known.Name == me.Name && known.Addr == me.Addr && known.Weight == me.Weight && sameLabels(known.Labels, me.Labels) {
+		return nil
+	}
+	labels := me.Labels
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	_, err := h.node.Apply(ctx, placement.Command{UpdateHost: &placement.UpdateHost{
+		ID: me.ID, Name: me.Name, Addr: me.Addr, Weight: me.Weight, Labels: labels,
+	}})
+	return err
+}
+
+func sameLabels(a, b map[string]string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || w != v {
+			return false
+		}
+	}
+	return true
+}
+
+// renew renews this host's certificate in time.
+func (h *Host) renew(ctx context.Context) {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !h.id.NeedsRenewal() {
+			continue
+		}
+		if err := h.id.Renew(); err != nil {
+			h.log.Error("cannot renew this host's certificate", "expires", h.id.Expires(), "error", err)
+		}
+	}
+}

@@ -1,0 +1,230 @@
+package hostd
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/virtswarm/virtswarm/internal/api"
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft"
+)
+
+const (
+	// defaultTokenLife is how long a join token is good, maxTokenLife the longest that may be asked for.
+	defaultTokenLife = time.Hour
+	maxTokenLife     = 30 * 24 * time.Hour
+)
+
+// CreateToken implements server.Host.
+func (h *Host) CreateToken(ctx context.Context, req *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error) {
+	life := defaultTokenLife
+	if s := req.GetTtlSeconds(); s > 0 {
+		if s > uint64(maxTokenLife/time.Second) {
+			return nil, api.NewError(api.Usage, "--ttl", fmt.Errorf("at most %s", maxTokenLife))
+		}
+		life = time.Duration(s) * time.Second
+	}
+	token := h.id.CA().NewToken(life)
+	hash := token.Hash()
+	_, err := h.write(ctx, placement.Command{CreateToken: &placement.CreateToken{
+		ID: hex.EncodeToString(token.ID[:]), Hash: hex.EncodeToString(hash[:]), Expires: token.Expires.Unix(), Now: time.Now().Unix(),
+	}}, "")
+	if err != nil {
+		return nil, err
+	}
+	r := &v1.CreateTokenResponse{Token: token.Encode(), ExpiresAt: token.Expires.Unix(), Addresses: []string{h.advertise}}
+	h.node.View(func(s *placement.State) {
+		for _, host := range s.Hosts() {
+			if host.State == placement.Alive && host.ID != h.self {
+				r.Addresses = append(r.Addresses, host.Addr)
+			}
+		}
+	})
+	return r, nil
+}
+
+// Join implements server.Host: it admits the host that shows a token of this cluster.
+func (h *Host) Join(ctx context.Context, req *v1.JoinRequest) (*v1.JoinResponse, error) {
+	token, err := pki.ParseToken(req.GetToken())
+	if err != nil {
+		return nil, Explain(err, "")
+	}
+	if err := h.node.ReadIndex(ctx); err != nil { // the token may be a moment old
+		return nil, Explain(err, "")
+	}
+	tokenID := hex.EncodeToString(token.ID[:])
+	if err := h.checkToken(tokenID, token); err != nil {
+		return nil, Explain(err, "")
+	}
+	cert, id, err := h.id.CA().SignCSR(req.GetCsr())
+	if err != nil {
+		return nil, Explain(err, "certificate request")
+	}
+	_, err = h.write(ctx, placement.Command{AddHost: &placement.AddHost{
+		Host: placement.Host{
+			ID: placement.HostID(id), Name: req.GetName(), Addr: req.GetAddress(), Weight: max(1, req.GetWeight()), Labels: req.GetLabels(),
+		},
+		TokenID: tokenID, Now: time.Now().Unix(),
+	}}, fmt.Sprintf("%.200q", req.GetName()))
+	if err != nil {
+		return nil, err
+	}
+	h.log.Info("admitted a host", "name", req.GetName(), "id", id, "address", req.GetAddress())
+	r := &v1.JoinResponse{
+		ClusterId: h.id.Cluster(), HostId: id, HostCertificate: cert, CaCertificate: h.id.CA().Certificate(), CaKey: h.id.CA().Key(),
+	}
+	h.node.View(func(s *placement.State) {
+		for _, host := range s.Hosts() {
+			r.Peers = append(r.Peers, &v1.JoinPeer{Id: string(host.ID), Name: host.Name, Address: host.Addr})
+		}
+	})
+	return r, nil
+}
+
+// checkToken compares a token's secret with what the catalogue keeps of it. Whether it was used is checked once more,
+// and for good, by the command that uses it.
+func (h *Host) checkToken(id string, token pki.Token) error {
+	var known placement.Token
+	var ok bool
+	h.node.View(func(s *placement.State) { known, ok = s.Token(id) })
+	var hash [32]byte
+	if n, err := hex.Decode(hash[:], []byte(known.Hash)); !ok || err != nil || n != len(hash) || !token.Matches(hash) {
+		return placement.ErrTokenUnknown
+	}
+	return nil
+}
+
+// Leave implements server.Host.
+func (h *Host) Leave(ctx context.Context, req *v1.LeaveRequest, send func(*v1.LeaveProgress) error) error {
+	h.fresh(ctx)
+	name := req.GetHost()
+	if name == "" {
+		name = string(h.self)
+	}
+	host, err := h.hostNamed(name)
+	if err != nil {
+		return err
+	}
+	if host.ID != h.self && host.State != placement.Down && !req.GetForce() {
+		return api.NewError(api.Usage, host.Name, errors.New("the host is up")).
+			WithHint("run 'virtswarm leave' on that host; or add --force, which cuts it off at once")
+	}
+	l := &leave{host: h, who: host, send: send, event: &v1.LeaveProgress{
+		Phase: v1.LeavePhase_LEAVE_PHASE_DRAINING, HostId: string(host.ID), Host: host.Name,
+	}}
+	if !req.GetForce() {
+		if err := l.drain(ctx); err != nil {
+			return Explain(err, host.Name)
+		}
+	}
+	return Explain(l.remove(ctx), host.Name)
+}
+
+// leave is one call of Leave.
+type leave struct {
+	host  *Host
+	who   placement.Host
+	send  func(*v1.LeaveProgress) error
+	event *v1.LeaveProgress
+}
+
+// drain waits until every shard has its copies on other hosts. If the caller gives up, the host stays.
+func (l *leave) drain(ctx context.Context) (err error) {
+	if l.who.State == placement.Alive {
+		if err := l.setState(ctx, placement.Alive, placement.Leaving); err != nil {
+			return err
+		}
+		defer func() {
+			if err == nil {
+				return
+			}
+			back, cancel := context.WithTimeout(context.WithoutCancel(ctx), writePatience)
+			defer cancel()
+			l.host.warn("take back the order to leave", l.setState(back, placement.Leaving, placement.Alive))
+		}()
+	}
+	pace := newPace()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		changed := l.host.node.Changed()
+		sum := l.summary()
+		if sum.alive == 0 {
+			return placement.ErrLastHost
+		}
+		l.event.Done, l.event.Total = uint64(sum.shards-sum.missing), uint64(sum.shards)
+		if sum.missing == 0 {
+			return l.send(l.event)
+		}
+		pace.tick(0, func(float64) { err = l.send(l.event) })
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-poll.C:
+		}
+	}
+}
+
+// drained is how far the other hosts have all shards.
+type drained struct{ alive, shards, missing int }
+
+// summary counts the shards that do not have as many copies as the other hosts can give. Homes are computed without a
+// host that is leaving or down.
+func (l *leave) summary() (d drained) {
+	l.host.node.View(func(s *placement.State) {
+		for _, host := range s.Hosts() {
+			if host.State == placement.Alive {
+				d.alive++
+			}
+		}
+		for _, id := range s.ChangedSince(0).Contents {
+			r, _ := s.Replication(id)
+			d.shards += r.Shards
+			if r.MinCopies < r.Possible {
+				d.missing += max(1, min(r.UnderReplicated, r.Shards))
+			}
+		}
+	})
+	return d
+}
+
+func (l *leave) setState(ctx context.Context, from, to placement.HostState) error {
+	_, err := l.host.write(ctx, placement.Command{SetHostState: &placement.SetHostState{
+		ID: l.who.ID, From: from, To: to, Now: time.Now().Unix(),
+	}}, l.who.Name)
+	return err
+}
+
+// remove takes the host out of the cluster. If it is this one, its daemon ends.
+func (l *leave) remove(ctx context.Context) error {
+	l.event.Phase = v1.LeavePhase_LEAVE_PHASE_REMOVING
+	if err := l.send(l.event); err != nil {
+		return err
+	}
+	self := l.who.ID == l.host.self
+	if self {
+		if !l.host.leaving.CompareAndSwap(false, true) {
+			return api.NewError(api.Usage, l.who.Name, errors.New("it is being removed already"))
+		}
+		l.host.handOver() // a leader that removes itself would leave the others to an election
+	}
+	_, err := l.host.write(ctx, placement.Command{RemoveHost: &placement.RemoveHost{ID: l.who.ID}}, l.who.Name)
+	if err != nil && !(self && errors.Is(err, raft.ErrRemoved)) {
+		l.host.leaving.Store(false)
+		return err
+	}
+	if self {
+		defer close(l.host.left)
+	}
+	l.event.Phase = v1.LeavePhase_LEAVE_PHASE_DONE
+	return l.send(l.event)
+}

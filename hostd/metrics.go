@@ -1,0 +1,52 @@
+package hostd
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft"
+)
+
+// catalogueMetrics shows the catalogue as this host has it.
+type catalogueMetrics struct {
+	node *raft.Node
+	self placement.HostID
+}
+
+func newCatalogueMetrics(node *raft.Node, self placement.HostID) prometheus.Collector {
+	return catalogueMetrics{node, self}
+}
+
+var (
+	descHosts = prometheus.NewDesc("virtswarm_hosts", "Hosts of the cluster by state.", []string{"state"}, nil)
+	descFiles = prometheus.NewDesc("virtswarm_files", "Names in the catalogue.", nil, nil)
+	descUnder = prometheus.NewDesc("virtswarm_under_replicated_shards", "Shards with fewer copies than wanted.", nil, nil)
+	descLost  = prometheus.NewDesc("virtswarm_unavailable_shards", "Shards that no live host holds.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m catalogueMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descHosts, descFiles, descUnder, descLost} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m catalogueMetrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	m.node.View(func(s *placement.State) {
+		states := map[placement.HostState]int{placement.Alive: 0, placement.Down: 0, placement.Leaving: 0}
+		for _, h := range s.Hosts() {
+			states[h.State]++
+		}
+		for state, n := range states {
+			gauge(descHosts, n, string(state))
+		}
+		sum := s.UnderReplicated()
+		gauge(descFiles, s.Files())
+		gauge(descUnder, sum.UnderReplicated)
+		gauge(descLost, sum.Lost)
+	})
+}

@@ -1,0 +1,211 @@
+package hostd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/virtswarm/virtswarm/hostd/store"
+	"github.com/virtswarm/virtswarm/internal/api"
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft"
+)
+
+const (
+	// DefaultReplicas is how many hosts keep each shard unless the publisher asks otherwise.
+	DefaultReplicas = 2
+	// writePatience bounds a write to the catalogue: several elections, no more.
+	writePatience = 30 * time.Second
+)
+
+// Publish implements server.Host.
+func (h *Host) Publish(ctx context.Context, req *v1.PublishRequest, send func(*v1.PublishProgress) error) error {
+	publish, err := checkPublish(req)
+	if err != nil {
+		return err
+	}
+	source, err := openSource(req.GetPath())
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	file, unpin, err := h.takeIn(ctx, source, int(req.GetChunkSize()), send)
+	if err != nil {
+		return Explain(err, req.GetPath())
+	}
+	defer unpin()
+
+	m := file.Manifest()
+	publish.ID, publish.Size, publish.DataBytes = file.ID(), m.Size(), m.DataBytes()
+	publish.ChunkSize, publish.Shards = m.ChunkSize(), max(1, m.Shards())
+	publish.Publisher, publish.At = h.self, time.Now().Unix()
+	done, err := h.write(ctx, placement.Command{Publish: publish}, publish.Name)
+	if err != nil {
+		return err
+	}
+	result := &v1.PublishResult{
+		Name: publish.Name, Id: publish.ID.String(), Size: uint64(m.Size()), DataBytes: uint64(m.DataBytes()), Index: done.Index,
+	}
+	return h.awaitCopies(ctx, file, result, req.GetWait() == v1.Wait_WAIT_COMMITTED, send)
+}
+
+// checkPublish checks a request as far as that can be done without the file.
+func checkPublish(req *v1.PublishRequest) (*placement.Publish, error) {
+	p := &placement.Publish{Name: req.GetName(), Replicas: DefaultReplicas, Guests: req.GetGuests()}
+	if err := placement.ValidateName(p.Name); err != nil {
+		return nil, Explain(err, fmt.Sprintf("%.200q", p.Name))
+	}
+	if p.Guests == "" {
+		p.Guests = "none"
+	}
+	if err := placement.ValidateGuests(p.Guests); err != nil {
+		return nil, Explain(err, "--guests")
+	}
+	if req.Replicas != nil {
+		p.Replicas = int(req.GetReplicas())
+	}
+	if p.Replicas > placement.MaxReplicas {
+		return nil, api.NewError(api.Usage, "--replicas", fmt.Errorf("%d is more than %d; take 'all' for every host", p.Replicas, placement.MaxReplicas))
+	}
+	size := int(req.GetChunkSize())
+	if size != 0 && (size < content.MinChunkSize || size > content.MaxChunkSize || size&(size-1) != 0) {
+		return nil, api.NewError(api.Usage, "--chunk-size", fmt.Errorf("%d is not a power of two from 64 KiB to 16 MiB", size))
+	}
+	return p, nil
+}
+
+// openSource opens a file for publication. It does not wait for the writer of a FIFO, nor follow one.
+func openSource(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, sourceError(err, path)
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, sourceError(err, path)
+	}
+	if !fi.Mode().IsRegular() {
+		f.Close()
+		return nil, api.NewError(api.SourceNotRegular, path, nil)
+	}
+	return f, nil
+}
+
+// takeIn imports a source into the store and pins it there until it is in the catalogue.
+func (h *Host) takeIn(ctx context.Context, source *os.File, chunkSize int, send func(*v1.PublishProgress) error) (*store.File, func(), error) {
+	pace := newPace()
+	for {
+		file, err := h.store.Import(ctx, source, store.ImportOptions{ChunkSize: chunkSize, Progress: func(done, total int64) {
+			pace.tick(done, func(rate float64) {
+				send(&v1.PublishProgress{ // if the caller is gone, ctx ends and with it the import
+					Phase: v1.PublishPhase_PUBLISH_PHASE_HASHING, Done: uint64(done), Total: uint64(total), Rate: rate,
+				})
+			})
+		}})
+		if err != nil {
+			return nil, nil, err
+		}
+		unpin := h.keeper.Pin(file.ID())
+		if _, ok := h.store.Get(file.ID()); ok {
+			return file, unpin, nil
+		}
+		unpin() // it was there before, and somebody removed its last name just before the pin
+	}
+}
+
+// awaitCopies reports how the copies of a publication come about, and returns once there are as many as the live hosts
+// can give.
+func (h *Host) awaitCopies(ctx context.Context, file *store.File, result *v1.PublishResult, committed bool, send func(*v1.PublishProgress) error) error {
+	phase := v1.PublishPhase_PUBLISH_PHASE_COMMITTED
+	pace := newPace()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		changed := h.node.Changed()
+		r, done, total, err := h.copies(file)
+		if err != nil {
+			return Explain(fmt.Errorf("it was removed while its copies were made: %w", err), result.GetName())
+		}
+		enough := r.MinCopies >= r.Possible
+		event := &v1.PublishProgress{
+			Phase: phase, Done: uint64(done), Total: uint64(total), CopiesWanted: uint32(r.Wanted), CopiesMade: uint32(r.MinCopies), Result: result,
+		}
+		switch {
+		case phase == v1.PublishPhase_PUBLISH_PHASE_COMMITTED:
+			err = send(event)
+			phase = v1.PublishPhase_PUBLISH_PHASE_REPLICATING
+			if committed || enough {
+				event.Phase = v1.PublishPhase_PUBLISH_PHASE_DONE
+				return errors.Join(err, send(event))
+			}
+		case enough:
+			event.Phase = v1.PublishPhase_PUBLISH_PHASE_DONE
+			return send(event)
+		default:
+			pace.tick(done, func(rate float64) {
+				event.Rate = rate
+				err = send(event)
+			})
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-poll.C: // a host may have died without the catalogue knowing yet
+		}
+	}
+}
+
+// copies says how far a content's copies are, in bytes of data of all copies too.
+func (h *Host) copies(file *store.File) (r placement.Replication, done, total int64, err error) {
+	m := file.Manifest()
+	h.node.View(func(s *placement.State) {
+		var ok bool
+		if r, ok = s.Replication(file.ID()); !ok {
+			err = placement.ErrNoContent
+			return
+		}
+		for shard := range m.Shards() {
+			bytes := shardBytes(m, shard)
+			for _, home := range s.Homes(file.ID(), shard) {
+				total += bytes
+				if s.Held(home, file.ID()).Has(shard) {
+					done += bytes
+				}
+			}
+		}
+	})
+	return r, done, total, err
+}
+
+// shardBytes is the data of a shard, without its holes.
+func shardBytes(m *content.Manifest, shard int) (bytes int64) {
+	lo, hi := m.ShardChunks(shard)
+	for c := lo; c < hi; c++ {
+		if !m.IsHole(c) {
+			bytes += int64(m.ChunkLen(c))
+		}
+	}
+	return bytes
+}
+
+// write proposes a command on a caller's behalf.
+func (h *Host) write(ctx context.Context, c placement.Command, subject string) (placement.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, writePatience)
+	defer cancel()
+	r, err := h.node.Apply(ctx, c)
+	if errors.Is(err, raft.ErrNoLeader) {
+		e := api.NewError(api.NoLeader, subject, err)
+		return r, e.WithHint("it is not known whether the change took effect; repeat it when 'virtswarm status' shows a leader: repeating is safe")
+	}
+	return r, Explain(err, subject)
+}
