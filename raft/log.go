@@ -38,6 +38,7 @@ const maxSegment = segmentSize + maxAppendEntries*(maxBody+recordHeader)
 type logStore struct {
 	fs     disk.FS
 	dir    string
+	full   int64 // bytes after which a new segment begins: segmentSize but for tests
 	logger hclog.Logger
 
 	mu       sync.RWMutex
@@ -57,7 +58,7 @@ func damaged(path, format string, args ...any) error {
 
 // openLog opens the log in dir or begins one.
 func openLog(f disk.FS, dir string, logger hclog.Logger) (_ *logStore, err error) {
-	l := &logStore{fs: f, dir: dir, logger: logger}
+	l := &logStore{fs: f, dir: dir, full: segmentSize, logger: logger}
 	if err := f.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open Raft log: %w", err)
 	}
@@ -122,14 +123,10 @@ func (l *logStore) openSegment(first uint64, final bool, durable uint64) error {
 	}
 	offsets, end, torn := scanSegment(p, first)
 	s := &segment{path: path, first: first, offsets: offsets, end: end}
-	if torn != nil && (!final || s.last() < durable) {
-		return damaged(path, "entry %d at byte %d does not match its checksum", s.last()+1, end)
+	if whole := torn == nil && len(offsets) > 0; !whole && (!final || s.last() < durable) {
+		return damaged(path, "entry %d at byte %d is missing or does not match its checksum", s.last()+1, end)
 	}
-	if len(offsets) == 0 {
-		// A segment is begun with its first batch: nothing in it was acknowledged.
-		if !final {
-			return damaged(path, "no entries")
-		}
+	if len(offsets) == 0 { // a segment is begun with its first batch: nothing in it was acknowledged
 		return l.remove(path)
 	}
 	if s.file, err = l.fs.OpenFile(path, os.O_RDWR, 0); err != nil {
@@ -281,7 +278,7 @@ var errUndone = errors.New("nothing was written")
 // write puts records of these sizes at the end of the log, in a new segment if there is none or it is full.
 func (l *logStore) write(next uint64, p []byte, sizes []int64) error {
 	var s *segment
-	if n := len(l.segments); n > 0 && l.segments[n-1].end < segmentSize {
+	if n := len(l.segments); n > 0 && l.segments[n-1].end < l.full {
 		s = l.segments[n-1]
 		if _, err := s.file.WriteAt(p, s.end); err != nil {
 			if undo := s.file.Truncate(s.end); undo != nil {

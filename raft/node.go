@@ -108,6 +108,11 @@ func (n *Node) openStores() (s stores, err error) {
 	if err != nil {
 		return s, err
 	}
+	for _, dir := range []string{n.cfg.Dir, filepath.Dir(n.cfg.Dir)} { // the directories' own names
+		if err := n.cfg.FS.SyncDir(dir); err != nil {
+			return s, fmt.Errorf("open Raft: %w", err)
+		}
+	}
 	s = stores{votes: votes, snapshots: snapshots, fresh: !voted}
 	if !voted && (n.log.last() > 0 || len(names) > 0) {
 		return s, damaged(votePath, "the term and vote are missing")
