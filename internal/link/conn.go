@@ -16,11 +16,12 @@ import (
 // per second fall by a quarter (BenchmarkBulk, two processors).
 const recordsAtOnce = 2 * (16<<10 + 22)
 
-// secured is TLS over a buffered connection. It is what a Mux and a Dialer return.
+// secured is TLS over a buffered connection. It is what a Mux and a Dialer return. It shows nothing of a tls.Conn, above
+// all no ConnectionState: net/http would take it for a connection on which it must not look for HTTP/2 itself.
 type secured struct {
-	*tls.Conn
-	under *buffered
-	peer  string // host id, empty if the other side showed no certificate
+	net.Conn // a *tls.Conn
+	under    *buffered
+	peer     string // host id, empty if the other side showed no certificate
 }
 
 // secure is called when the handshake is done.
@@ -60,7 +61,7 @@ func (c *secured) Read(p []byte) (int, error) {
 
 // CloseWrite ends this direction; the other side reads io.EOF behind what was written.
 func (c *secured) CloseWrite() error {
-	if err := c.Conn.CloseWrite(); err != nil {
+	if err := c.Conn.(*tls.Conn).CloseWrite(); err != nil {
 		return err
 	}
 	return c.under.Flush()
