@@ -12,7 +12,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/virtswarm-demo.XXXXXX")
 pids=()
 cleanup() {
 	for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
-	wait 2>/dev/null || true
+	for pid in "${pids[@]}"; do while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done; done
 	rm -rf "$work"
 }
 trap cleanup EXIT
@@ -28,6 +28,7 @@ daemon() {
 	bin/virtswarmd --name "$name" --listen "$address" --data "$work/$name" --socket "$work/$name.sock" \
 		--config "$work/demo.yaml" "$@" >"$work/$name.log" 2>&1 &
 	pids+=($!)
+	disown # so that bash does not report it as killed
 	if ! bin/virtswarm --socket "$work/$name.sock" status --wait 30s >/dev/null; then
 		cat "$work/$name.log" >&2
 		exit 1

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
@@ -51,23 +52,30 @@ type statusShape struct {
 	Fetches               []fetchShape   `json:"fetches"`
 }
 
+// lookEvery is how often status --wait asks again.
+const lookEvery = 100 * time.Millisecond
+
 func newStatus(c *cli) *cobra.Command {
-	return &cobra.Command{
+	var wait time.Duration
+	cmd := &cobra.Command{
 		Use:     "status",
 		GroupID: groupCluster,
 		Short:   "Show the state of the cluster and of this host",
 		Long: `Status tells whether the cluster has a leader, whether all files have their copies, what the store of
-this host holds, and what it fetches right now.`,
+this host holds, and what it fetches right now. With --wait it first waits until the daemon answers, is a member, and has a leader.`,
 		Example: `  virtswarm status
+  virtswarm status --wait 30s
   virtswarm status --json | jq .under_replicated_files`,
 		Args:              cobra.NoArgs,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return c.status(cmd.Context()) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return c.status(cmd.Context(), wait) },
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
+	cmd.Flags().DurationVar(&wait, "wait", 0, "wait so long at most until this host takes part in the cluster")
+	return cmd
 }
 
-func (c *cli) status(ctx context.Context) error {
-	s, err := c.host().Control.Status(ctx, &v1.StatusRequest{})
+func (c *cli) status(ctx context.Context, wait time.Duration) error {
+	s, err := c.awaitStatus(ctx, wait)
 	if err != nil {
 		return err
 	}
@@ -98,6 +106,26 @@ func (c *cli) status(ctx context.Context) error {
 		return err
 	}
 	return c.showFetches(s.GetFetches())
+}
+
+// awaitStatus asks until this host takes part in the cluster or the wait is over, then it returns the last answer.
+func (c *cli) awaitStatus(ctx context.Context, wait time.Duration) (*v1.StatusResponse, error) {
+	over := time.Now().Add(wait)
+	for {
+		s, err := c.host().Control.Status(ctx, &v1.StatusRequest{})
+		ready := err == nil && !s.GetStaleness().GetStale() && s.GetHost() != nil
+		if ready || !time.Now().Before(over) {
+			if err == nil && !ready && wait > 0 {
+				err = api.NewError(api.NoLeader, s.GetHost().GetName(), fmt.Errorf("not ready after %v", wait))
+			}
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(lookEvery):
+		}
+	}
 }
 
 func copiesText(s *v1.StatusResponse) string {
