@@ -133,9 +133,6 @@ const (
 	// LookTime is how often a job asks the Directory for new holders.
 	LookTime = time.Second
 
-	// newsTime gathers announcements of new chunks: long enough that a fast download tells of many at once, short
-	// beside the time of a chunk on a slow one.
-	newsTime = 5 * time.Millisecond
 	// tickTime is how often a job looks at its sources' rates and tells its callers how far it is.
 	tickTime = 200 * time.Millisecond
 )

@@ -6,13 +6,18 @@ import "math"
 //
 //  1. Demand before ReadAhead before Distribute before Repair.
 //  2. A demanded chunk goes to the source that will deliver it first; if a slow one owes it already, to another as well.
-//  3. Sources that are fetchers themselves are filled before complete ones, with the rarest that each has: what a
-//     fellow can give, the seed need not.
-//  4. A complete source is asked for what no fellow has and what falls to this host by rendezvous hashing over the known
-//     fetchers. So the fetchers divide a seed's chunks among them without a word.
-//  5. A complete source is asked for anything else (a fellow's part, a chunk that went round) only in small: one chunk,
-//     and one more for each that turned out to be fetched by nobody else meanwhile. The fellow may be slow, or not want it.
+//  3. Sources that are not complete are filled before those that are, with the rarest that each has: what a fellow can
+//     give, the seed need not.
+//  4. A seed, that is a complete source, is asked for what no fellow has and what falls to this host by rendezvous hashing
+//     over the fellows that it knows. So they divide a seed's chunks among them without a word.
+//  5. A fellow may be slow, or not want its part. So a seed that owes nothing is asked for a chunk of which this host is
+//     the heir, the second by the same hash; and when nobody owes anything, for any chunk. That is poaching: it begins
+//     with one chunk at a time, and one more for each that nobody else had fetched meanwhile. And what a fellow has is
+//     asked of a seed as well if that is faster than all fellows together.
 //  6. When a source has nothing open to give, it may be asked for a chunk that a much slower one owes.
+//
+// Of equally rare chunks the first is taken, from a place in the file where each host begins by itself and around its end:
+// hosts that do not know of each other yet seldom ask for the same, and the disks at both ends see runs.
 const (
 	// maxRarity is the highest rarity that is told apart. With that many holders a chunk is not scarce, and to sort
 	// them further buys nothing.
@@ -28,11 +33,11 @@ const (
 	ownGroups = 1 << 16
 )
 
-// draws are rules 3 to 5, each of which finds a chunk to ask of one source.
-var draws = [...]func(*Picker, *Source) (int, bool){fromFellow, ownFromSeed, restFromSeed}
+// draws are rules 3 to 5: each finds a chunk to ask of one source.
+var draws = [...]func(*Picker, *Source) (int, bool){fromFellow, ownFromSeed, sharedFromSeed, heirFromSeed, anyFromSeed}
 
-// poaching is the index of restFromSeed.
-const poaching = 2
+// poaching is the index of the first draw which is that.
+const poaching = 3
 
 // Next decides on the next request and counts it as under way; false if there is nothing to ask of anyone now.
 func (p *Picker) Next() (Request, bool) {
@@ -56,9 +61,9 @@ func (p *Picker) Next() (Request, bool) {
 			if c, ok := draw(p, s); ok {
 				p.turn++
 				r := p.take(s, c)
-				if rule == poaching {
+				if rule >= poaching {
 					f := p.flights[c]
-					f.poached = true
+					f.poached, f.holders = true, p.holders[c]
 					p.flights[c] = f
 				}
 				return r, true
@@ -73,45 +78,73 @@ func (p *Picker) Next() (Request, bool) {
 
 // fromFellow draws the rarest chunk from a source that is not complete (rule 3).
 func fromFellow(p *Picker, s *Source) (int, bool) {
-	if s.count == p.n {
+	if p.Complete(s) {
 		return 0, false
 	}
-	c, ok := p.rarest(s, maxRarity, false)
+	c, ok := p.rarest(s, nil)
 	s.dry = !ok
 	return c, ok
 }
 
-// ownFromSeed draws from a complete source what only such have and what falls to this host (rule 4).
+// ownFromSeed draws from a seed what no fellow has and what falls to this host (rule 4).
 func ownFromSeed(p *Picker, s *Source) (int, bool) {
-	if s.count < p.n {
+	if !p.Complete(s) {
 		return 0, false
 	}
-	return p.rarest(s, min(p.complete, maxRarity), true)
+	return p.rarest(s, p.own)
 }
 
-// restFromSeed draws anything from a complete source, with care (rule 5).
-func restFromSeed(p *Picker, s *Source) (int, bool) {
-	if s.count < p.n || s.flying > p.poach*p.chunk {
+// sharedFromSeed draws from a seed what a fellow has too, if they are slow (rule 5).
+func sharedFromSeed(p *Picker, s *Source) (int, bool) {
+	if !p.Complete(s) || s.rate <= p.fellowRate() {
 		return 0, false
 	}
-	c, ok := p.rarest(s, maxRarity, false)
+	return p.rarest(s, p.shared)
+}
+
+// heirFromSeed draws from a seed what no fellow has and what falls to this host if one of them does not fetch it (rule 5).
+func heirFromSeed(p *Picker, s *Source) (int, bool) {
+	if !p.Complete(s) || s.flying > p.poach*p.chunk {
+		return 0, false
+	}
+	return p.rarest(s, p.heir)
+}
+
+// anyFromSeed draws anything from a seed (rule 5).
+func anyFromSeed(p *Picker, s *Source) (int, bool) {
+	if !p.Complete(s) || p.flying > p.poach*p.chunk {
+		return 0, false
+	}
+	c, ok := p.rarest(s, nil)
 	s.dry = !ok
 	return c, ok
 }
 
-// poached learns from a chunk which was drawn by rule 5 and has arrived: if a fellow has it by now, it was drawn in vain.
-func (p *Picker) poached(c int) {
-	if int(p.holders[c]) > p.complete {
+// fellowRate is what the fellows deliver together, in bytes a second.
+func (p *Picker) fellowRate() (sum float64) {
+	for _, s := range p.sources {
+		if p.fetches(s) {
+			sum += s.rate
+		}
+	}
+	return sum
+}
+
+// fetches says whether s is a fellow that still lacks something.
+func (p *Picker) fetches(s *Source) bool { return s.fellow && s.count < p.n }
+
+// learn takes note that a poached chunk has arrived: if somebody else fetched it meanwhile, it was drawn in vain.
+func (p *Picker) learn(c int, before uint16) {
+	if p.holders[c] > before {
 		p.poach = 0
 	} else {
 		p.poach++
 	}
 }
 
-// rarest finds the chunk of s that is worth most: read ahead first, then by priority and rarity up to most; among equals
-// those that fall to this host, and of these the first in the file. A seed is read forward in that way, and without fellows
-// the file arrives in its order.
-func (p *Picker) rarest(s *Source, most int, ownOnly bool) (int, bool) {
+// rarest finds the chunk of s that is worth most, among those in part (nil is all): by priority and rarity, but what is read
+// ahead in its order, and whatever part it is in.
+func (p *Picker) rarest(s *Source, part mask) (int, bool) {
 	if s.least > ReadAhead {
 		return 0, false
 	}
@@ -121,17 +154,11 @@ func (p *Picker) rarest(s *Source, most int, ownOnly bool) (int, bool) {
 		}
 	}
 	for prio := Distribute; prio >= Repair && prio >= s.least; prio-- {
-		for r := 1; r <= most; r++ {
+		for r := 1; r <= maxRarity; r++ {
 			if p.count[prio][r] == 0 {
 				continue
 			}
-			if c, ok := firstIn(0, p.open[prio], p.rare[r], s.have, p.own); ok {
-				return c, true
-			}
-			if ownOnly {
-				continue
-			}
-			if c, ok := firstFrom(p.start, p.open[prio], p.rare[r], s.have, nil); ok {
+			if c, ok := firstFrom(p.start, p.open[prio], p.rare[r], s.have, part); ok {
 				return c, true
 			}
 		}
@@ -220,34 +247,41 @@ func (p *Picker) room(s *Source, windows int) bool {
 }
 
 // divide finds the chunks that fall to this host: those for which it has the highest random weight (Thaler and
-// Ravishankar 1996) among the fetchers that it knows. Every fetcher comes to the same division by itself, and one that
+// Ravishankar 1996) among the fellows that it knows; and those for which it has the second highest. What a fellow has already
+// falls to nobody. Every fetcher comes to the same division by itself, and one that
 // joins or leaves moves only its own part.
 func (p *Picker) divide() {
 	p.ownStale = false
 	per := (p.n + ownGroups - 1) / ownGroups
 	for g := 0; g*per < p.n; g++ {
-		mine := p.mine(mix(uint64(g)))
+		rank := p.rank(mix(uint64(g)))
 		for c := g * per; c < min((g+1)*per, p.n); c++ {
-			if mine {
-				p.own.set(c)
-			} else {
-				p.own.clear(c)
-			}
+			p.own.put(c, rank == 0)
+			p.heir.put(c, rank == 1)
+			p.shared.clear(c)
 		}
 	}
 	for _, s := range p.sources {
+		if p.fetches(s) {
+			p.own.remove(s.have)
+			p.heir.remove(s.have)
+			p.shared.add(s.have)
+		}
 		s.dry = false
 	}
 }
 
-func (p *Picker) mine(group uint64) bool {
+// rank returns how many fellows a group of chunks falls to before this host, as far as 2.
+func (p *Picker) rank(group uint64) (before int) {
 	weight := mix(p.self ^ group)
 	for _, s := range p.sources {
-		if s.count < p.n && mix(s.key^group) > weight {
-			return false
+		if p.fetches(s) && mix(s.key^group) > weight {
+			if before++; before == 2 {
+				break
+			}
 		}
 	}
-	return true
+	return before
 }
 
 // mix is splitmix64's finisher (Steele, Lea and Flood 2014): a bijection in which every bit in reaches every bit out.

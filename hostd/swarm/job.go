@@ -39,10 +39,9 @@ type job struct {
 	pace       pace                // of everything that comes in
 	starved    bool                // some sources are limited for want of budget
 	news       []int               // chunks to announce
-	newsTimer  *time.Timer
-	looked     time.Time // when the directory was asked
-	lastUse    time.Time // when the last claim went
-	lastErr    error     // of the last peer that could not be used
+	looked     time.Time           // when the directory was asked
+	lastUse    time.Time           // when the last claim went
+	lastErr    error               // of the last peer that could not be used
 }
 
 // event is something that happened, applied by the loop.
@@ -63,10 +62,8 @@ func newJob(s *Swarm, file File) *job {
 		sources:    map[wire.PeerID]*source{},
 		links:      map[*link]*source{},
 		drawn:      map[*Source]*source{},
-		newsTimer:  time.NewTimer(newsTime),
 		lastUse:    time.Now(),
 	}
-	j.newsTimer.Stop()
 	j.ctx, j.cancel = context.WithCancel(s.ctx)
 	return j
 }
@@ -129,12 +126,11 @@ func (j *job) run() {
 			j.unlimit()
 		case now := <-tick.C:
 			j.tick(now)
-		case <-j.newsTimer.C:
-			j.announce()
 		case <-j.ctx.Done():
 			j.failAll(ErrClosed)
 		}
 		j.fill()
+		j.announce()
 	}
 	j.end()
 }
@@ -159,8 +155,6 @@ func (j *job) over() bool {
 // end lets go of everything. From the moment it is off the list a new caller gets a new job.
 func (j *job) end() {
 	j.cancel()
-	j.newsTimer.Stop()
-	j.announce()
 	j.failAll(ErrClosed)
 	j.swarm.ended(j)
 	close(j.done)
@@ -190,12 +184,26 @@ func (j *job) tick(now time.Time) {
 	}
 	j.connect(now)
 	rate := j.pace.rate(now, j.m.ChunkSize())
-	seeds, fetchers := j.pick.Sources()
+	seeds, fetchers := j.connected()
 	for c := range j.claims {
 		c.progress.Rate, c.progress.Seeds, c.progress.Fetchers = rate, seeds, fetchers
 		c.report()
 		j.checkStuck(c, now)
 	}
+}
+
+// connected counts the sources that have everything and those that do not.
+func (j *job) connected() (seeds, fetchers int) {
+	for _, src := range j.sources {
+		switch {
+		case !src.open:
+		case j.pick.Complete(src.pick):
+			seeds++
+		default:
+			fetchers++
+		}
+	}
+	return seeds, fetchers
 }
 
 // checkStuck fails a claim of which nobody has offered anything for PatienceTime.
@@ -225,7 +233,7 @@ func (j *job) offered(c *claim) bool {
 	return false
 }
 
-// announce tells all followers of the file what is new here.
+// announce tells all followers of the file what is new here. Their sessions wait a little for more.
 func (j *job) announce() {
 	if len(j.news) > 0 {
 		j.swarm.followers.tell(j.id, j.news)
@@ -305,9 +313,6 @@ func (j *job) arrived(i int) {
 		return
 	}
 	j.have.Set(i)
-	if len(j.news) == 0 {
-		j.newsTimer.Reset(newsTime)
-	}
 	j.news = append(j.news, i)
 }
 

@@ -14,6 +14,29 @@ func (m mask) has(i int) bool { return m[i>>6]&(1<<(i&63)) != 0 }
 func (m mask) set(i int)      { m[i>>6] |= 1 << (i & 63) }
 func (m mask) clear(i int)    { m[i>>6] &^= 1 << (i & 63) }
 
+// put sets or clears i.
+func (m mask) put(i int, in bool) {
+	if in {
+		m.set(i)
+	} else {
+		m.clear(i)
+	}
+}
+
+// add puts in what is in o.
+func (m mask) add(o mask) {
+	for w := range m {
+		m[w] |= o[w]
+	}
+}
+
+// remove takes out what is in o.
+func (m mask) remove(o mask) {
+	for w := range m {
+		m[w] &^= o[w]
+	}
+}
+
 // firstIn returns the lowest index >= from that is in a, b, c and d. A nil mask
 // among b, c and d means "every chunk".
 func firstIn(from int, a, b, c, d mask) (int, bool) {

@@ -12,8 +12,6 @@ const (
 	// queueTime is how much work beyond the round trip a source is kept supplied with. It must cover the time that this
 	// host takes to store a chunk and to ask for the next; every bit more only makes decisions older.
 	queueTime = 100 * time.Millisecond
-	// firstWindow is what a source is asked for before it has shown its rate, in bytes.
-	firstWindow = 1 << 20
 	// silence is how long a source that has shown no rate may be silent before that is taken for its rate.
 	silence = time.Second
 )
@@ -74,11 +72,9 @@ func (p *pace) rate(now time.Time, n int) float64 {
 }
 
 // window returns how many bytes the source may owe at a time, for chunks of n bytes: what it delivers in a round trip and
-// queueTime, at least two chunks so that it never waits for us, at most MaxPeerInFlight.
+// queueTime, at least two chunks so that it never waits for us, at most MaxPeerInFlight. A new source begins with two: the
+// first of them shows its rate, and a seed that many come to at once is not asked for the same megabytes by all of them
+// before they have met.
 func (p *pace) window(rate float64, n int) int {
-	w := firstWindow
-	if rate > 0 {
-		w = int(min(rate*(p.rtt+queueTime).Seconds(), MaxPeerInFlight))
-	}
-	return max(w, 2*n)
+	return max(2*n, int(min(rate*(p.rtt+queueTime).Seconds(), MaxPeerInFlight)))
 }

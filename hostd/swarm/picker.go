@@ -41,24 +41,28 @@ type Picker struct {
 	flights map[int]flight                 // requested chunks
 	twins   int                            // of these: requested from two sources
 
-	sources  []*Source // in the order of Add: part of being deterministic
-	complete int       // of these: such that have every chunk
-	turn     int       // whose turn it is to be asked first
+	sources []*Source // in the order of Add: part of being deterministic
+	flying  int       // bytes requested of all of them
+	turn    int       // whose turn it is to be asked first
 
-	own      mask // chunks that fall to this host
+	own      mask // chunks that fall to this host; see divide
+	heir     mask // chunks that would, but for one fellow
+	shared   mask // chunks that a fellow has
 	ownStale bool
-	poach    int // chunks beyond its own that it may owe to complete sources, less one
+	poach    int // chunks that may be on their way when one is poached
 }
 
 // flight is one requested chunk: from whom, and from whom else.
 type flight struct {
 	first, second *Source
-	poached       bool
+	poached       bool   // rule 5
+	holders       uint16 // when it was
 }
 
 // Source is a holder of chunks as the picker sees it. Its fields belong to the picker that made it.
 type Source struct {
 	key    uint64
+	fellow bool // it fetches as well, as far as we know
 	have   mask
 	count  int      // chunks in have
 	queue  []int    // requested chunks, oldest first
@@ -91,6 +95,8 @@ func NewPicker(self uint64, size int64, chunk int) *Picker {
 		holders:  make([]uint16, n),
 		flights:  make(map[int]flight),
 		own:      newMask(n),
+		heir:     newMask(n),
+		shared:   newMask(n),
 		ownStale: true,
 	}
 	if n > 0 {
@@ -146,15 +152,20 @@ func (p *Picker) Add(key uint64, has func(c int) bool) *Source {
 	s := &Source{key: key, have: newMask(p.n), window: 2 * p.chunk}
 	p.sources = append(p.sources, s)
 	p.ownStale = true
-	if p.n == 0 {
-		p.complete++
-	}
 	for c := range p.n {
 		if has(c) {
 			p.gain(s, c)
 		}
 	}
 	return s
+}
+
+// Fellow notes that s fetches the file as well: until it is complete, a part of what the seeds have falls to it.
+func (p *Picker) Fellow(s *Source) {
+	if !s.fellow {
+		s.fellow = true
+		p.ownStale = true
+	}
 }
 
 // Remove forgets a source. What was requested from it is open again unless another source was asked too.
@@ -164,9 +175,6 @@ func (p *Picker) Remove(s *Source) {
 	}
 	for c := range p.n {
 		p.Lost(s, c)
-	}
-	if p.n == 0 {
-		p.complete--
 	}
 	p.sources = slices.DeleteFunc(p.sources, func(o *Source) bool { return o == s })
 	p.ownStale = true
@@ -184,10 +192,7 @@ func (p *Picker) Lost(s *Source, c int) {
 	if !s.have.has(c) {
 		return
 	}
-	if s.count == p.n {
-		p.complete--
-		p.ownStale = true // it is a fetcher again
-	}
+	p.ownStale = true
 	s.have.clear(c)
 	s.count--
 	p.recount(c, -1)
@@ -196,8 +201,8 @@ func (p *Picker) Lost(s *Source, c int) {
 // Holders returns how many sources have chunk c.
 func (p *Picker) Holders(c int) int { return int(p.holders[c]) }
 
-// Sources returns how many sources have every chunk, and how many do not.
-func (p *Picker) Sources() (complete, others int) { return p.complete, len(p.sources) - p.complete }
+// Complete says whether s has every chunk.
+func (p *Picker) Complete(s *Source) bool { return s.count == p.n }
 
 // SetPace gives what was measured of s: its rate in bytes a second (0 = unknown), and how many bytes may be requested of it
 // at a time. One chunk always may.
@@ -239,7 +244,7 @@ func (p *Picker) Done(c int) []*Source {
 	}
 	p.wish(c, unwanted)
 	if f.poached {
-		p.poached(c)
+		p.learn(c, f.holders)
 	}
 	delete(p.flights, c)
 	owe := []*Source{f.first}
@@ -265,6 +270,7 @@ func (p *Picker) take(s *Source, c int) Request {
 	p.flights[c] = f
 	s.queue = append(s.queue, c)
 	s.flying += p.len(c)
+	p.flying += p.len(c)
 	return Request{Source: s, Chunk: c, Len: p.len(c), Priority: p.prio[c]}
 }
 
@@ -272,6 +278,7 @@ func (p *Picker) dequeue(s *Source, c int) {
 	if i := slices.Index(s.queue, c); i >= 0 {
 		s.queue = slices.Delete(s.queue, i, i+1)
 		s.flying -= p.len(c)
+		p.flying -= p.len(c)
 	}
 }
 
@@ -305,9 +312,13 @@ func (p *Picker) gain(s *Source, c int) {
 	s.have.set(c)
 	s.count++
 	s.dry = false
-	if s.count == p.n {
-		p.complete++
-		p.ownStale = true // it is no longer a fetcher
+	switch {
+	case s.count == p.n:
+		p.ownStale = true // it fetches no longer
+	case s.fellow:
+		p.own.clear(c)
+		p.heir.clear(c)
+		p.shared.set(c)
 	}
 	p.recount(c, 1)
 }

@@ -2,7 +2,6 @@ package swarm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -24,7 +23,8 @@ const (
 // candidate is a peer that may have the file. It belongs to the job's loop.
 type candidate struct {
 	id     wire.PeerID
-	listed bool // by the directory; else by other peers
+	listed bool // by the directory
+	named  bool // by other peers or itself, as one who fetches
 	tried  bool // at least once, to the end
 	fails  int  // since it was last of use
 	retry  time.Time
@@ -34,7 +34,8 @@ type candidate struct {
 type source struct {
 	cand     *candidate
 	link     *link        // set by connect before it posts anything
-	pick     *Source      // nil until the peer said what it has
+	pick     *Source      // a seed has none until it is open
+	open     bool         // it said what it has
 	early    content.Bits // what it announced before
 	requests map[int]*request
 	pace     pace
@@ -75,8 +76,12 @@ type met struct{ peers []wire.PeerID }
 
 func (e met) apply(j *job) {
 	for _, id := range e.peers {
-		if id != j.swarm.self {
-			j.candidate(id)
+		if id == j.swarm.self {
+			continue
+		}
+		j.candidate(id).named = true
+		if src := j.sources[id]; src != nil && src.pick != nil {
+			j.pick.Fellow(src.pick)
 		}
 	}
 	if len(j.claims) > 0 {
@@ -116,6 +121,9 @@ func (j *job) connect(now time.Time) {
 			if i < len(from) && len(j.sources) < MaxSources {
 				src := &source{cand: from[i], requests: map[int]*request{}, early: content.NewBits(j.m.Chunks())}
 				j.sources[src.cand.id] = src
+				if src.cand.named {
+					j.draw(src) // it may have asked the seeds for its part already
+				}
 				j.wg.Go(func() { j.meet(src) })
 			}
 		}
@@ -168,16 +176,29 @@ func (e opened) apply(j *job) {
 	if j.sources[src.cand.id] != src {
 		return // it ended meanwhile
 	}
-	src.cand.tried = true
+	src.cand.tried, src.open = true, true
 	e.have.Or(src.early)
 	e.have.Or(j.m.Holes()) // which nobody needs: so that complete is complete
 	src.early = content.Bits{}
 	src.pace.rtt = e.rtt
-	src.pick = j.pick.Add(keyOf(src.cand.id), e.have.Has)
-	j.drawn[src.pick] = src
+	j.draw(src)
+	for i, ok := e.have.NextSet(0); ok; i, ok = e.have.NextSet(i + 1) {
+		j.pick.Have(src.pick, i)
+	}
 	j.swarm.metrics.sources.Inc()
 	j.setPace(src, time.Now())
 	met{e.peers}.apply(j)
+}
+
+// draw makes a source known to the picker, holding nothing yet.
+func (j *job) draw(src *source) {
+	if src.pick == nil {
+		src.pick = j.pick.Add(keyOf(src.cand.id), func(int) bool { return false })
+		j.drawn[src.pick] = src
+		if src.cand.named {
+			j.pick.Fellow(src.pick)
+		}
+	}
 }
 
 // has: a peer holds more chunks now.
@@ -192,7 +213,7 @@ func (e has) apply(j *job) {
 		return
 	}
 	for _, i := range e.chunks {
-		if src.pick == nil {
+		if !src.open {
 			src.early.Set(i)
 		} else {
 			j.pick.Have(src.pick, i)
@@ -205,11 +226,7 @@ type gone struct{ *link }
 
 func (e gone) apply(j *job) {
 	if src := j.links[e.link]; src != nil {
-		err := e.sess.Err()
-		if errors.Is(err, wire.ErrClosed) {
-			err = nil
-		}
-		j.drop(src, fmt.Errorf("host %s: session ended: %w", e.peer, err))
+		j.drop(src, fmt.Errorf("host %s: session ended: %w", e.peer, e.sess.Err()))
 	}
 }
 
@@ -236,6 +253,8 @@ func (j *job) leave(src *source) {
 	if src.pick != nil {
 		delete(j.drawn, src.pick)
 		j.pick.Remove(src.pick)
+	}
+	if src.open {
 		j.swarm.metrics.sources.Dec()
 	}
 	if src.link != nil {
@@ -253,7 +272,7 @@ func (j *job) setPace(src *source, now time.Time) {
 
 // measure looks at how a source does.
 func (src *source) measure(j *job, now time.Time) {
-	if src.pick == nil {
+	if !src.open {
 		return
 	}
 	j.setPace(src, now)
