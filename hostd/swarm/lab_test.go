@@ -25,11 +25,11 @@ import (
 // lab is a network of real swarms over real stores, joined by pipes: inside a synctest bubble, so that rates and timeouts
 // cost no time.
 type lab struct {
-	t     *testing.T
-	hosts map[placement.HostID]*labHost
-	wg    sync.WaitGroup // of Serve
+	t  *testing.T
+	wg sync.WaitGroup // of Serve
 
 	mu      sync.Mutex
+	hosts   map[placement.HostID]*labHost
 	holders map[content.Digest][]placement.HostID // the common catalogue
 }
 
@@ -72,8 +72,10 @@ func (l *lab) close() {
 // host starts a host with an empty store.
 func (l *lab) host(n int) *labHost {
 	h := &labHost{lab: l, id: labID(n), dir: filepath.Join(l.t.TempDir(), "store"), uplink: make(chan struct{}, 1)}
-	l.hosts[h.id] = h
 	h.start()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hosts[h.id] = h
 	return h
 }
 
@@ -138,7 +140,9 @@ func (h *labHost) Holders(file content.Digest) []placement.HostID {
 
 // Dial implements Dialer.
 func (h *labHost) Dial(_ context.Context, host placement.HostID) (net.Conn, error) {
+	h.lab.mu.Lock()
 	peer := h.lab.hosts[host]
+	h.lab.mu.Unlock()
 	if peer == nil || peer.down.Load() || h.down.Load() {
 		return nil, errors.New("connection refused")
 	}
