@@ -22,6 +22,7 @@ const (
 // reply is the answer of a leader, or of a host that is none.
 type reply struct {
 	NotLeader bool             `json:"not_leader,omitempty"`
+	Leader    placement.HostID `json:"leader,omitempty"`  // with NotLeader: who is, as far as this host knows
 	Unknown   bool             `json:"unknown,omitempty"` // with Error: the command may have been carried out or not
 	Result    placement.Result `json:"result,omitzero"`
 	Code      string           `json:"code,omitempty"` // of placement's error, "" for another one
@@ -106,8 +107,7 @@ func (n *Node) ask(ctx context.Context, op string, payload []byte) (placement.Re
 	if err := n.stopped(); err != nil {
 		return placement.Result{}, err
 	}
-	_, id := n.raft.Load().LeaderWithID()
-	leader := placement.HostID(id)
+	leader := n.leader()
 	switch leader {
 	case "":
 		return placement.Result{}, fmt.Errorf("%w: no leader is known", errRetry)
@@ -116,6 +116,7 @@ func (n *Node) ask(ctx context.Context, op string, payload []byte) (placement.Re
 	}
 	p, err := n.forward(ctx, leader, op, payload)
 	if err != nil {
+		n.hint.Store(nil)
 		return placement.Result{}, fmt.Errorf("%w: leader %s: %w", errMaybe, leader, err)
 	}
 	var r reply
@@ -124,6 +125,7 @@ func (n *Node) ask(ctx context.Context, op string, payload []byte) (placement.Re
 	}
 	switch {
 	case r.NotLeader:
+		n.hint.Store(&r.Leader)
 		return placement.Result{}, fmt.Errorf("%w: host %s is not the leader (any more)", errRetry, leader)
 	case r.Unknown:
 		return placement.Result{}, fmt.Errorf("%w: leader %s: %s", errMaybe, leader, r.Error)
@@ -131,6 +133,27 @@ func (n *Node) ask(ctx context.Context, op string, payload []byte) (placement.Re
 		return r.Result, placement.ErrorOf(r.Code, r.Error)
 	}
 	return r.Result, nil
+}
+
+// leader returns who may be the leader: whom Raft names; or, as a host whose address has changed does not hear the
+// leader before it has told it so, whom another host named; or else one voter after the other, to be asked.
+func (n *Node) leader() placement.HostID {
+	if _, id := n.raft.Load().LeaderWithID(); id != "" {
+		return placement.HostID(id)
+	}
+	if hint := n.hint.Load(); hint != nil && *hint != "" && *hint != n.cfg.ID {
+		return *hint
+	}
+	var voters []placement.HostID
+	for _, s := range n.configuration().Servers {
+		if id := placement.HostID(s.ID); s.Suffrage == hraft.Voter && id != n.cfg.ID {
+			voters = append(voters, id)
+		}
+	}
+	if len(voters) == 0 {
+		return ""
+	}
+	return voters[int(n.asked.Add(1))%len(voters)]
 }
 
 // forward calls HandleForward on another host, at one of its addresses after the other.
@@ -162,6 +185,9 @@ func (n *Node) HandleForward(ctx context.Context, op string, payload []byte) ([]
 		r.Error = err.Error()
 		r.Code, _ = placement.ErrorCode(err)
 		r.NotLeader, r.Unknown = errors.Is(err, errRetry), errors.Is(err, errMaybe)
+		if _, id := n.raft.Load().LeaderWithID(); r.NotLeader {
+			r.Leader = placement.HostID(id)
+		}
 		if r.Code == "" && !r.NotLeader && !r.Unknown {
 			return nil, err
 		}

@@ -38,7 +38,7 @@ func (n *Node) lead(r *hraft.Raft) bool {
 		autopilot.WithLogger(n.logger),
 		autopilot.WithPromoter(d),
 		autopilot.WithUpdateInterval(n.cfg.Timing.Reconcile),
-		autopilot.WithReconcileInterval(n.cfg.Timing.Reconcile))
+		autopilot.WithReconcileInterval(2*n.cfg.Timing.Reconcile)) // so that it sees what it did last
 	pilot.Start(ctx)
 	defer func() {
 		cancel()

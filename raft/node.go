@@ -30,7 +30,9 @@ type Node struct {
 	current    atomic.Bool // the catalogue here has caught up with the present leader's
 	leaderSeen chan struct{}
 	refusals   refusals
-	pilot      atomic.Pointer[autopilot.State] // the last one while leading
+	hint       atomic.Pointer[placement.HostID] // the leader, as another host said
+	asked      atomic.Uint32                    // voters asked for the leader, to take turns
+	pilot      atomic.Pointer[autopilot.State]  // the last one while leading
 
 	ctx    context.Context
 	cancel context.CancelFunc

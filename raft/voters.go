@@ -46,7 +46,12 @@ func planVoters(servers []candidate, members int) autopilot.RaftChanges {
 	if healthy <= len(chosen)/2 {
 		return autopilot.RaftChanges{} // whatever this is, changing voters would make it worse
 	}
-	for _, s := range servers {
+	// The dead go first: the quorum must never be more than those who are up.
+	rest := slices.Clone(servers)
+	slices.SortFunc(rest, func(a, b candidate) int {
+		return cmp.Or(boolCompare(a.healthy, b.healthy), cmp.Compare(a.id, b.id))
+	})
+	for _, s := range rest {
 		switch {
 		case s.leader && !isChosen[s.id]:
 			plan.Leader = successor(chosen)
@@ -55,6 +60,17 @@ func planVoters(servers []candidate, members int) autopilot.RaftChanges {
 		}
 	}
 	return plan
+}
+
+// boolCompare puts false first.
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 func wantVoters(servers []candidate, members int) int {
