@@ -191,6 +191,10 @@ func (c *couple) close(t *testing.T) {
 
 // pipePair runs two sessions over a synchronous pipe, the strictest of streams.
 func pipePair(t *testing.T, ha, hb Handler) *couple {
+	return pipePairOptions(t, ha, hb, Options{}, Options{})
+}
+
+func pipePairOptions(t *testing.T, ha, hb Handler, oa, ob Options) *couple {
 	a, b := net.Pipe()
-	return runPair(t, a, b, ha, hb, Options{}, Options{})
+	return runPair(t, a, b, ha, hb, oa, ob)
 }
