@@ -333,7 +333,7 @@ func (f *File) discard() error {
 	f.retire(ErrRemoved)
 	<-f.flushing
 
-	err := errors.Join(s.handles.drop(f), s.fs.SyncDir(s.layout.files()))
+	err := errors.Join(s.handles.drop(f), s.fs.SyncDir(s.layout.files()), s.fs.SyncDir(s.layout.incoming()))
 	s.mu.Lock()
 	delete(s.files, f.id)
 	s.reserved -= f.manifest.DataBytes()

@@ -22,6 +22,8 @@ type ImportOptions struct {
 // own copy, or else reads, hashes and writes in one go; holes are not read. When it returns, the content is
 // durable. After an error, the end of ctx included, nothing of it is left. It moves the file offset of src.
 //
+// A content that is here already is found again, but only after it was read: until then it needs room.
+//
 // Errors: ErrNotRegular; ErrChanged if src was written to meanwhile; ErrNoSpace; ErrClosed.
 func (s *Store) Import(ctx context.Context, src *os.File, o ImportOptions) (*File, error) {
 	f, err := s.importFile(ctx, src, o)
@@ -121,6 +123,9 @@ func (in *intake) copy(ctx context.Context, data disk.File) (*content.Manifest, 
 	m, err := content.ChunkFile(ctx, in.src, in.before.Size(), o)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, fmt.Errorf("%w: %w", ErrChanged, err)
+	}
+	if errors.Is(err, disk.ErrNoSpace) {
+		return nil, fmt.Errorf("%w, in taking in a file of %d bytes", err, in.before.Size())
 	}
 	if err != nil {
 		return nil, err

@@ -44,7 +44,7 @@ func dataIn(dir string) string     { return filepath.Join(dir, "data") }
 
 // prepare makes the directory a store of this version, or finds that it is one, and takes its lock.
 func (l layout) prepare(f disk.FS) (io.Closer, error) {
-	if err := f.MkdirAll(l.dir, dirPerm); err != nil {
+	if err := disk.MakeDir(f, l.dir, dirPerm); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", l.dir, err)
 	}
 	lock, err := f.Lock(l.lock())
@@ -84,12 +84,9 @@ func (l layout) initialise(f disk.FS) error {
 		return fmt.Errorf("%w: %s is missing but %s is not empty; if it is sound, write %q into the former", ErrDamaged, l.version(), l.files(), versionLine())
 	}
 	for _, d := range []string{l.incoming(), l.files(), l.damaged()} {
-		if err := f.MkdirAll(d, dirPerm); err != nil {
+		if err := disk.MakeDir(f, d, dirPerm); err != nil {
 			return fmt.Errorf("make store %s: %w", l.dir, err)
 		}
-	}
-	if err := f.SyncDir(l.dir); err != nil {
-		return fmt.Errorf("make store %s: %w", l.dir, err)
 	}
 	if err := disk.WriteFile(f, l.version(), []byte(versionLine()), filePerm); err != nil {
 		return fmt.Errorf("make store %s: %w", l.dir, err)

@@ -20,7 +20,7 @@ var errManifest = errors.New("bad manifest")
 // load finds the files on disk and brings them to order.
 func (s *Store) load() error {
 	for _, d := range []string{s.layout.incoming(), s.layout.files(), s.layout.damaged()} {
-		if err := s.fs.MkdirAll(d, dirPerm); err != nil {
+		if err := disk.MakeDir(s.fs, d, dirPerm); err != nil {
 			return unusable(d, err)
 		}
 	}

@@ -112,6 +112,34 @@ func writeNew(f FS, path string, data []byte, perm fs.FileMode) (err error) {
 	return w.Sync()
 }
 
+// MakeDir makes the directory and those above it, durably.
+func MakeDir(f FS, path string, perm fs.FileMode) error {
+	path = filepath.Clean(path)
+	var missing []string
+	for p := path; ; p = filepath.Dir(p) {
+		_, err := f.Stat(p)
+		if err == nil || p == filepath.Dir(p) {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		missing = append(missing, p)
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if err := f.MkdirAll(path, perm); err != nil {
+		return err
+	}
+	for _, p := range missing {
+		if err := f.SyncDir(filepath.Dir(p)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ReadFile returns what the file at path holds; more than limit bytes are an ErrTooLarge, before they are read.
 func ReadFile(f FS, path string, limit int64) ([]byte, error) {
 	r, err := f.OpenFile(path, os.O_RDONLY, 0)

@@ -183,6 +183,13 @@ func TestPowerOffLosesNames(t *testing.T) {
 			must(t, f.SyncDir(dir), f.Remove(filepath.Join(dir, "a")))
 		}, look), "", "a ")
 	})
+	t.Run("there and back again", func(t *testing.T) {
+		check(t, losses(t, func(f *Fault, dir string) {
+			a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+			write(t, f, a, nil)
+			must(t, f.Rename(a, b), f.Rename(b, a))
+		}, look), "", "a ", "b ")
+	})
 	t.Run("inside a directory that was renamed", func(t *testing.T) {
 		check(t, losses(t, func(f *Fault, dir string) {
 			must(t, f.MkdirAll(filepath.Join(dir, "d"), 0o700), f.SyncDir(dir))

@@ -51,11 +51,15 @@ func (f *Fault) bury(path string) error {
 	return nil
 }
 
-// moved rewrites the paths of changes at or below from.
+// moved rewrites the paths of changes below from, and of the change that put there what has moved. A path that
+// is only the place where something was before is another matter.
 func (f *Fault) moved(from, to string) {
 	for _, c := range f.names {
+		if c.path == from && !c.gone {
+			c.path = to
+		}
 		for _, p := range []*string{&c.path, &c.from} {
-			if *p == from || strings.HasPrefix(*p, from+"/") {
+			if strings.HasPrefix(*p, from+"/") {
 				*p = to + (*p)[len(from):]
 			}
 		}
