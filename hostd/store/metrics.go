@@ -44,6 +44,7 @@ func newMetrics(s *Store) *metrics {
 		return float64(len(s.files))
 	})
 	gauge("held_bytes", "Data bytes held.", func() float64 { return float64(s.held.Load()) })
+	gauge("found_bytes", "Data bytes held when the store was opened.", func() float64 { return float64(s.found) })
 	gauge("reserved_bytes", "Data bytes of all files once they are complete.", func() float64 {
 		s.mu.Lock()
 		defer s.mu.Unlock()

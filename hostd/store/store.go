@@ -50,6 +50,7 @@ type Store struct {
 
 	noClone  atomic.Bool  // the file system has refused to share blocks between files of the store
 	held     atomic.Int64 // data bytes in the files
+	found    int64        // of these, what was there at Open
 	arriving atomic.Int64 // data bytes that imports have reserved and need no more room for
 
 	mu       sync.Mutex // guards all below; never held during I/O
@@ -95,6 +96,7 @@ func Open(o Options) (_ *Store, err error) {
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, s.lock.Close())
 	}
+	s.found = s.held.Load()
 	if err := s.metrics.register(o.Metrics); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", o.Dir, err), s.lock.Close())
 	}
