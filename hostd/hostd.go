@@ -91,9 +91,14 @@ func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 	if h.ready == nil {
 		h.ready = func() {}
 	}
+	empty := !exists(cfg.Data)
 	defer func() {
 		if err != nil {
 			h.close()
+		}
+		if err != nil && empty { // unless something is in it by now
+			os.Remove(h.lockPath())
+			os.Remove(cfg.Data)
 		}
 	}()
 	if err := h.takeDirectory(); err != nil {
@@ -118,7 +123,7 @@ func (h *Host) takeDirectory() error {
 	if err := os.MkdirAll(h.cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
-	path := filepath.Join(h.cfg.Data, "lock")
+	path := h.lockPath()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("open lock: %w", err)
@@ -307,6 +312,9 @@ func (h *Host) warn(what string, err error) {
 		h.log.Warn("cannot "+what, "error", err)
 	}
 }
+
+// lockPath is locked while a daemon uses the data directory.
+func (h *Host) lockPath() string { return filepath.Join(h.cfg.Data, "lock") }
 
 // raftDir holds the catalogue's log and snapshots.
 func (h *Host) raftDir() string { return filepath.Join(h.cfg.Data, "raft") }

@@ -20,7 +20,7 @@ const (
 	// DefaultReplicas is how many hosts keep each shard unless the publisher asks otherwise.
 	DefaultReplicas = 2
 	// writePatience bounds a write to the catalogue: several elections, no more.
-	writePatience = 30 * time.Second
+	writePatience = 15 * time.Second
 )
 
 // Publish implements server.Host.

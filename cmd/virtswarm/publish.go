@@ -94,6 +94,9 @@ func publishRequest(args []string, f publishFlags) (*v1.PublishRequest, error) {
 	if strings.Contains(req.Name, idMark) {
 		return nil, api.NewError(api.InvalidName, req.Name, errors.New(idMark+" marks a version in commands"))
 	}
+	if err := errors.Join(checkText(req.Path), checkText(req.Name)); err != nil {
+		return nil, err
+	}
 	if req.Replicas, err = parseReplicas(f.replicas); err != nil {
 		return nil, err
 	}

@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
@@ -22,7 +25,18 @@ type ref struct {
 	digits string // first hex digits of a version's digest; empty means the newest
 }
 
+// checkText refuses what the API cannot carry: its texts are UTF-8.
+func checkText(s string) error {
+	if !utf8.ValidString(s) {
+		return api.NewError(api.InvalidName, fmt.Sprintf("%q", s), errors.New("it is not valid UTF-8"))
+	}
+	return nil
+}
+
 func parseRef(s string) (ref, error) {
+	if err := checkText(s); err != nil {
+		return ref{}, err
+	}
 	i := strings.LastIndex(s, idMark)
 	if i < 0 {
 		return ref{name: s}, nil
