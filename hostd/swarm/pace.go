@@ -9,17 +9,25 @@ const (
 	// paceMemory is the time over which a source's rate is averaged: several chunks on a slow link, soon enough to see
 	// that a fast one has become slow.
 	paceMemory = 500 * time.Millisecond
-	// queueTime is how much work beyond the round trip a source is kept supplied with. It must cover the time that this
-	// host takes to store a chunk and to ask for the next; every bit more only makes decisions older.
-	queueTime = 100 * time.Millisecond
+	// queueTime is how long a chunk may wait at the source behind others of ours, beside a quarter of the time that it takes
+	// without: what covers the hiccups of two hosts. Every bit more makes decisions older, and buffers colder: between
+	// 100 ms and 2 ms, a gigabyte costs a quarter of its processor time.
+	queueTime = 2 * time.Millisecond
+	// firstWindow is how many chunks a source may owe at least, so that it never waits for us, and at first: a seed that
+	// many come to at once is not asked for the same megabytes by all of them before they have met.
+	firstWindow = 2
 	// silence is how long a source that has shown no rate may be silent before that is taken for its rate.
 	silence = time.Second
 )
 
 // pace measures how fast a source delivers: an exponentially weighted average over the time in which it owes something, so
-// that a pause of ours is no slowness of its. It reads no clock. Not safe for concurrent use.
+// that a pause of ours is no slowness of its. From that and from the time that a chunk takes it finds how much to ask for
+// at a time: as much more with each chunk as long as nothing queues up (which doubles it every round trip), and what the
+// source delivers in the time that a chunk should take as soon as something does. It reads no clock. Not safe for
+// concurrent use.
 type pace struct {
-	rtt    time.Duration // shortest seen; without the queue that we make ourselves
+	best   time.Duration // shortest time from a request to its chunk
+	window int           // bytes that the source may owe; 0 until a chunk came
 	sum    float64       // weighted bytes a second
 	weight float64       // of sum; below 1 while little was seen
 	mark   time.Time     // until when it is counted; zero while nothing is owed
@@ -71,10 +79,19 @@ func (p *pace) rate(now time.Time, n int) float64 {
 	return rate
 }
 
-// window returns how many bytes the source may owe at a time, for chunks of n bytes: what it delivers in a round trip and
-// queueTime, at least two chunks so that it never waits for us, at most MaxPeerInFlight. A new source begins with two: the
-// first of them shows its rate, and a seed that many come to at once is not asked for the same megabytes by all of them
-// before they have met.
-func (p *pace) window(rate float64, n int) int {
-	return max(2*n, int(min(rate*(p.rtt+queueTime).Seconds(), MaxPeerInFlight)))
+// took notes that a chunk of n bytes came so long after it was asked for, while the source owed that many bytes.
+func (p *pace) took(d time.Duration, n, owed int, rate float64) {
+	if p.best == 0 || d < p.best {
+		p.best = d
+	}
+	target := p.best + p.best/4 + queueTime
+	switch {
+	case d > target:
+		p.window = int(min(rate*target.Seconds(), MaxPeerInFlight))
+	case owed+n > p.window: // it was used
+		p.window = min(max(p.window, firstWindow*n)+n, MaxPeerInFlight)
+	}
 }
+
+// allowed returns how many bytes the source may owe, for chunks of n bytes.
+func (p *pace) allowed(n int) int { return max(p.window, firstWindow*n) }

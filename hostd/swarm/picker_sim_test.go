@@ -157,7 +157,7 @@ func (n *simNet) receive(a, b *simNode, c int) {
 	dt := max(n.now-p.since, 1e-9)
 	p.since = n.now
 	p.rate += (n.len/dt - p.rate) * dt / (dt + memory)
-	a.pick.SetPace(a.sources[b.id], p.rate, max(2*simChunk, int(p.rate*queueTime.Seconds())))
+	a.pick.SetPace(a.sources[b.id], p.rate, max(2*simChunk, int(p.rate*0.1)))
 	if !a.have.has(c) {
 		a.have.set(c)
 		a.count++

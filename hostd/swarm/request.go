@@ -19,9 +19,12 @@ type request struct {
 	len    int
 	cancel context.CancelFunc
 
-	received bool  // the chunk came, whatever then became of it
-	err      error // nil if it is stored
+	asked time.Time
+	took  time.Duration // until the chunk came, whatever then became of it; 0 if it did not
+	err   error         // nil if it is stored
 }
+
+func (r *request) received() bool { return r.took > 0 }
 
 // fill asks for whatever may be asked for.
 func (j *job) fill() {
@@ -58,8 +61,8 @@ func (j *job) unlimit() {
 // ask sends one request.
 func (j *job) ask(src *source, r Request) {
 	ctx, cancel := context.WithCancel(j.ctx)
-	req := &request{src: src, chunk: r.Chunk, len: r.Len, cancel: cancel}
 	now := time.Now()
+	req := &request{src: src, chunk: r.Chunk, len: r.Len, cancel: cancel, asked: now}
 	if len(src.requests) == 0 {
 		src.alive(now, src.link.sess.Stats().BytesIn)
 	}
@@ -83,7 +86,7 @@ func (j *job) receive(ctx context.Context, r *request) {
 	if r.err = r.src.link.sess.Chunk(ctx, j.id, r.chunk, r.len, p); r.err != nil {
 		return
 	}
-	r.received = true
+	r.took = max(time.Since(r.asked), 1)
 	r.src.storing.Add(1)
 	defer r.src.storing.Add(-1)
 	m.bytesIn.Add(float64(r.len))
@@ -96,16 +99,17 @@ func (j *job) receive(ctx context.Context, r *request) {
 func (r *request) apply(j *job) {
 	now, src := time.Now(), r.src
 	current := src.requests[r.chunk] == r // it was not given up
-	if r.received {
+	if r.received() {
 		j.pace.got(now, r.len)
 	}
-	if current && r.received {
+	if current && r.received() {
 		src.pace.got(now, r.len)
+		src.pace.took(r.took, r.len, src.pick.Owes(), src.pace.rate(now, r.len))
 	}
 	if current {
 		src.take(r.chunk)
 	}
-	if r.received && r.err == nil {
+	if r.received() && r.err == nil {
 		if j.have.Has(r.chunk) {
 			j.swarm.metrics.duplicates.Inc()
 		}
@@ -126,12 +130,12 @@ func (j *job) blame(r *request) {
 	live := j.sources[src.cand.id] == src
 	switch {
 	case r.err == nil || errors.Is(r.err, context.Canceled):
-	case r.received && unfit(r.err):
+	case r.received() && unfit(r.err):
 		j.swarm.metrics.bad.Inc()
 		err := fmt.Errorf("chunk %d of %s from host %s: %w: %w", r.chunk, j.id.Short(), src.cand.id, ErrBadPeer, r.err)
 		j.drop(src, err)
 		j.swarm.peers.shun(src.cand.id, err)
-	case r.received:
+	case r.received():
 		j.fault(r.chunk, r.err)
 	case !live:
 	case errors.Is(r.err, wire.ErrNotHeld):

@@ -141,13 +141,12 @@ func (j *job) meet(src *source) {
 	}
 	src.link = l
 	j.post(linked{src}) // its announcements may come before its answer
-	asked := time.Now()
 	have, peers, err := l.sess.Open(ctx, j.id, j.m.Chunks())
 	if err != nil {
 		j.post(refused{src, fmt.Errorf("open %s at host %s: %w", j.id.Short(), l.peer, err)})
 		return
 	}
-	j.post(opened{src, have, peers, time.Since(asked)})
+	j.post(opened{src, have, peers})
 }
 
 // linked: there is a session with a peer.
@@ -168,7 +167,6 @@ type opened struct {
 	*source
 	have  content.Bits
 	peers []wire.PeerID
-	rtt   time.Duration
 }
 
 func (e opened) apply(j *job) {
@@ -180,7 +178,6 @@ func (e opened) apply(j *job) {
 	e.have.Or(src.early)
 	e.have.Or(j.m.Holes()) // which nobody needs: so that complete is complete
 	src.early = content.Bits{}
-	src.pace.rtt = e.rtt
 	j.draw(src)
 	for i, ok := e.have.NextSet(0); ok; i, ok = e.have.NextSet(i + 1) {
 		j.pick.Have(src.pick, i)
@@ -267,7 +264,7 @@ func (j *job) leave(src *source) {
 // setPace tells the picker what may be asked of a source.
 func (j *job) setPace(src *source, now time.Time) {
 	rate := src.pace.rate(now, j.m.ChunkSize())
-	j.pick.SetPace(src.pick, rate, src.pace.window(rate, j.m.ChunkSize()))
+	j.pick.SetPace(src.pick, rate, src.pace.allowed(j.m.ChunkSize()))
 }
 
 // measure looks at how a source does.
