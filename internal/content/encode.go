@@ -144,12 +144,12 @@ func (m *Manifest) decodeRuns() error {
 
 // refuseZeroChunks refuses data runs that name a chunk of zeros: by the zero digest, or by the digest of zeros.
 func (m *Manifest) refuseZeroChunks() error {
-	if m.data == 0 {
-		return nil
-	}
-	zero, lastZero := zeroDigest(m.chunkSize), zeroDigest(m.chunkLen(m.chunks-1))
+	zero := zeroDigest(m.chunkSize)
 	for i, d := range m.Data {
-		if d.IsZero() || d == zero || i == m.chunks-1 && d == lastZero {
+		if i == m.chunks-1 {
+			zero = zeroDigest(m.chunkLen(i))
+		}
+		if d.IsZero() || d == zero {
 			return fmt.Errorf("%w: chunk %d is all zeros but not a hole", ErrBadManifest, i)
 		}
 	}
