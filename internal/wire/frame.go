@@ -113,6 +113,8 @@ func parseHeader(p *[headerSize]byte) (header, error) {
 		return h, h.violation("want %d to %d bytes", frames[h.typ].min, frames[h.typ].max)
 	case p[6] != 0 || p[7] != 0:
 		return h, h.violation("reserved bytes are not zero")
+	case h.id != 0 && (h.typ == frameHello || h.typ == frameGoodbye):
+		return h, h.violation("want id 0")
 	case h.flags&^flagLast != 0 || h.flags != 0 && h.typ != frameData:
 		return h, h.violation("unknown flags %#x", h.flags)
 	}

@@ -35,6 +35,7 @@ func TestChunks(t *testing.T) {
 				}
 			}
 			wg.Wait()
+			synctest.Wait() // the writer counts when it is back from writing
 			if got := c.a.Stats(); got.ChunksIn != 27 || got.BytesIn != c.b.Stats().BytesOut {
 				t.Errorf("stats %+v against %+v", got, c.b.Stats())
 			}
