@@ -255,11 +255,8 @@ func TestDamagedDirectories(t *testing.T) {
 	h.refusedToStart(26, filepath.Join(h.data, "store"))
 	l.write(version, whole)
 
-	segments, err := filepath.Glob(filepath.Join(h.data, "raft", "*", "*.wal"))
+	segments, err := filepath.Glob(filepath.Join(h.data, "raft", "log", "*.log"))
 	l.check(err)
-	more, err := filepath.Glob(filepath.Join(h.data, "raft", "*.wal"))
-	l.check(err)
-	segments = append(segments, more...)
 	if len(segments) == 0 {
 		t.Fatal("no log segments found")
 	}
