@@ -1,0 +1,373 @@
+package pki
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func mustInit(t *testing.T, cluster string) *Identity {
+	t.Helper()
+	id, err := Init(filepath.Join(t.TempDir(), "pki"), cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// join makes a further host of the cluster of id.
+func join(t *testing.T, id *Identity) *Identity {
+	t.Helper()
+	r, err := Prepare(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, host, err := id.CA().SignCSR(r.CSR())
+	if err != nil || host != r.HostID() {
+		t.Fatalf("sign: %s, %v", host, err)
+	}
+	member, err := r.Accept(id.CA().Pin(), cert, id.CA().Certificate(), id.CA().Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return member
+}
+
+// handshake returns what each side has against the other. In TLS 1.3 the client may hear of it with its first Read.
+func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr error) {
+	t.Helper()
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	errs := make(chan error, 1)
+	go func() {
+		c := tls.Server(a, server)
+		err := c.HandshakeContext(t.Context())
+		if err == nil {
+			_, err = c.Write([]byte{1})
+		}
+		a.Close()
+		errs <- err
+	}()
+	c := tls.Client(b, client)
+	clientErr = c.HandshakeContext(t.Context())
+	if clientErr == nil {
+		_, clientErr = c.Read(make([]byte, 1))
+		if v := c.ConnectionState().Version; v != tls.VersionTLS13 {
+			t.Errorf("version %x", v)
+		}
+	}
+	b.Close()
+	return <-errs, clientErr
+}
+
+func TestMembersMeet(t *testing.T) {
+	a := mustInit(t, "one")
+	b := join(t, a)
+	c := join(t, b) // any member can admit
+	var asked []string
+	allow := func(host string) error { asked = append(asked, host); return nil }
+	s, cl := handshake(t, a.ServerConfig(allow), c.ClientConfig(a.HostID(), nil))
+	if s != nil || cl != nil {
+		t.Errorf("server: %v, client: %v", s, cl)
+	}
+	if len(asked) != 1 || asked[0] != c.HostID() || len(c.HostID()) != 32 {
+		t.Errorf("asked about %v", asked)
+	}
+	if a.Cluster() != "one" || c.Cluster() != "one" {
+		t.Errorf("clusters %q, %q", a.Cluster(), c.Cluster())
+	}
+}
+
+// TestRefusals makes one thing wrong at a time.
+func TestRefusals(t *testing.T) {
+	a := mustInit(t, "one")
+	b := join(t, a)
+	other := mustInit(t, "two")
+	namesake := mustInit(t, "one") // another cluster that was given the same name
+	deny := func(string) error { return errors.New("removed last week") }
+	token := a.CA().NewToken(time.Hour)
+	wrongPin := token
+	wrongPin.Pin[3]++
+	nobody := b.ClientConfig("", nil)
+	nobody.GetClientCertificate = nil
+	old := b.ClientConfig("", nil)
+	old.MaxVersion = tls.VersionTLS12
+	old.MinVersion = tls.VersionTLS12
+	for name, test := range map[string]struct {
+		server, client *tls.Config
+		serverErr      error
+		clientErr      error // nil: an alert
+		says           string
+	}{
+		"client of another cluster":   {a.ServerConfig(nil), trusting(other), ErrOtherCluster, nil, "two, not one"},
+		"client of a namesake":        {a.ServerConfig(nil), trusting(namesake), ErrOtherCluster, nil, "authority"},
+		"server of another cluster":   {other.ServerConfig(nil), a.ClientConfig("", nil), nil, ErrOtherCluster, "two, not one"},
+		"server of a namesake":        {namesake.ServerConfig(nil), a.ClientConfig("", nil), nil, ErrOtherCluster, "authority"},
+		"client not allowed":          {a.ServerConfig(deny), b.ClientConfig("", nil), ErrNotMember, nil, "removed last week"},
+		"server not allowed":          {a.ServerConfig(nil), b.ClientConfig("", deny), nil, ErrNotMember, a.HostID()},
+		"another host":                {a.ServerConfig(nil), b.ClientConfig(b.HostID(), nil), nil, ErrWrongHost, a.HostID()},
+		"no certificate":              {a.ServerConfig(nil), nobody, errAny, nil, ""},
+		"old TLS":                     {a.ServerConfig(nil), old, errAny, nil, ""},
+		"joining with a wrong pin":    {a.JoinServerConfig(), JoinClientConfig(wrongPin), nil, ErrPinMismatch, ""},
+		"joining another cluster":     {other.JoinServerConfig(), JoinClientConfig(token), nil, ErrPinMismatch, ""},
+		"joining a namesake":          {namesake.JoinServerConfig(), JoinClientConfig(token), nil, ErrPinMismatch, ""},
+		"joining at the members' end": {a.ServerConfig(nil), JoinClientConfig(token), errAny, nil, ""},
+		"a host as authority":         {chain(b, b.cert.Load().Leaf.Raw, b.cert.Load().Leaf.Raw), JoinClientConfig(token), nil, ErrPinMismatch, ""},
+		"authority without its host":  {chain(other, other.cert.Load().Leaf.Raw, a.ca.cert.Raw), JoinClientConfig(token), nil, ErrOtherCluster, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, c := handshake(t, test.server, test.client)
+			if test.serverErr != nil && test.serverErr != errAny && !errors.Is(s, test.serverErr) || s == nil && test.serverErr != nil {
+				t.Errorf("server: %v", s)
+			}
+			if c == nil || test.clientErr != nil && !errors.Is(c, test.clientErr) {
+				t.Errorf("client: %v", c)
+			}
+			if said := errors.Join(s, c).Error(); !strings.Contains(said, test.says) {
+				t.Errorf("it does not say %q: %s", test.says, said)
+			}
+		})
+	}
+}
+
+var errAny = errors.New("any")
+
+// trusting is the configuration of a client that does not mind whom it calls.
+func trusting(id *Identity) *tls.Config {
+	c := id.ClientConfig("", nil)
+	c.VerifyConnection = nil
+	return c
+}
+
+// chain is the configuration of a server that presents other certificates than it should.
+func chain(id *Identity, certs ...[]byte) *tls.Config {
+	c := id.JoinServerConfig()
+	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return &tls.Certificate{Certificate: certs, PrivateKey: id.key}, nil
+	}
+	return c
+}
+
+func TestJoin(t *testing.T) {
+	a := mustInit(t, "one")
+	token := a.CA().NewToken(time.Hour)
+	if s, c := handshake(t, a.JoinServerConfig(), JoinClientConfig(token)); s != nil || c != nil {
+		t.Fatalf("server: %v, client: %v", s, c)
+	}
+	dir := t.TempDir()
+	first, err := Prepare(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Prepare(dir) // after a crash
+	if err != nil || again.HostID() != first.HostID() {
+		t.Fatalf("the second attempt is another host: %v", err)
+	}
+	if _, err := Load(dir); !errors.Is(err, ErrNoIdentity) {
+		t.Errorf("half way: %v", err)
+	}
+	cert, _, err := a.CA().SignCSR(first.CSR())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := mustInit(t, "two")
+	if _, err := first.Accept(token.Pin, cert, other.CA().Certificate(), other.CA().Key()); !errors.Is(err, ErrPinMismatch) {
+		t.Errorf("authority of another cluster: %v", err)
+	}
+	if _, err := first.Accept(token.Pin, cert, a.CA().Certificate(), other.CA().Key()); err == nil {
+		t.Error("took the key of another authority")
+	}
+	if _, err := first.Accept(token.Pin, a.cert.Load().Leaf.Raw, a.CA().Certificate(), a.CA().Key()); err == nil {
+		t.Error("took the certificate of another host")
+	}
+	if _, err := first.Accept(token.Pin, cert, a.CA().Certificate(), a.CA().Key()); err != nil {
+		t.Fatal(err)
+	}
+	id, err := Load(dir)
+	if err != nil || id.HostID() != first.HostID() || id.CA().Pin() != token.Pin {
+		t.Fatalf("load: %v", err)
+	}
+	if _, err := Prepare(dir); !errors.Is(err, ErrExists) {
+		t.Errorf("prepare over an identity: %v", err)
+	}
+	if _, err := Init(dir, "three"); !errors.Is(err, ErrExists) {
+		t.Errorf("init over an identity: %v", err)
+	}
+}
+
+func TestFiles(t *testing.T) {
+	id := mustInit(t, "one")
+	for _, name := range []string{caCertFile, caKeyFile, hostCertFile, hostKeyFile} {
+		info, err := os.Stat(filepath.Join(id.dir, name))
+		if err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
+	}
+	if info, err := os.Stat(id.dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("directory: %v", info.Mode())
+	}
+	entries, _ := os.ReadDir(id.dir)
+	if len(entries) != 4 {
+		t.Errorf("%d files", len(entries))
+	}
+}
+
+func TestDamaged(t *testing.T) {
+	strange := mustInit(t, "two")
+	for name, damage := range map[string]func(dir string) error{
+		"no authority":     func(dir string) error { return os.Remove(filepath.Join(dir, caCertFile)) },
+		"no key":           func(dir string) error { return os.Remove(filepath.Join(dir, hostKeyFile)) },
+		"empty":            func(dir string) error { return os.Truncate(filepath.Join(dir, hostCertFile), 0) },
+		"cut":              func(dir string) error { return os.Truncate(filepath.Join(dir, caKeyFile), 60) },
+		"huge":             func(dir string) error { return os.Truncate(filepath.Join(dir, caKeyFile), 1<<30) },
+		"another's key":    func(dir string) error { return copyFile(strange.dir, dir, hostKeyFile) },
+		"another's ca key": func(dir string) error { return copyFile(strange.dir, dir, caKeyFile) },
+		"another cluster": func(dir string) error {
+			return errors.Join(copyFile(strange.dir, dir, caKeyFile), copyFile(strange.dir, dir, caCertFile))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := mustInit(t, "one").dir
+			if err := damage(dir); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Load(dir); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), dir) {
+				t.Errorf("load: %v", err)
+			}
+		})
+	}
+}
+
+func copyFile(from, to, name string) error {
+	p, err := os.ReadFile(filepath.Join(from, name))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(to, name), p, 0o600)
+}
+
+// TestYears lets certificates grow old in a bubble's time.
+func TestYears(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := mustInit(t, "one")
+		b := join(t, a)
+		time.Sleep(HostLife - RenewBelow - time.Hour)
+		if a.NeedsRenewal() {
+			t.Error("renewal is wanted too soon")
+		}
+		time.Sleep(2 * time.Hour)
+		if !a.NeedsRenewal() {
+			t.Error("no renewal is wanted")
+		}
+		server := a.ServerConfig(nil) // made before the renewal
+		if err := a.Renew(); err != nil || a.NeedsRenewal() {
+			t.Fatalf("renew: %v", err)
+		}
+		if s, c := handshake(t, server, b.ClientConfig(a.HostID(), nil)); s != nil || c != nil {
+			t.Errorf("server: %v, client: %v", s, c)
+		}
+		time.Sleep(RenewBelow)
+		s, _ := handshake(t, server, b.ClientConfig("", nil))
+		if !errors.Is(s, ErrExpired) || !strings.Contains(s.Error(), b.HostID()) {
+			t.Errorf("an expired client: %v", s)
+		}
+		_, c := handshake(t, b.ServerConfig(nil), a.ClientConfig("", nil))
+		if !errors.Is(c, ErrExpired) {
+			t.Errorf("an expired server: %v", c)
+		}
+		b, err := Load(b.dir) // it was switched off for long, and helps itself
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Renew(); err != nil {
+			t.Fatal(err)
+		}
+		if b, err = Load(b.dir); err != nil {
+			t.Fatal(err)
+		}
+		if s, c := handshake(t, server, b.ClientConfig(a.HostID(), nil)); s != nil || c != nil {
+			t.Errorf("server: %v, client: %v", s, c)
+		}
+	})
+}
+
+func TestSignCSR(t *testing.T) {
+	ca := mustInit(t, "one").CA()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := func(template x509.CertificateRequest, key any) []byte {
+		der, err := x509.CreateCertificateRequest(rand.Reader, &template, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	spki, _ := x509.MarshalPKIXPublicKey(key.Public())
+	own := pkix.Name{CommonName: hostID(spki)}
+	good := request(x509.CertificateRequest{Subject: own}, key)
+	forged := append([]byte(nil), good...)
+	forged[len(forged)-1] ^= 1
+	for name, csr := range map[string][]byte{
+		"garbage":         []byte("certificate, please"),
+		"empty":           nil,
+		"long":            append(good[:len(good):len(good)], request(x509.CertificateRequest{}, ec)...),
+		"huge":            append(good[:len(good):len(good)], make([]byte, maxCSR)...),
+		"forged":          forged,
+		"another key":     request(x509.CertificateRequest{Subject: own}, ec),
+		"another name":    request(x509.CertificateRequest{Subject: pkix.Name{CommonName: strings.Repeat("0", 32)}}, key),
+		"more names":      request(x509.CertificateRequest{Subject: own, DNSNames: []string{"localhost"}}, key),
+		"an organisation": request(x509.CertificateRequest{Subject: pkix.Name{CommonName: own.CommonName, Organization: []string{"x"}}}, key),
+	} {
+		if _, _, err := ca.SignCSR(csr); !errors.Is(err, ErrBadRequest) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, host, err := ca.SignCSR(good); err != nil || host != own.CommonName {
+		t.Errorf("a good one: %v", err)
+	}
+}
+
+func TestClusterIDs(t *testing.T) {
+	for _, bad := range []string{"", "-a", "a-", "A", "a.b", "a/b", "ä", strings.Repeat("a", 64)} {
+		if _, err := NewCA(bad); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	if _, err := NewCA(strings.Repeat("a", 63)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStandardClients: what curl and Prometheus do, who check a name, must work with the host id as the name.
+func TestStandardClients(t *testing.T) {
+	a := mustInit(t, "one")
+	b := join(t, a)
+	roots := x509.NewCertPool()
+	roots.AddCert(a.ca.cert)
+	config := &tls.Config{
+		RootCAs: roots, ServerName: a.HostID(), MinVersion: tls.VersionTLS13,
+		Certificates: []tls.Certificate{*b.cert.Load()},
+	}
+	if s, c := handshake(t, a.ServerConfig(nil), config); s != nil || c != nil {
+		t.Errorf("server: %v, client: %v", s, c)
+	}
+}
