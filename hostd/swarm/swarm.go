@@ -123,7 +123,7 @@ func (s *Swarm) Fetch(ctx context.Context, file File, want content.Bits, prio Pr
 		progress(c.progress)
 		return nil
 	}
-	for {
+	for ctx.Err() == nil {
 		j, err := s.job(file)
 		if err != nil {
 			return err
@@ -131,8 +131,9 @@ func (s *Swarm) Fetch(ctx context.Context, file File, want content.Bits, prio Pr
 		if err, ended := j.serve(ctx, c, progress); !ended {
 			return err
 		}
-		// The job ended by itself just before it heard of us: the next one starts from what is held now.
+		// The job ended by itself just before it heard of us: there is another.
 	}
+	return ctx.Err()
 }
 
 // job returns the running job of a file, or starts one.
