@@ -15,7 +15,7 @@ import (
 // killEnv names the store that this test binary fills, instead of running tests, until it is killed.
 const killEnv = "VIRTSWARM_TEST_KILL_DIR"
 
-const killSize = 2000 * testChunk
+const killSize = 600 * testChunk
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(killEnv); dir != "" {
@@ -64,7 +64,7 @@ func TestKilledProcess(t *testing.T) {
 	dir := t.TempDir()
 	p := random(1, killSize)
 	must(t, os.WriteFile(filepath.Join(dir, "source"), p, 0o600))
-	for _, after := range []int{1, 50, 700, 2000} {
+	for _, after := range []int{1, 50, 600} {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), killEnv+"="+dir)
 		cmd.Stderr = os.Stderr
