@@ -116,7 +116,6 @@ func (j *job) run() {
 	j.swarm.metrics.jobs.Inc()
 	tick := time.NewTicker(tickTime)
 	defer tick.Stop()
-	j.tick(time.Now())
 	for !j.over() {
 		select {
 		case e := <-j.events:
@@ -178,11 +177,7 @@ func (j *job) tick(now time.Time) {
 	if len(j.claims) == 0 {
 		return
 	}
-	if now.Sub(j.looked) >= LookTime {
-		j.looked = now
-		j.list(j.swarm.holders(j.id))
-	}
-	j.connect(now)
+	j.seek(now)
 	rate := j.pace.rate(now, j.m.ChunkSize())
 	seeds, fetchers := j.connected()
 	for c := range j.claims {
@@ -190,6 +185,15 @@ func (j *job) tick(now time.Time) {
 		c.report()
 		j.checkStuck(c, now)
 	}
+}
+
+// seek looks for peers to fetch from.
+func (j *job) seek(now time.Time) {
+	if now.Sub(j.looked) >= LookTime {
+		j.looked = now
+		j.list(j.swarm.holders(j.id))
+	}
+	j.connect(now)
 }
 
 // connected counts the sources that have everything and those that do not.
@@ -261,7 +265,9 @@ func (e claimed) apply(j *job) {
 		return
 	}
 	j.claims[c] = struct{}{}
-	j.tick(time.Now())
+	if len(j.claims) == 1 {
+		j.seek(time.Now())
+	}
 }
 
 // dropped: a caller has gone.

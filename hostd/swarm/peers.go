@@ -1,16 +1,21 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/wire"
 	"github.com/virtswarm/virtswarm/placement"
 )
+
+// maxPeerSessions bounds the sessions with one peer. Two are normal when both dial at once.
+const maxPeerSessions = 4
 
 // peers are the hosts that this one talks to. A session serves all jobs and both directions, whoever dialed it. When two
 // hosts dial each other at the same time there are two; both sides then prefer the one that the lower id dialed, and the
@@ -59,9 +64,9 @@ func (p *peers) hold(ctx context.Context, id wire.PeerID) (*link, error) {
 			p.mu.Unlock()
 			return l, nil
 		}
-		if waited != nil && waited.err != nil {
+		if waited != nil {
 			p.mu.Unlock()
-			return nil, waited.err
+			return nil, cmp.Or(waited.err, error(fmt.Errorf("host %s: %w", id, wire.ErrEnded))) // it did not last
 		}
 		d, err := p.dial(id)
 		p.mu.Unlock()
@@ -159,6 +164,11 @@ func (p *peers) accept(ctx context.Context, conn io.ReadWriteCloser, id wire.Pee
 		}
 		return ErrBusy
 	}
+	if links := p.links[id]; len(links) >= maxPeerSessions {
+		// It was started anew, or wastes ours: either way it is the old one that it can do without.
+		links[0].sess.Goodbye(wire.CodeBusy, "too many sessions")
+		p.remove(links[0])
+	}
 	l := newLink(p.swarm, id, conn, false)
 	p.links[id] = append(p.links[id], l)
 	d := p.dialing[id]
@@ -195,8 +205,7 @@ func (p *peers) remove(l *link) {
 	links := p.links[l.peer]
 	for i := range links {
 		if links[i] == l {
-			links[i] = links[len(links)-1]
-			p.links[l.peer] = links[:len(links)-1]
+			p.links[l.peer] = slices.Delete(links, i, i+1)
 			p.count--
 			break
 		}

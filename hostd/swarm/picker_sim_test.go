@@ -3,9 +3,10 @@ package swarm
 import (
 	"container/heap"
 	"testing"
+	"time"
 )
 
-// simNet is a packet-level swarm in virtual time, just enough of one to show what the picker's rules are worth: every
+// simNet is a swarm in virtual time, just enough of one to show what the picker's rules are worth: every
 // node sends one chunk at a time at its uplink's rate, to its requesters in turn (as TCP flows share a link), and receives
 // at its downlink's. A request travels in simLatency, the news of a chunk in simNews.
 type simNet struct {
@@ -30,7 +31,8 @@ type simNode struct {
 	dead     bool
 	pick     *Picker
 	sources  map[int]*Source // by node
-	pace     map[int]*simPace
+	pace     map[int]*pace
+	asked    map[[2]int]float64 // when, by node and chunk
 	have     mask
 	count    int
 	done     float64
@@ -41,9 +43,6 @@ type simNode struct {
 	downFree float64
 	sent     int
 }
-
-// simPace is a source's measured rate.
-type simPace struct{ since, rate float64 }
 
 type simEvent struct {
 	at  float64
@@ -70,13 +69,17 @@ func (n *simNet) after(d float64, do func()) {
 	heap.Push(&n.events, simEvent{n.now + d, n.seq, do})
 }
 
+func simTime(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
+
+func (n *simNet) time() time.Time { return time.Unix(0, 0).Add(simTime(n.now)) }
+
 // newSimNet makes a seed and fetchers of the given rates; everybody knows everybody.
 func newSimNet(chunks int, seed float64, fetchers ...float64) *simNet {
 	n := &simNet{chunks: chunks, len: simChunk}
 	for i, rate := range append([]float64{seed}, fetchers...) {
 		n.nodes = append(n.nodes, &simNode{
 			id: i, rate: rate, have: newMask(chunks), waiting: map[int][]int{},
-			sources: map[int]*Source{}, pace: map[int]*simPace{},
+			sources: map[int]*Source{}, pace: map[int]*pace{}, asked: map[[2]int]float64{},
 			pick: NewPicker(mix(uint64(i)), int64(chunks)*simChunk, simChunk),
 		})
 	}
@@ -90,7 +93,7 @@ func newSimNet(chunks int, seed float64, fetchers ...float64) *simNet {
 		for _, b := range n.nodes {
 			if a != b {
 				a.sources[b.id] = a.pick.Add(mix(uint64(b.id)), b.have.has)
-				a.pace[b.id] = &simPace{}
+				a.pace[b.id] = &pace{}
 				if b.id > 0 {
 					a.pick.Fellow(a.sources[b.id])
 				}
@@ -111,9 +114,8 @@ func (n *simNet) fill(a *simNode) {
 			if s != r.Source {
 				continue
 			}
-			if len(s.queue) == 1 {
-				a.pace[id].since = n.now
-			}
+			a.pace[id].owe(n.time())
+			a.asked[[2]int{id, r.Chunk}] = n.now
 			b := n.nodes[id]
 			n.after(simLatency, func() { n.request(a, b, r.Chunk) })
 		}
@@ -152,12 +154,14 @@ func (n *simNet) receive(a, b *simNode, c int) {
 	if a.dead || b.dead {
 		return
 	}
-	const memory = 0.5
-	p := a.pace[b.id]
-	dt := max(n.now-p.since, 1e-9)
-	p.since = n.now
-	p.rate += (n.len/dt - p.rate) * dt / (dt + memory)
-	a.pick.SetPace(a.sources[b.id], p.rate, max(2*simChunk, int(p.rate*0.1)))
+	s, p := a.sources[b.id], a.pace[b.id]
+	p.got(n.time(), simChunk)
+	rate := p.rate(n.time(), simChunk)
+	p.took(simTime(n.now-a.asked[[2]int{b.id, c}]), simChunk, s.Owes(), rate)
+	if s.Owes() <= simChunk {
+		p.idle()
+	}
+	a.pick.SetPace(s, rate, p.allowed(simChunk))
 	if !a.have.has(c) {
 		a.have.set(c)
 		a.count++

@@ -121,13 +121,12 @@ func (r *request) apply(j *job) {
 		src.alive(now, src.link.sess.Stats().BytesIn)
 		j.setPace(src, now)
 	}
-	j.blame(r)
+	j.blame(r, current)
 }
 
-// blame draws the consequences of a failure.
-func (j *job) blame(r *request) {
+// blame draws the consequences of a failure. What happened to a request that was given up says nothing, unless the peer lied.
+func (j *job) blame(r *request, current bool) {
 	src := r.src
-	live := j.sources[src.cand.id] == src
 	switch {
 	case r.err == nil || errors.Is(r.err, context.Canceled):
 	case r.received() && unfit(r.err):
@@ -135,9 +134,9 @@ func (j *job) blame(r *request) {
 		err := fmt.Errorf("chunk %d of %s from host %s: %w: %w", r.chunk, j.id.Short(), src.cand.id, ErrBadPeer, r.err)
 		j.drop(src, err)
 		j.swarm.peers.shun(src.cand.id, err)
+	case !current:
 	case r.received():
 		j.fault(r.chunk, r.err)
-	case !live:
 	case errors.Is(r.err, wire.ErrNotHeld):
 		j.pick.Lost(src.pick, r.chunk)
 	default:

@@ -620,3 +620,22 @@ func TestClosedSwarm(t *testing.T) {
 		}
 	})
 }
+
+// TestSessionsAreBounded: one peer cannot take them all.
+func TestSessionsAreBounded(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		a, b := l.host(1), l.host(2)
+		for range 3 * maxPeerSessions {
+			c, err := b.Dial(context.Background(), a.id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.wg.Go(func() { b.Serve(context.Background(), c, a.id) })
+			synctest.Wait()
+		}
+		time.Sleep(time.Second)
+		if a.sessions() > maxPeerSessions {
+			t.Errorf("%d sessions with one peer", a.sessions())
+		}
+	})
+}
