@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -98,10 +99,14 @@ func (f *File) exportLink(ctx context.Context, src *handle, dest string, t *tall
 		return err
 	}
 	path := dataIn(f.dir)
-	if err := f.store.fs.Chmod(path, 0o444); err != nil {
-		return err
+	err := f.store.fs.Chmod(path, 0o444)
+	if err == nil {
+		err = f.store.fs.Link(path, dest)
 	}
-	if err := f.store.fs.Link(path, dest); err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		err = cmp.Or(f.whyGone(), err)
+	}
+	if err != nil {
 		return err
 	}
 	return f.store.fs.SyncDir(filepath.Dir(dest))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -137,7 +138,11 @@ func TestCloseEndsImport(t *testing.T) {
 	<-running
 	closed := make(chan error)
 	go func() { closed <- s.Close() }()
-	<-s.ctx.Done()
+	for closing := false; !closing; runtime.Gosched() {
+		s.mu.Lock()
+		closing = s.closed
+		s.mu.Unlock()
+	}
 	close(goOn)
 	if err := <-ended; !errors.Is(err, ErrClosed) {
 		t.Errorf("import: %v", err)

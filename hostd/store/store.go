@@ -44,20 +44,18 @@ type Store struct {
 	handles *handles
 	flusher *flusher
 
-	ctx context.Context // ends when Close begins
-	end context.CancelCauseFunc
-	ops sync.WaitGroup // long operations under way
-
-	noClone  atomic.Bool  // the file system has refused to share blocks between files of the store
-	held     atomic.Int64 // data bytes in the files
-	found    int64        // of these, what was there at Open
-	arriving atomic.Int64 // data bytes that imports have reserved and need no more room for
+	noClone  atomic.Bool    // the file system has refused to share blocks between files of the store
+	ops      sync.WaitGroup // the operations in running
+	held     atomic.Int64   // data bytes in the files
+	found    int64          // of these, what was there at Open
+	arriving atomic.Int64   // data bytes that imports have reserved and need no more room for
 
 	mu       sync.Mutex // guards all below; never held during I/O
 	files    map[content.Digest]*File
 	latches  map[content.Digest]chan struct{} // ids that are being added or removed; closed when done
 	reserved int64                            // data bytes of all files and of those that are being added
 	closed   bool
+	running  map[*operation]struct{} // long operations, which Close ends
 }
 
 // Usage says what the store takes.
@@ -85,8 +83,8 @@ func Open(o Options) (_ *Store, err error) {
 		o: o, fs: o.FS, log: o.Logger, layout: layout{o.Dir},
 		files:   make(map[content.Digest]*File),
 		latches: make(map[content.Digest]chan struct{}),
+		running: make(map[*operation]struct{}),
 	}
-	s.ctx, s.end = context.WithCancelCause(context.Background())
 	s.handles = newHandles(maxOpenFiles)
 	s.metrics = newMetrics(s)
 	if s.lock, err = s.layout.prepare(s.fs); err != nil {
@@ -113,9 +111,11 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.closed = true
+	for op := range s.running {
+		op.cancel(ErrClosed)
+	}
 	s.mu.Unlock()
 
-	s.end(ErrClosed)
 	s.ops.Wait()
 	s.handles.drain()
 	s.flusher.stop()
@@ -185,19 +185,26 @@ func (s *Store) Usage() Usage {
 	}
 }
 
-// enter begins a long operation, which Close ends by its context and waits for; leave says that it is over.
+// operation is a long one: Close ends it and waits for it.
+type operation struct{ cancel context.CancelCauseFunc }
+
+// enter begins a long operation under the context that it returns; leave says that it is over.
 func (s *Store) enter(ctx context.Context) (_ context.Context, leave func(), err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	op := &operation{cancel}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
+		cancel(ErrClosed)
 		return nil, nil, ErrClosed
 	}
+	s.running[op] = struct{}{}
 	s.ops.Add(1)
-	ctx, cancel := context.WithCancelCause(ctx)
-	unlink := context.AfterFunc(s.ctx, func() { cancel(ErrClosed) })
 	return ctx, func() {
-		unlink()
 		cancel(nil)
+		s.mu.Lock()
+		delete(s.running, op)
+		s.mu.Unlock()
 		s.ops.Done()
 	}, nil
 }
