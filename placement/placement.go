@@ -106,6 +106,9 @@ type Targets struct {
 	Hosts []HostID `json:"hosts,omitempty"` // sorted; empty if All
 }
 
+// IsZero reports whether there are none.
+func (t Targets) IsZero() bool { return !t.All && len(t.Hosts) == 0 }
+
 // Holder is a host that said it holds shards of a content, durably.
 type Holder struct {
 	Host   HostID

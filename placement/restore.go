@@ -22,7 +22,12 @@ func Restore(r io.Reader) (*State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("restore: %w: not gzip: %v", ErrBadSnapshot, err)
 	}
-	p := &restorer{s: New(), sum: sha256.New(), lines: bufio.NewScanner(io.LimitReader(zip, maxSnapshot))}
+	return restoreLines(io.LimitReader(zip, maxSnapshot))
+}
+
+// restoreLines reads the lines of a snapshot.
+func restoreLines(r io.Reader) (*State, error) {
+	p := &restorer{s: New(), sum: sha256.New(), lines: bufio.NewScanner(r)}
 	p.lines.Buffer(make([]byte, 64<<10), maxSnapshotLine)
 	p.lines.Split(wholeLines)
 	if err := p.run(); err != nil {
