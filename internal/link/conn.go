@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/virtswarm/virtswarm/internal/pki"
 )
@@ -30,7 +31,7 @@ func secure(c *tls.Conn, under *buffered) *secured {
 	if certs := c.ConnectionState().PeerCertificates; len(certs) > 0 {
 		s.peer = pki.HostIDOf(certs[0])
 	}
-	under.start()
+	under.gather.Store(true)
 	return s
 }
 
@@ -61,10 +62,14 @@ func (c *secured) Read(p []byte) (int, error) {
 
 // CloseWrite ends this direction; the other side reads io.EOF behind what was written.
 func (c *secured) CloseWrite() error {
-	if err := c.Conn.(*tls.Conn).CloseWrite(); err != nil {
-		return err
-	}
-	return c.under.Flush()
+	c.under.gather.Store(false) // TLS allows no flush behind its last record
+	return c.Conn.(*tls.Conn).CloseWrite()
+}
+
+// Close says so to the other side unless a Write is stuck, and closes.
+func (c *secured) Close() error {
+	c.under.gather.Store(false)
+	return c.Conn.Close()
 }
 
 // refused reports whether err is the alert by which the other side turns down a certificate. Package tls has no type
@@ -82,29 +87,22 @@ func refused(err error) bool {
 	return false
 }
 
-// buffered is the connection under TLS. It passes everything through until start, so that a handshake needs no Flush.
+// buffered is the connection under TLS. While gather is set, what is written waits for more, or for Flush; in the
+// handshake and at the end, of which TLS alone knows, it does not.
 type buffered struct {
 	net.Conn
+	gather atomic.Bool
 
 	mu  sync.Mutex
-	w   []byte // nil: not started
-	err error  // what a write failed with: bytes are lost, so nothing may follow
-}
-
-func (b *buffered) start() {
-	b.mu.Lock()
-	b.w = make([]byte, 0, 2*recordsAtOnce)
-	b.mu.Unlock()
+	w   []byte
+	err error // what a write failed with: bytes are lost, so nothing may follow
 }
 
 func (b *buffered) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.w == nil {
-		return b.Conn.Write(p)
-	}
 	b.w = append(b.w, p...)
-	if len(b.w) >= recordsAtOnce {
+	if len(b.w) >= recordsAtOnce || !b.gather.Load() {
 		b.flush()
 	}
 	return len(p), b.err
@@ -123,13 +121,4 @@ func (b *buffered) flush() error {
 		b.w = b.w[:0]
 	}
 	return b.err
-}
-
-// Close sends what is kept, such as the alert that TLS ends with, unless a Write is stuck.
-func (b *buffered) Close() error {
-	if b.mu.TryLock() {
-		b.flush() // the deadline that TLS sets bounds it
-		b.mu.Unlock()
-	}
-	return b.Conn.Close()
 }

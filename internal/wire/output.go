@@ -264,7 +264,7 @@ func (s *Session) finish(a answer) {
 
 // frame returns the part of an answer at off as a frame.
 func (s *Session) frame(a answer, h header, off int) []byte {
-	p := a.body
+	var p []byte
 	if a.buf != nil {
 		p = a.buf.b[off:]
 	} else {

@@ -1,0 +1,83 @@
+package link
+
+import (
+	"crypto/tls"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"github.com/virtswarm/virtswarm/internal/link/linktest"
+	"github.com/virtswarm/virtswarm/internal/pki"
+)
+
+// TestConns checks every kind of connection; a new one joins with a line.
+func TestConns(t *testing.T) {
+	memory := func(t testing.TB) (net.Conn, net.Conn) { return pair(t, NewMemory(), "tcp://here:1") }
+	tcp := func(t testing.TB) (net.Conn, net.Conn) { return pair(t, OS, "tcp://127.0.0.1:0") }
+	unix := func(t testing.TB) (net.Conn, net.Conn) { return pair(t, OS, "unix://"+filepath.Join(t.TempDir(), "s")) }
+	for name, kind := range map[string]linktest.Kind{
+		"memory":     {Pair: memory, Bubble: true},
+		"memory+tls": {Pair: withTLS(memory), Bubble: true, Sealed: true},
+		"tcp":        {Pair: tcp, Kill: reset},
+		"tcp+tls":    {Pair: withTLS(tcp), Kill: reset, Sealed: true},
+		"unix":       {Pair: unix},
+		"unix+tls":   {Pair: withTLS(unix), Sealed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !kind.Bubble {
+				t.Parallel()
+			}
+			linktest.Conn(t, kind)
+		})
+	}
+}
+
+// pair returns the two ends of a connection over a network.
+func pair(t testing.TB, n Network, url string) (a, b net.Conn) {
+	t.Helper()
+	l, err := n.Listen(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a, err = n.Dial(t.Context(), l.Addr().Network()+"://"+l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return a, b
+}
+
+// withTLS puts TLS, as between hosts, over the connections of pair.
+func withTLS(pair func(testing.TB) (net.Conn, net.Conn)) func(testing.TB) (net.Conn, net.Conn) {
+	return func(t testing.TB) (net.Conn, net.Conn) {
+		t.Helper()
+		id, err := pki.Init(t.TempDir(), "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := pair(t)
+		underA, underB := &buffered{Conn: a}, &buffered{Conn: b}
+		client, server := tls.Client(underA, id.ClientConfig(id.HostID(), nil)), tls.Server(underB, id.ServerConfig(nil))
+		done := make(chan error, 1)
+		go func() { done <- server.HandshakeContext(t.Context()) }()
+		if err := client.HandshakeContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		return secure(client, underA), secure(server, underB)
+	}
+}
+
+// reset makes a connection end as by a crash.
+func reset(c net.Conn) {
+	if s, ok := c.(*secured); ok {
+		c = s.under.Conn
+	}
+	c.(*net.TCPConn).SetLinger(0)
+	c.Close()
+}
