@@ -227,7 +227,7 @@ func (n *Node) propose(ctx context.Context, data []byte) (placement.Result, erro
 func (n *Node) await(ctx context.Context, start func() hraft.Future) (hraft.Future, error) {
 	var future hraft.Future
 	done := make(chan error, 1)
-	// The goroutine ends at the latest when Raft is shut down.
+	// Raft answers sooner or later; Close waits for that.
 	if !n.spawn(func() { future = start(); done <- future.Error() }) {
 		return nil, ErrClosed
 	}

@@ -163,6 +163,16 @@ type memConn struct {
 	from, to placement.HostID
 }
 
+func (c *memConn) Write(p []byte) (int, error) {
+	c.f.mu.Lock()
+	cut := c.f.groups[c.from] != c.f.groups[c.to]
+	c.f.mu.Unlock()
+	if cut {
+		return 0, errCut
+	}
+	return c.Conn.Write(p)
+}
+
 func (c *memConn) Close() error {
 	c.f.mu.Lock()
 	delete(c.f.conns, c)
@@ -281,8 +291,21 @@ func (c *cluster) stop(n int) {
 
 func (c *cluster) kill(n int) {
 	c.t.Helper()
+	c.hosts[hostID(n)].fault.Kill()
+	c.bury(n)
+}
+
+// powerOff is kill, and loses of the disk what was not synced.
+func (c *cluster) powerOff(n int) {
+	c.t.Helper()
+	if err := c.hosts[hostID(n)].fault.PowerOff(); err != nil {
+		c.t.Fatalf("power off host %d: %v", n, err)
+	}
+	c.bury(n)
+}
+
+func (c *cluster) bury(n int) {
 	m := c.hosts[hostID(n)]
-	m.fault.Kill()
 	c.fabric.split(1000+n, m.id)
 	c.vanish(m)
 	_ = m.node.Close()

@@ -345,8 +345,10 @@ func (n *Node) Close() error {
 		n.mu.Unlock()
 		n.cancel()
 		n.unregister()
-		err := n.raft.Load().Shutdown().Error() // closes the transport, and with it the stream layer
+		// Raft is still up while we wait for what was asked of it: it answers everything within a lease, but when it is
+		// shut down it drops what was on its way to the catalogue, without an answer.
 		n.wg.Wait()
+		err := n.raft.Load().Shutdown().Error() // closes the transport, and with it the stream layer
 		n.closed = errors.Join(err, n.log.Close())
 	})
 	return n.closed
