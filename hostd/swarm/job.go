@@ -23,7 +23,8 @@ type job struct {
 
 	events chan event
 	room   chan struct{} // the budget has room again; holds one
-	done   chan struct{} // closed when the loop has ended
+	done   chan struct{} // closed when the loop has ended: nobody hears events any more
+	left   chan struct{} // closed when nothing of the job is left: another may begin
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // requests and connects
@@ -54,7 +55,8 @@ func newJob(s *Swarm, file File) *job {
 	m := file.Manifest()
 	j := &job{
 		swarm: s, file: file, id: file.ID(), m: m,
-		events: make(chan event, eventQueue), room: make(chan struct{}, 1), done: make(chan struct{}),
+		events: make(chan event, eventQueue), room: make(chan struct{}, 1),
+		done: make(chan struct{}), left: make(chan struct{}),
 		pick:       NewPicker(keyOf(s.self), m.Size(), m.ChunkSize()),
 		have:       file.Have(),
 		claims:     map[*claim]struct{}{},
@@ -71,9 +73,11 @@ func newJob(s *Swarm, file File) *job {
 // keyOf is what a peer is to the picker. Host ids are heads of hashes, so any part of one is uniform.
 func keyOf(id wire.PeerID) uint64 { return binary.LittleEndian.Uint64(id[:]) }
 
-// serve gives a claim to the loop and waits for its result. ended says that the job was over before it heard of it.
+// serve gives a claim to the loop and waits for its result. ended says that the job was over before it heard of it, and
+// is off the list by now.
 func (j *job) serve(ctx context.Context, c *claim, progress func(Progress)) (err error, ended bool) {
 	if !j.post(claimed{c}) {
+		<-j.left
 		return nil, true
 	}
 	for {
@@ -95,6 +99,7 @@ func (j *job) serve(ctx context.Context, c *claim, progress func(Progress)) (err
 			case err := <-c.result:
 				return err, false
 			default:
+				<-j.left
 				return nil, true
 			}
 		}
@@ -151,11 +156,10 @@ func (j *job) over() bool {
 	return j.ctx.Err() != nil || len(j.claims) == 0 && time.Since(j.lastUse) >= LingerTime
 }
 
-// end lets go of everything. From the moment it is off the list a new caller gets a new job.
+// end lets go of everything. Only then it is off the list: a new job must find the file closed on all sessions.
 func (j *job) end() {
 	j.cancel()
 	j.failAll(ErrClosed)
-	j.swarm.ended(j)
 	close(j.done)
 	j.wg.Wait()
 	for _, src := range j.sources {
@@ -163,6 +167,8 @@ func (j *job) end() {
 	}
 	j.swarm.budget.forget(j)
 	j.swarm.metrics.jobs.Dec()
+	j.swarm.ended(j)
+	close(j.left)
 }
 
 // tick is what is done now and then.

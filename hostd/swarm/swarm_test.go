@@ -188,6 +188,7 @@ func TestOnlyALiar(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		liar, b := l.host(1), l.host(2)
 		id := liar.publish(10)
+		b.file(id)
 		liar.spoil.Store(true)
 		err := b.fetch(id)
 		if !errors.Is(err, ErrNoHolder) || !errors.Is(err, ErrBadPeer) {
@@ -571,11 +572,15 @@ func TestBothDial(t *testing.T) {
 
 func TestManifestFromALiar(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
-		a, b := l.host(1), l.host(2)
-		id := a.publish(20)
-		f, _ := a.Get(id)
-		if m, err := b.Manifest(context.Background(), id); err != nil || m.ID() != f.ID() {
+		liar, b, c := l.host(1), l.host(2), l.host(3)
+		id := liar.publish(20)
+		l.seedAll(id, b)
+		liar.spoil.Store(true)
+		if m, err := c.Manifest(context.Background(), id); err != nil || m.ID() != id {
 			t.Errorf("manifest %v, %v", m, err)
+		}
+		if _, err := c.peers.hold(context.Background(), mustPeer(liar.id)); !errors.Is(err, ErrBadPeer) {
+			t.Errorf("a session with the liar: %v", err)
 		}
 	})
 }
