@@ -215,20 +215,20 @@ func DecodeCommand(p []byte) (Command, error) {
 }
 
 // Split cuts a report into ones that respect MaxHoldings and MaxCommand.
-func (r Report) Split() []Report {
+func (c Report) Split() []Report {
 	// One digest is 67 bytes of text; with keys and quotes a holding is its shards and 100 more.
 	const holdingOverhead, budget = 100, MaxCommand / 2
 	var out []Report
-	cur, size := Report{Host: r.Host}, 0
-	flush := func() { out, cur, size = append(out, cur), Report{Host: r.Host}, 0 }
-	for _, h := range r.Holdings {
+	cur, size := Report{Host: c.Host}, 0
+	flush := func() { out, cur, size = append(out, cur), Report{Host: c.Host}, 0 }
+	for _, h := range c.Holdings {
 		n := holdingOverhead + len(h.Shards.String())
 		if len(cur.Holdings) == MaxHoldings || (size > 0 && size+n > budget) {
 			flush()
 		}
 		cur.Holdings, size = append(cur.Holdings, h), size+n
 	}
-	for _, id := range r.Dropped {
+	for _, id := range c.Dropped {
 		if len(cur.Dropped) == MaxHoldings || size+holdingOverhead > budget {
 			flush()
 		}

@@ -26,14 +26,13 @@ type fabric struct {
 	conns  map[*memConn]struct{}           // open ones
 	nodes  map[placement.HostID]*Node      // for forwarding
 	wrong  map[placement.HostID]error      // what the others answer to a host
-	calls  map[string]int                  // Forward calls by operation
 	after  func(op string, p []byte) error // spoils an answer that is on its way back
 }
 
 func newFabric() *fabric {
 	return &fabric{
 		stops: map[string]*memStream{}, groups: map[placement.HostID]int{}, conns: map[*memConn]struct{}{},
-		nodes: map[placement.HostID]*Node{}, wrong: map[placement.HostID]error{}, calls: map[string]int{},
+		nodes: map[placement.HostID]*Node{}, wrong: map[placement.HostID]error{},
 	}
 }
 
@@ -74,7 +73,6 @@ func (w forwarder) Forward(ctx context.Context, host placement.HostID, addr, op 
 	w.f.mu.Lock()
 	err := w.f.reach(w.self, host)
 	node, stop := w.f.nodes[host], w.f.stops[addr]
-	w.f.calls[op]++
 	after := w.f.after
 	w.f.mu.Unlock()
 	if err != nil {
@@ -185,7 +183,6 @@ type cluster struct {
 	t      *testing.T
 	fabric *fabric
 	dir    string
-	mu     sync.Mutex
 	hosts  map[placement.HostID]*member
 	tokens int
 }
@@ -196,7 +193,6 @@ type member struct {
 	node  *Node // nil while down
 	fault *disk.Fault
 	lives int
-	tweak func(*Config)
 }
 
 // bubble runs a test with a cluster in a synctest bubble: time passes when everybody waits.

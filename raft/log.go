@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 	hraft "github.com/hashicorp/raft"
@@ -41,12 +42,13 @@ type logStore struct {
 	full   int64 // bytes after which a new segment begins: segmentSize but for tests
 	logger hclog.Logger
 
+	commit atomic.Uint64 // an index known to be committed, for the mark
+
 	mu       sync.RWMutex
 	segments []*segment // ascending, without gaps
 	first    uint64     // 0 if the log is empty
 	mark     disk.File
-	commit   uint64 // an index known to be committed, for the mark
-	broken   error  // set when a write failed: what is on disk is unknown until the next Open
+	broken   error // set when a write failed: what is on disk is unknown until the next Open
 }
 
 // damaged makes an error of ErrDamaged that says what to do.
@@ -162,14 +164,14 @@ func (l *logStore) openMark() (durable uint64, err error) {
 		l.logger.Warn("cannot read how far the Raft log was durable", "file", path)
 		return 0, nil
 	}
-	l.commit = binary.LittleEndian.Uint64(p[8:])
+	l.commit.Store(binary.LittleEndian.Uint64(p[8:]))
 	return binary.LittleEndian.Uint64(p[:]), nil
 }
 
 // putMark writes the mark; the caller holds the lock.
 func (l *logStore) putMark(durable uint64) error {
 	p := binary.LittleEndian.AppendUint64(nil, durable)
-	p = binary.LittleEndian.AppendUint64(p, min(l.commit, durable))
+	p = binary.LittleEndian.AppendUint64(p, min(l.commit.Load(), durable))
 	p = binary.LittleEndian.AppendUint32(p, crc32.Checksum(p, castagnoli))
 	_, err := l.mark.WriteAt(p, 0)
 	return err
@@ -183,14 +185,9 @@ func (l *logStore) last() uint64 {
 	return l.segments[len(l.segments)-1].last()
 }
 
-// Committed notes that an entry is committed, to be remembered with the next write. It returns what was known.
-func (l *logStore) Committed(index uint64) uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	known := l.commit
-	l.commit = max(l.commit, index)
-	return known
-}
+// Committed notes that all entries up to an index are committed, to be remembered with the next write. It does not
+// wait for one that is under way. Only one goroutine may call it.
+func (l *logStore) Committed(index uint64) { l.commit.Store(max(index, l.commit.Load())) }
 
 // FirstIndex implements raft.LogStore.
 func (l *logStore) FirstIndex() (uint64, error) {

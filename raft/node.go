@@ -148,7 +148,7 @@ func (n *Node) replay(s stores) error {
 		return damaged(n.log.dir, "the log begins at entry %d, the newest snapshot ends at %d", first, covered)
 	}
 	var l hraft.Log
-	commit := min(n.log.Committed(0), last)
+	commit := min(n.log.commit.Load(), last)
 	for i := max(first, 1); i <= last; i++ {
 		if err := n.log.GetLog(i, &l); err != nil {
 			return err
@@ -174,7 +174,7 @@ func (n *Node) restoreSnapshot(store *snapshotStore, id string) error {
 
 // start starts hashicorp/raft and the node's own goroutines.
 func (n *Node) start(layer *streamLayer, s stores) error {
-	n.machine.committed = func(index uint64) { n.log.Committed(index) }
+	n.machine.committed = n.log.Committed
 	n.machine.failed = n.fail
 	cache, err := hraft.NewLogCache(8*maxAppendEntries, n.log)
 	if err != nil {
