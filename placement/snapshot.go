@@ -29,10 +29,11 @@ import (
 const snapshotVersion = 1
 
 const (
-	// maxSnapshotLine bounds a record: a content held by MaxHosts hosts in many spans each.
-	maxSnapshotLine = 64 << 20
-	// maxSnapshot bounds a snapshot before compression, against a bomb: a million files of 2 KiB.
-	maxSnapshot = 2 << 30
+	// maxSnapshotLine bounds a record. The longest is that of the largest content, its shards scattered over all hosts:
+	// some 25 MiB for three replicas.
+	maxSnapshotLine = 256 << 20
+	// maxSnapshot bounds a snapshot before compression, against a bomb: MaxNames files take about 3 GiB.
+	maxSnapshot = 32 << 30
 )
 
 type snapshotLine struct {
