@@ -10,8 +10,9 @@ import (
 
 // Chunk fetches the chunk at index of file, which must be open, into buf[:n]; n is the length that the chunk must have,
 // 1..content.MaxChunkSize. Calls of many goroutines share the stream; at most MaxInFlight wait for answers, the others
-// wait for their turn. When ctx ends, the other side is told not to bother and Chunk returns at once. The bytes are
-// unverified; after an error buf[:n] holds anything.
+// wait for their turn. When ctx ends, the other side is told not to bother and Chunk returns at once; if bytes are just
+// on their way into buf and the stream has no SetReadDeadline, then with the next bytes or the end of the session. The
+// bytes are unverified; after an error buf[:n] holds anything.
 //
 // Errors: ErrNotHeld, ErrNotFound, ErrBusy and others as *RejectError; ErrNotOpen; ErrEnded; that of ctx.
 func (s *Session) Chunk(ctx context.Context, file content.Digest, index, n int, buf []byte) error {

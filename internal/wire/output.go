@@ -7,9 +7,6 @@ import (
 )
 
 const (
-	// answersAhead is how many answers wait for the writer: enough that it never waits while the workers keep up, few
-	// enough that the chunks are still in the processor's cache when they are encrypted.
-	answersAhead = 1
 	// newsInterval is how long news of chunks wait for company when there is nothing else to send. A frame for each
 	// chunk would cost a follower, and the one it follows, more than they gain by hearing it at once.
 	newsInterval = 2 * time.Millisecond
@@ -19,10 +16,11 @@ const (
 	keepControl = 64 << 10
 )
 
-// output collects what is to be sent. Control frames wait in a buffer, answers in a channel, and control goes first.
-// Both are bounded by what the other side has been allowed: every request of it is answered once, and its place is only
-// free again when the answer is on its way; this side asks no more than the other allows; Ping and Pong exist once, with
-// the highest number; news are one set for each file.
+// output collects what is to be sent. Control frames wait in a buffer and go first; answers wait with the workers that
+// made them, so that no more chunks are ahead than there are workers. Control is bounded by what the other side has been
+// allowed: every request of it is answered once, and its place is only free again when the answer is on its way; this
+// side asks no more than the other allows; Ping and Pong exist once, with the highest number; news are one set for each
+// file.
 type output struct {
 	wake    chan struct{} // something is here that is no answer
 	answers chan answer
@@ -58,7 +56,7 @@ type answer struct {
 
 func (o *output) init() {
 	o.wake = make(chan struct{}, 1)
-	o.answers = make(chan answer, answersAhead)
+	o.answers = make(chan answer)
 }
 
 // do changes the state under the lock and wakes the writer.

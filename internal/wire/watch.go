@@ -2,8 +2,8 @@ package wire
 
 import "time"
 
-// watch keeps the session alive and ends it when the other side is not. What counts as life is a frame that is complete:
-// one that comes byte by byte, each in time, does not. It wakes often enough to be late by a quarter at most.
+// watch keeps the session alive and ends it when the other side is not. What counts as life is a frame that is
+// complete: one that comes byte by byte, each in time, does not. It wakes often enough to be late by a quarter at most.
 func (s *Session) watch() {
 	start := time.Now()
 	period := min(s.o.KeepAlive, s.o.StallTimeout, helloTimeout) / 4

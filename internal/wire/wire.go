@@ -53,8 +53,9 @@ const (
 	DefaultRequests = 256
 	// DefaultFiles is far above the number of files that a host fetches from one other host at a time.
 	DefaultFiles = 1024
-	// DefaultWorkers is enough to keep reading and verifying ahead of sending.
-	DefaultWorkers = 4
+	// DefaultWorkers keeps one chunk ready while another is read and a third is sent. More are slower where the source
+	// is fast, because chunks leave the processor's cache before they are sent, and of use where it is slow.
+	DefaultWorkers = 2
 	// DefaultServeBytes lets two chunks of the largest size be on their way.
 	DefaultServeBytes = 2 * content.MaxChunkSize
 	// DefaultKeepAlive is short enough that stateful firewalls keep the flow.
@@ -94,8 +95,8 @@ func ParsePeerID(s string) (PeerID, error) {
 // ErrNotFound, ErrNotHeld or ErrBusy, or a *RejectError, reaches the other side as such; of any other it learns no more
 // than CodeInternal, and the text is logged here.
 //
-// Closed, Have and Peers are called one at a time, in the order of the stream, and must not block; of the Session they
-// may call everything that does not wait for the other side.
+// Have and Peers are called one at a time, in the order of the stream, by the goroutine that reads it: they must not
+// block, and of the Session they may call only what does not wait for the other side.
 type Handler interface {
 	// Manifest returns the encoded manifest of file. The slice is only read, for as long as the session lasts.
 	Manifest(ctx context.Context, s *Session, file content.Digest) ([]byte, error)
@@ -134,7 +135,7 @@ type Options struct {
 	MaxRequests int
 	// MaxFiles bounds the files that either side has open on the other, 1..65536; more is a violation.
 	MaxFiles int
-	// Workers is how many chunks are read at a time for the other side.
+	// Workers is how many chunks and manifests are read at a time for the other side.
 	Workers int
 	// ServeBytes bounds the memory for chunks on their way to the other side, in bytes; at least content.MaxChunkSize.
 	ServeBytes int64
