@@ -362,3 +362,24 @@ func TestWithoutQuorum(t *testing.T) {
 	l.leader(l.hosts[0])
 	l.hosts[0].must("rm", "a")
 }
+
+// A leader that is told to stop passes its part on, ends with 0 and comes back.
+func TestStopAndComeBack(t *testing.T) {
+	l := newLab(t, 3, "")
+	l.voters(3)
+	file := l.random("a", 5<<20, 55)
+	l.hosts[0].must("publish", file, "a", "--replicas", "all")
+	leader := l.leader(l.hosts[0])
+	other := l.others(leader)[0]
+	if code := leader.stop(); code != 0 {
+		t.Errorf("the daemon ended with %d", code)
+	}
+	other.must("publish", file, "b", "--replicas", "1")
+	leader.start()
+	if n := leader.metric("virtswarm_store_recovered_chunks_total"); n != 0 {
+		t.Errorf("after a clean end, %v chunks had to be looked for", n)
+	}
+	out := l.out("b")
+	leader.must("pull", "b", out)
+	l.same(file, out)
+}

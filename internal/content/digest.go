@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/zeebo/blake3"
 )
 
 // DigestSize is the length of a Digest in bytes.
@@ -20,9 +18,6 @@ var ErrBadDigest = errors.New("not a digest (want b3: and 64 lower-case hex digi
 
 // Digest is a BLAKE3 hash of 256 bits. The zero Digest is the digest of nothing: it marks a hole.
 type Digest [DigestSize]byte
-
-// Sum returns the digest of p. It does not allocate.
-func Sum(p []byte) Digest { return blake3.Sum256(p) }
 
 // ParseDigest reads the form that String writes, and no other: upper-case digits are refused, so that a digest
 // has one spelling and can be compared, and used as a file name, as text.

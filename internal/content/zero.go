@@ -4,7 +4,7 @@ import (
 	"math/bits"
 	"sync"
 
-	"github.com/zeebo/blake3"
+	"lukechampine.com/blake3"
 )
 
 // zeroChunks keeps the digest of an all-zero chunk for each chunk size there is.
@@ -24,7 +24,7 @@ func zeroDigest(n int) Digest {
 }
 
 func sumZeros(n int) Digest {
-	h := blake3.New()
+	h := blake3.New(DigestSize, nil)
 	for n > 0 {
 		k := min(n, len(zeros))
 		h.Write(zeros[:k])

@@ -44,9 +44,8 @@ var rooms = map[string]struct {
 // replace stays in one place.
 var onlyImporter = map[string]string{
 	"github.com/hashicorp/raft":           "raft",
-	"github.com/hashicorp/raft-wal":       "raft",
 	"github.com/hashicorp/raft-autopilot": "raft",
-	"github.com/zeebo/blake3":             "internal/content",
+	"lukechampine.com/blake3":             "internal/content",
 }
 
 // pure rooms do no I/O, read no clock and start no goroutine.
