@@ -219,7 +219,8 @@ func (h *Host) Run(ctx context.Context) error {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	srv := server.New(server.Config{Host: h, Logger: h.log.Named("api"), Metrics: h.registry, Peer: link.PeerOf})
-	group.Go(h.mux.Serve)
+	port := make(chan error, 1)
+	go func() { port <- h.mux.Serve() }() // ends with close, after Raft: its last words go through here
 	group.Go(func() error { return srv.Run(ctx, h.ports) })
 	group.Go(func() error { return h.serveWire(ctx) })
 	group.Go(func() error { h.keeper.Run(ctx); return nil })
@@ -229,9 +230,13 @@ func (h *Host) Run(ctx context.Context) error {
 	group.Go(func() error { h.scrubNowAndThen(ctx); return nil })
 	group.Go(func() error { defer stop(); return h.membership(ctx) })
 	group.Go(func() error {
-		<-ctx.Done()
-		h.handOver()
-		return h.mux.Close()
+		select {
+		case err := <-port:
+			return err
+		case <-ctx.Done():
+			h.handOver()
+			return nil
+		}
 	})
 	h.log.Info("running", "host", h.cfg.Name, "id", h.self, "address", h.advertise, "socket", h.cfg.Socket)
 	h.ready()
