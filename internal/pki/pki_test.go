@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -343,6 +344,51 @@ func TestSignCSR(t *testing.T) {
 	}
 	if _, host, err := ca.SignCSR(good); err != nil || host != own.CommonName {
 		t.Errorf("a good one: %v", err)
+	}
+}
+
+// TestStrangeCertificates: the authority's signature alone does not make a host. Every member has its key, and one of them may be
+// up to something.
+func TestStrangeCertificates(t *testing.T) {
+	id := mustInit(t, "one")
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, _ := x509.MarshalPKIXPublicKey(pub)
+	own := hostID(spki)
+	for name, change := range map[string]func(c *x509.Certificate){
+		"another's URI":   func(c *x509.Certificate) { c.URIs = []*url.URL{clusterURI("one", id.HostID())} },
+		"another's name":  func(c *x509.Certificate) { c.Subject.CommonName = id.HostID() },
+		"another cluster": func(c *x509.Certificate) { c.URIs = []*url.URL{clusterURI("two", own)} },
+		"no URI":          func(c *x509.Certificate) { c.URIs = nil },
+		"two URIs":        func(c *x509.Certificate) { c.URIs = append(c.URIs, clusterURI("one", id.HostID())) },
+		"odd URI":         func(c *x509.Certificate) { c.URIs[0].RawQuery = "x" },
+		"no host":         func(c *x509.Certificate) { c.URIs = []*url.URL{clusterURI("one", "")} },
+		"an authority":    func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign },
+		"":                func(c *x509.Certificate) {},
+	} {
+		template := &x509.Certificate{
+			Subject:               pkix.Name{CommonName: own},
+			URIs:                  []*url.URL{clusterURI("one", own)},
+			NotAfter:              time.Now().Add(time.Hour),
+			BasicConstraintsValid: true,
+		}
+		change(template)
+		der, err := sign(template, id.ca.cert, pub, id.ca.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		forger := &Identity{ca: id.ca, key: key}
+		forger.use(leaf)
+		got, _ := handshake(t, id.ServerConfig(nil), forger.ClientConfig("", nil))
+		if good := name == ""; good != (got == nil) || !good && !errors.Is(got, ErrBadCertificate) && !errors.Is(got, ErrOtherCluster) {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 

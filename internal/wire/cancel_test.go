@@ -30,7 +30,8 @@ func TestCancelWhileFilling(t *testing.T) {
 		go func() { done <- p.s.Chunk(ctx, file, 1, size, buf) }()
 		req := p.expect(frameRequest)
 		p.say(header{length: size, typ: frameData, flags: flagLast, id: req.id}.append(nil))
-		p.say(bytes.Repeat([]byte{1}, size/2)) // returns when it has been read
+		p.say(bytes.Repeat([]byte{1}, size/2))
+		synctest.Wait() // the session waits for more
 		begin := time.Now()
 		cancel()
 		if err := <-done; err != context.Canceled || time.Since(begin) != 0 {
@@ -199,6 +200,7 @@ func TestCancelWithoutDeadlines(t *testing.T) {
 			req := p.expect(frameRequest)
 			p.say(header{length: size, typ: frameData, flags: flagLast, id: req.id}.append(nil))
 			p.say(make([]byte, size/2))
+			synctest.Wait() // the session waits for more
 			cancel()
 			synctest.Wait()
 			select {
@@ -274,6 +276,44 @@ func TestServedCancel(t *testing.T) {
 		for id := range uint32(5) {
 			p.say(request{0, 0, 1000}.append(nil, id))
 			p.expect(frameData)
+		}
+	})
+}
+
+// TestCancelHitsNoOther: a request that was cancelled before its turn, and is so again while its Reject cannot go out,
+// must not take along the one that its worker is at by then.
+func TestCancelHitsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := newFile(1, 8, 1000)
+		h := newHolder(file)
+		release := make(chan struct{})
+		h.onReadChunk = func(ctx context.Context, i int) error {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-release:
+				return nil
+			}
+		}
+		p := newMute(t, h, Options{Workers: 1})
+		readRaw(p.conn)
+		p.say(hello{version: Version}.append(nil))
+		p.say(open{file: file.id}.append(nil, 0))
+		readRaw(p.conn)
+		for id := range uint32(3) {
+			p.say(request{0, id, 1000}.append(nil, id))
+		}
+		p.send(frameCancel, 0, 1)
+		synctest.Wait()
+		release <- struct{}{} // request 0 is answered, which nobody reads; the worker goes on to 2
+		synctest.Wait()
+		p.send(frameCancel, 0, 1)
+		synctest.Wait()
+		close(release)
+		for i, want := range []frameType{frameData, frameReject, frameData} {
+			if f, err := readRaw(p.conn); err != nil || f.typ != want || f.id != uint32(i) {
+				t.Errorf("answer %d: %v, %v", i, f.header, err)
+			}
 		}
 	})
 }

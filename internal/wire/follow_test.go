@@ -31,8 +31,7 @@ func TestNews(t *testing.T) {
 		if err != nil || have.Count() != 10 || !have.Has(10) || len(peers) != MaxPeers || peers[0] != (PeerID{7}) {
 			t.Fatalf("open: %v, %d chunks, %d peers", err, have.Count(), len(peers))
 		}
-		heard := ha.heard[file.id]
-		ha.await(t, func() bool { heard = ha.heard[file.id]; return heard[33] })
+		ha.await(t, func() bool { return ha.heard[file.id][33] })
 
 		before := c.a.Stats().BytesIn
 		for i := chunks - 1; i >= 0; i-- { // one at a time, and each twice

@@ -271,7 +271,9 @@ func (w *worker) serve(id uint32) {
 	v := &s.serves
 	v.mu.Lock()
 	r := v.requests[id]
-	v.requests[id].cancel = w.cancel
+	if !r.cancelled { // else a second Cancel would hit what this worker does next
+		v.requests[id].cancel = w.cancel
+	}
 	v.mu.Unlock()
 	if r.cancelled {
 		s.out.reject(id, RejectError{Code: CodeCancelled})
