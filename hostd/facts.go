@@ -15,8 +15,7 @@ import (
 )
 
 const (
-	// gather is how long facts are gathered into one report: a fetch makes shards durable one after the other, and
-	// each report is an entry of everybody's log.
+	// gather is the least time between two reports: each is an entry of everybody's log.
 	gather = 50 * time.Millisecond
 	// reportRetry is the pause after a report that failed.
 	reportRetry = time.Second
@@ -60,15 +59,15 @@ func (f *facts) run(ctx context.Context) {
 	seen := f.touchChanged(0)
 	for {
 		changed := f.node.Changed()
+		pause := time.After(gather)
 		seen = f.touchChanged(seen)
-		wait := gather
 		if err := f.report(ctx); err != nil {
 			if ctx.Err() != nil {
 				return
 			}
 			f.log.Debug("cannot report to the catalogue yet", "error", err)
 			f.touch(content.Digest{}) // wakes, and names nothing
-			wait = reportRetry
+			pause = time.After(reportRetry)
 		}
 		select {
 		case <-ctx.Done():
@@ -81,7 +80,7 @@ func (f *facts) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
+		case <-pause:
 		}
 	}
 }

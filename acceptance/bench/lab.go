@@ -20,6 +20,22 @@ import (
 type lab struct {
 	work, bin, file string
 	size            int64
+	// apart gives the holder and the fetcher a core each, as two hosts have their own; else they share all cores.
+	apart bool
+}
+
+// The two ends, by the core that they get.
+const (
+	holderCore  = "0"
+	fetcherCore = "1"
+)
+
+// command is a program at one of the ends.
+func (l *lab) command(ctx context.Context, core, program string, args ...string) *exec.Cmd {
+	if l.apart {
+		program, args = "taskset", append([]string{"-c", core, program}, args...)
+	}
+	return exec.CommandContext(ctx, program, args...)
 }
 
 // rawToFile is the limit for anything built on Go's TLS: file to socket, socket to file.
@@ -35,7 +51,7 @@ func (l *lab) raw(ctx context.Context, dest string) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	serve := exec.CommandContext(ctx, self, "tls-serve", l.file)
+	serve := l.command(ctx, holderCore, self, "tls-serve", l.file)
 	out, err := serve.StdoutPipe()
 	if err != nil {
 		return sample{}, err
@@ -50,7 +66,7 @@ func (l *lab) raw(ctx context.Context, dest string) (sample, error) {
 		return sample{}, fmt.Errorf("read the server's address: %w", err)
 	}
 	start := time.Now()
-	fetch := exec.CommandContext(ctx, self, "tls-fetch", strings.TrimSpace(addr), dest)
+	fetch := l.command(ctx, fetcherCore, self, "tls-fetch", strings.TrimSpace(addr), dest)
 	if err := l.runChecked(fetch, dest); err != nil {
 		return sample{}, err
 	}
@@ -90,7 +106,7 @@ http {
 	if err := os.WriteFile(path, []byte(conf), 0o644); err != nil {
 		return sample{}, err
 	}
-	nginx := exec.CommandContext(ctx, "/usr/sbin/nginx", "-c", path, "-p", dir)
+	nginx := l.command(ctx, holderCore, "/usr/sbin/nginx", "-c", path, "-p", dir)
 	nginx.Stderr = os.Stderr
 	if err := nginx.Start(); err != nil {
 		return sample{}, err
@@ -106,7 +122,7 @@ http {
 	before := treeCPU(nginx.Process.Pid)
 	start := time.Now()
 	dest := filepath.Join(l.work, "curled")
-	curl := exec.CommandContext(ctx, "curl", "--silent", "--show-error", "--insecure", "--tls13-ciphers",
+	curl := l.command(ctx, fetcherCore, "curl", "--silent", "--show-error", "--insecure", "--tls13-ciphers",
 		"TLS_AES_128_GCM_SHA256", "--output", dest, "https://"+addr+"/"+filepath.Base(l.file))
 	if err := l.runChecked(curl, dest); err != nil {
 		return sample{}, err
@@ -144,7 +160,7 @@ func (l *lab) virtswarm(ctx context.Context) (sample, error) {
 		return sample{}, err
 	}
 	defer os.RemoveAll(dir)
-	holder, err := l.daemon(ctx, dir, "holder")
+	holder, err := l.daemon(ctx, dir, "holder", holderCore)
 	if err != nil {
 		return sample{}, err
 	}
@@ -160,7 +176,7 @@ func (l *lab) virtswarm(ctx context.Context) (sample, error) {
 	if err := json.Unmarshal(token, &t); err != nil {
 		return sample{}, fmt.Errorf("read token: %w", err)
 	}
-	fetcher, err := l.daemon(ctx, dir, "fetcher", "--join", t.Addresses[0], "--token", t.Token)
+	fetcher, err := l.daemon(ctx, dir, "fetcher", fetcherCore, "--join", t.Addresses[0], "--token", t.Token)
 	if err != nil {
 		return sample{}, err
 	}
@@ -181,10 +197,10 @@ type daemon struct {
 	cmd         *exec.Cmd
 }
 
-func (l *lab) daemon(ctx context.Context, dir, name string, args ...string) (*daemon, error) {
+func (l *lab) daemon(ctx context.Context, dir, name, core string, args ...string) (*daemon, error) {
 	d := &daemon{bin: l.bin, socket: filepath.Join(dir, name+".sock")}
 	args = append([]string{"--name", name, "--listen", "127.0.0.1:0", "--data", filepath.Join(dir, name), "--socket", d.socket}, args...)
-	d.cmd = exec.CommandContext(ctx, filepath.Join(l.bin, "virtswarmd"), args...)
+	d.cmd = l.command(ctx, core, filepath.Join(l.bin, "virtswarmd"), args...)
 	log, err := os.Create(filepath.Join(dir, name+".log"))
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -44,15 +45,16 @@ func main() {
 	runs := flag.Int("runs", 3, "runs of each measurement; the median is shown")
 	bin := flag.String("bin", "bin", "directory of the virtswarm programs")
 	dir := flag.String("dir", "/dev/shm", "directory for the files, best in memory")
+	tools := flag.String("tools", envOr("TOOLS", "hash,file,nowhere,nginx,virtswarm"), "what to measure; the first to move the file is what others are compared with")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	bytes, err := humanize.ParseBytes(*size)
 	exitOn(err)
-	exitOn(bench(ctx, *bin, *dir, int64(bytes), *runs))
+	exitOn(bench(ctx, *bin, *dir, int64(bytes), *runs, strings.Split(*tools, ",")))
 }
 
-func bench(ctx context.Context, bin, dir string, size int64, runs int) error {
+func bench(ctx context.Context, bin, dir string, size int64, runs int, tools []string) error {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return err
@@ -62,41 +64,71 @@ func bench(ctx context.Context, bin, dir string, size int64, runs int) error {
 		return err
 	}
 	defer os.RemoveAll(work)
+	if err := warm(work, copiesAtOnce*size); err != nil {
+		return err
+	}
 	file := filepath.Join(work, "source")
 	if err := randomFile(file, size); err != nil {
 		return fmt.Errorf("make %s: %w", file, err)
 	}
 	fmt.Printf("%s of random bytes, median of %d runs\n", humanize.IBytes(uint64(size)), runs)
 
-	hashing, err := measureHashing(ctx, file, size, runs)
-	if err != nil {
-		return fmt.Errorf("measure hashing: %w", err)
+	if slices.Contains(tools, "hash") {
+		hashing, err := measureHashing(ctx, file, size, runs)
+		if err != nil {
+			return fmt.Errorf("measure hashing: %w", err)
+		}
+		print("Cutting and hashing a file, against reading it", hashing, size)
 	}
-	print("Cutting and hashing a file, against reading it", hashing, size)
-
-	lab := lab{work: work, bin: bin, file: file, size: size}
-	var rows []row
-	for _, tool := range []struct {
-		name, note string
-		run        func(context.Context) (sample, error)
+	for _, way := range []struct {
+		title string
+		apart bool
 	}{
-		{"raw TLS copy to a file", "Go crypto/tls, not verified", lab.rawToFile},
-		{"raw TLS copy to nowhere", "Go crypto/tls, not verified, not stored", lab.rawToNowhere},
-		{"nginx + curl over TLS", "not verified", lab.nginxCurl},
-		{"virtswarm", "verified at both ends, stored", lab.virtswarm},
+		{"One fetcher from one holder, each on a core of its own, as on two hosts", true},
+		{"The same, sharing all cores of this machine", false},
 	} {
-		rows = append(rows, row{name: tool.name, note: tool.note})
-		for range runs {
-			s, err := tool.run(ctx)
-			if err != nil {
-				return fmt.Errorf("measure %s: %w", tool.name, err)
-			}
-			r := &rows[len(rows)-1]
-			r.samples = append(r.samples, s)
+		lab := &lab{work: work, bin: bin, file: file, size: size, apart: way.apart}
+		rows, err := lab.measure(ctx, tools, runs)
+		if err != nil {
+			return err
+		}
+		if len(rows) > 0 {
+			print(way.title, rows, size)
 		}
 	}
-	print("One fetcher from one holder", rows, size)
 	return nil
+}
+
+// measure runs each of the wanted tools, in turn so that all see the same moods of the machine.
+func (l *lab) measure(ctx context.Context, tools []string, runs int) ([]row, error) {
+	all := []struct {
+		key, name, note string
+		run             func(context.Context) (sample, error)
+	}{
+		{"file", "raw TLS copy to a file", "Go crypto/tls, not verified", l.rawToFile},
+		{"nowhere", "raw TLS copy to nowhere", "Go crypto/tls, not verified, not stored", l.rawToNowhere},
+		{"nginx", "nginx + curl over TLS", "not verified", l.nginxCurl},
+		{"virtswarm", "virtswarm", "verified at both ends, stored", l.virtswarm},
+	}
+	var rows []row
+	for run := range runs {
+		i := 0
+		for _, tool := range all {
+			if !slices.Contains(tools, tool.key) {
+				continue
+			}
+			if run == 0 {
+				rows = append(rows, row{name: tool.name, note: tool.note})
+			}
+			s, err := tool.run(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("measure %s: %w", tool.name, err)
+			}
+			rows[i].samples = append(rows[i].samples, s)
+			i++
+		}
+	}
+	return rows, nil
 }
 
 // print shows one table; the first row is what the others are compared with.
@@ -121,6 +153,17 @@ func median(samples []sample, of func(sample) float64) float64 {
 	}
 	slices.Sort(v)
 	return v[len(v)/2]
+}
+
+// copiesAtOnce is how many copies of the file are there at a time, at most: the source, a holder's and a fetcher's.
+const copiesAtOnce = 3
+
+// warm touches as much memory as will be used. On a virtual machine memory that is used for the first time costs page
+// faults in the machine's own hypervisor, and the tool that happens to touch it would pay.
+func warm(dir string, size int64) error {
+	path := filepath.Join(dir, "warm")
+	defer os.Remove(path)
+	return randomFile(path, size)
 }
 
 func randomFile(path string, size int64) error {

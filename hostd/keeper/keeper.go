@@ -22,7 +22,7 @@ import (
 
 // Timings. None decides whether something is done, only how soon.
 const (
-	// settle gathers the catalogue's changes into one look: a busy catalogue changes many times a second.
+	// settle is the least time between two looks: a busy catalogue changes many times a second.
 	settle = 20 * time.Millisecond
 	// lookAnyway is how often everything is compared although nothing changed.
 	lookAnyway = time.Minute
@@ -147,6 +147,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	seen := uint64(0) // the catalogue's index up to which contents were compared
 	for {
 		changed := k.cfg.Catalogue.Changed()
+		settled := time.After(settle)
 		seen = k.compare(ctx, seen)
 		k.dropFound(ctx)
 		select {
@@ -161,7 +162,7 @@ func (k *Keeper) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(settle):
+		case <-settled:
 		}
 	}
 }

@@ -34,7 +34,12 @@ func Sum(p []byte) (d Digest) {
 		stack[depth] = cv
 		depth++
 	}
-	root := last(p, done)
+	var root guts.Node
+	if len(p) == subtree {
+		root = guts.CompressBuffer((*[subtree]byte)(p), subtree, &guts.IV, done*guts.MaxSIMD, 0)
+	} else {
+		root = rest(p, done)
+	}
 	for depth > 0 {
 		depth--
 		root = guts.ParentNode(stack[depth], guts.ChainingValue(root), &guts.IV, 0)
@@ -47,11 +52,11 @@ func Sum(p []byte) (d Digest) {
 	return d
 }
 
-// last hashes the bytes behind the complete subtrees: at most one subtree, and the only one that may be empty.
-func last(p []byte, done uint64) guts.Node {
-	if len(p) == subtree {
-		return guts.CompressBuffer((*[subtree]byte)(p), subtree, &guts.IV, done*guts.MaxSIMD, 0)
-	}
+// rest hashes what is less than a subtree. It stands apart, and is not inlined, because of its large frame: a goroutine that
+// hashes one whole chunk need not grow its stack.
+//
+//go:noinline
+func rest(p []byte, done uint64) guts.Node {
 	var padded [subtree]byte
 	n := copy(padded[:], p)
 	return guts.CompressBuffer(&padded, n, &guts.IV, done*guts.MaxSIMD, 0)
