@@ -383,3 +383,31 @@ func TestStopAndComeBack(t *testing.T) {
 	leader.must("pull", "b", out)
 	l.same(file, out)
 }
+
+// A daemon that is killed while it takes a file in leaves nothing of it behind, and takes it the next time.
+func TestPublisherKilledWhilePublishing(t *testing.T) {
+	l := newLab(t, 2, "")
+	h := l.hosts[0]
+	file := l.random("image", 500<<20, 57)
+	incoming := filepath.Join(h.data, "store", "incoming", "*")
+	done := make(chan result, 1)
+	go func() { done <- h.run("publish", file, "image") }()
+	l.await("the publication has begun", func() bool {
+		found, err := filepath.Glob(incoming)
+		l.check(err)
+		return len(found) > 0
+	})
+	h.kill()
+	if r := <-done; r.code != 19 {
+		t.Errorf("the publication whose daemon died ended with %d: %s", r.code, r.stderr)
+	}
+	h.start()
+	if left, err := filepath.Glob(incoming); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q %v", left, err)
+	}
+	h.refused(15, "image", "show", "image")
+	h.must("publish", file, "image")
+	out := l.out("image")
+	l.hosts[1].must("pull", "image", out)
+	l.same(file, out)
+}
