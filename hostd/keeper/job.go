@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/placement"
@@ -113,21 +112,9 @@ func (k *Keeper) fetch(ctx context.Context, id content.Digest) error {
 		return err
 	}
 	if lack := missing(f, must); !lack.Empty() {
-		if err := k.cfg.Fetch.Ensure(ctx, id, chunks(f, lack), prio, nil); err != nil {
+		if err := k.cfg.Fetch.Ensure(ctx, id, lack.Chunks(f.Manifest()), prio, nil); err != nil {
 			return err
 		}
 	}
 	return f.Sync(ctx)
-}
-
-// chunks returns the chunks of a file's shards.
-func chunks(f *store.File, shards placement.ShardSet) content.Bits {
-	m := f.Manifest()
-	want := content.NewBits(m.Chunks())
-	for s := range m.Shards() {
-		if shards.Has(s) {
-			want.SetRange(m.ShardChunks(s))
-		}
-	}
-	return want
 }

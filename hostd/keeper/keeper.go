@@ -95,19 +95,7 @@ func New(cfg Config) *Keeper {
 
 // Held returns the shards of a file that are whole and durable on this disk: what the catalogue is told.
 func Held(f *store.File) placement.ShardSet {
-	durable := f.Durable()
-	if _, lacks := durable.NextClear(0); !lacks {
-		return placement.AllShards()
-	}
-	m := f.Manifest()
-	held := content.NewBits(m.Shards())
-	for s := range m.Shards() {
-		lo, hi := m.ShardChunks(s)
-		if next, lacks := durable.NextClear(lo); !lacks || next >= hi {
-			held.Set(s)
-		}
-	}
-	return placement.ShardsIn(held)
+	return placement.ShardsHeld(f.Manifest(), f.Durable())
 }
 
 // Pin keeps a content from being dropped until the returned function is called, whatever the catalogue says.
