@@ -106,11 +106,23 @@ func (l *lab) newHost(name, addr string) *host {
 	h.args = []string{"--config", l.config, "--name", name, "--listen", addr, "--data", h.data, "--socket", h.socket}
 	l.t.Cleanup(func() {
 		h.kill()
-		if l.t.Failed() {
-			l.t.Logf("the log of %s ends:\n%s", name, tail(filepath.Join(l.dir, name+".log"), 40))
-		}
+		h.checkLog()
 	})
 	return h
+}
+
+// checkLog fails the test if the daemon panicked or raced, and shows the end of the log of a failed test.
+func (h *host) checkLog() {
+	path := filepath.Join(h.lab.dir, h.name+".log")
+	p, _ := os.ReadFile(path) // none if it was never started
+	for _, bad := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: "} {
+		if i := bytes.Index(p, []byte(bad)); i >= 0 {
+			h.lab.t.Errorf("in the log of %s:\n%s", h.name, p[i:min(len(p), i+4000)])
+		}
+	}
+	if h.lab.t.Failed() {
+		h.lab.t.Logf("the log of %s ends:\n%s", h.name, tail(path, 40))
+	}
 }
 
 // join starts the host with a token of a member.
@@ -137,6 +149,7 @@ func (h *host) launch(args ...string) {
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(bin, "virtswarmd"), append(append([]string{}, h.args...), args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1") // a race must not go by unseen
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	h.lab.check(cmd.Start())
 	exited := make(chan struct{})

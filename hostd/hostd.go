@@ -58,6 +58,7 @@ type Host struct {
 	ports    server.Listeners
 	wire     net.Listener
 	node     *raft.Node
+	members  atomic.Pointer[raft.Node] // node, for handshakes that begin before it is open
 	store    *store.Store
 	swarm    *swarm.Swarm
 	fetches  *fetches
@@ -195,6 +196,7 @@ func (h *Host) open(port net.Listener) error {
 	if err != nil {
 		return err
 	}
+	h.members.Store(h.node)
 	h.swarm, err = swarm.New(swarm.Config{
 		Self: h.self, Store: fetch.Files(h.store), Directory: directory{h.node}, Dialer: wireDialer{h.peers},
 		Logger: h.log.Named("swarm"), Metrics: h.registry,

@@ -123,7 +123,7 @@ func joinError(addr string, err error) error {
 
 // allow says whether another host may speak to this one: the catalogue knows.
 func (h *Host) allow(id string) error {
-	if h.node != nil && !h.node.Known(id) {
+	if node := h.members.Load(); node != nil && !node.Known(id) {
 		return pki.ErrNotMember
 	}
 	return nil
