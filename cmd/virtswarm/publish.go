@@ -201,7 +201,7 @@ func (c *cli) published(req *v1.PublishRequest, p *v1.PublishProgress) error {
 	r := p.GetResult()
 	if !c.json {
 		t := newTable(c.stdout)
-		t.row(r.GetName()+idMark[:1]+r.GetId(), size(r.GetSize()), copiesMade(p))
+		t.row(r.GetName()+idMark[:1]+r.GetId(), size(r.GetSize()), copiesMade(req, p))
 		if err := t.flush(); err != nil {
 			return err
 		}
@@ -220,7 +220,10 @@ func (c *cli) published(req *v1.PublishRequest, p *v1.PublishProgress) error {
 	return nil
 }
 
-func copiesMade(p *v1.PublishProgress) string {
+func copiesMade(req *v1.PublishRequest, p *v1.PublishProgress) string {
+	if req.GetWait() == v1.Wait_WAIT_COMMITTED && p.GetCopiesMade() < p.GetCopiesWanted() {
+		return "committed, its copies follow"
+	}
 	if p.GetCopiesMade() == 1 {
 		return "1 copy"
 	}
