@@ -23,9 +23,9 @@ check: ## formatting, vet, staticcheck, import walls, package docs
 	$(GO) tool staticcheck ./...
 	$(GO) test ./internal/walls
 
-bench: build ## speed beside its rivals in the same run, as ratios. SIZE=1GiB RUNS=3
-	$(PACKAGES) nginx-light curl openssl
-	$(GO) run ./acceptance/bench
+bench: build ## speed beside its rivals in the same run, as ratios. SIZE=1GiB TOOLS=file,virtswarm BENCHARGS='-runs 5'
+	$(PACKAGES) nginx-light curl util-linux
+	$(GO) run ./acceptance/bench $(BENCHARGS)
 
 generate: ## the API's code from its .proto files
 	$(PACKAGES) protobuf-compiler
