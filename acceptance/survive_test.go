@@ -1,12 +1,16 @@
 package acceptance
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -154,21 +158,20 @@ func TestLeaderDiesDuringPublish(t *testing.T) {
 	l := newLab(t, 3, "")
 	l.voters(3)
 	acknowledged := map[string]string{}
-	for round := range 3 {
+	for round, phase := range []string{"hashing", "committed", "replicating"} {
 		leader := l.leader(l.hosts[0])
 		publisher := l.others(leader)[0]
 		name := fmt.Sprintf("images/%d", round)
-		file := l.random(fmt.Sprint(round), 40<<20, byte(10+round))
-		done := make(chan result, 1)
-		go func() { done <- publisher.run("publish", file, name, "--replicas", "2") }()
-		time.Sleep(time.Duration(round) * 150 * time.Millisecond) // each round at another point of the publication
+		file := l.random(fmt.Sprint(round), 80<<20, byte(10+round))
+		reached, done := publisher.follow(phase, "publish", file, name, "--replicas", "2")
+		<-reached
 		leader.kill()
 		killed := time.Now()
 		l.leader(publisher)
-		t.Logf("round %d: a new leader %v after the old one died", round, time.Since(killed).Round(time.Millisecond))
+		t.Logf("killed while %s: a new leader %v after the old one died", phase, time.Since(killed).Round(time.Millisecond))
 		r := <-done
 		if r.code != 0 {
-			t.Logf("round %d: the publication failed with %d: %s", round, r.code, r.stderr)
+			t.Logf("killed while %s: the publication failed with %d: %s", phase, r.code, r.stderr)
 			if r.code != 20 || !strings.Contains(r.stderr, "repeat") {
 				t.Errorf("the failure is not a clear one")
 			}
@@ -185,6 +188,33 @@ func TestLeaderDiesDuringPublish(t *testing.T) {
 			l.same(file, out)
 		}
 	}
+}
+
+// follow starts the tool with --json. The first channel is closed when an event of that phase has come, or the tool has
+// ended without one; the second gives the result.
+func (h *host) follow(phase string, args ...string) (reached <-chan struct{}, done <-chan result) {
+	h.lab.t.Helper()
+	cmd := exec.Command(filepath.Join(bin, "virtswarm"), append([]string{"--socket", h.socket, "--json"}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	h.lab.check(err)
+	h.lab.check(cmd.Start())
+	seen, ended := make(chan struct{}), make(chan result, 1)
+	go func() {
+		var all strings.Builder
+		mark := sync.OnceFunc(func() { close(seen) })
+		for lines := bufio.NewScanner(stdout); lines.Scan(); {
+			all.WriteString(lines.Text() + "\n")
+			if strings.Contains(lines.Text(), `"phase":"`+phase+`"`) {
+				mark()
+			}
+		}
+		mark()
+		cmd.Wait()
+		ended <- result{all.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	}()
+	return seen, ended
 }
 
 // A daemon that is killed while it fetches resumes: what it had received is there after the restart, and not fetched
