@@ -9,7 +9,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// Command is one change of the catalogue: exactly one of its fields is set. It is JSON in the Raft log, so that a
+// A Command is one change of the catalogue: exactly one of its fields is set. It is JSON in the Raft log, so that a
 // log can be read by a tired person without tools of ours.
 type Command struct {
 	InitCluster  *InitCluster  `json:"init_cluster,omitempty"`
