@@ -42,7 +42,7 @@ Exit codes say what went wrong, --json makes output for programs; docs/operation
 		Example: `  virtswarm publish /var/lib/images/debian-12.raw images/debian-12.raw
   virtswarm distribute images/debian-12.raw --to all --watch
   virtswarm pull images/debian-12.raw /srv/debian-12.raw`,
-		Version:       version(),
+		Version:       api.Version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -47,7 +46,7 @@ func command() *cobra.Command {
 		Long:          "virtswarmd makes this machine a host of a virtswarm cluster.\nThe first daemon makes a cluster by itself; others join with a token that 'virtswarm token' prints at a member.",
 		Example:       "  virtswarmd\n  virtswarmd --join hv1:7117 --token vst1.…\n  virtswarmd --config /etc/virtswarm/virtswarm.yaml",
 		Args:          cobra.NoArgs,
-		Version:       version(),
+		Version:       api.Version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -92,7 +91,7 @@ func run(ctx context.Context, cfg hostd.Config) error {
 		Name: "virtswarmd", Level: hclog.LevelFromString(cfg.Log.Level), JSONFormat: cfg.Log.JSON, Output: os.Stderr,
 	})
 	host, err := hostd.New(ctx, cfg, hostd.Options{
-		Version: version(), Logger: logger,
+		Version: api.Version(), Logger: logger,
 		Ready: func() { notify(logger, daemon.SdNotifyReady) },
 	})
 	if err != nil {
@@ -107,12 +106,4 @@ func notify(logger hclog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		logger.Warn("cannot notify systemd", "error", err)
 	}
-}
-
-// version is that of the module, as the Go tool stamped it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }
