@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	// gather is the least time between two reports: each is an entry of everybody's log.
+	// gather is the least time from a report to the next: each is an entry of everybody's log.
 	gather = 50 * time.Millisecond
+	// settle is the least time between two comparisons: a busy catalogue changes many times a second.
+	settle = 5 * time.Millisecond
 	// reportRetry is the pause after a report that failed.
 	reportRetry = time.Second
 	// compareAll is how often all that this disk holds is compared with what the catalogue says of it.
@@ -59,15 +61,17 @@ func (f *facts) run(ctx context.Context) {
 	seen := f.touchChanged(0)
 	for {
 		changed := f.node.Changed()
-		pause := time.After(gather)
+		pause := settle
 		seen = f.touchChanged(seen)
-		if err := f.report(ctx); err != nil {
+		if told, err := f.report(ctx); told {
+			pause = gather
+		} else if err != nil {
 			if ctx.Err() != nil {
 				return
 			}
 			f.log.Debug("cannot report to the catalogue yet", "error", err)
 			f.touch(content.Digest{}) // wakes, and names nothing
-			pause = time.After(reportRetry)
+			pause = reportRetry
 		}
 		select {
 		case <-ctx.Done():
@@ -80,7 +84,7 @@ func (f *facts) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-pause:
+		case <-time.After(pause):
 		}
 	}
 }
@@ -102,9 +106,9 @@ func (f *facts) touchChanged(since uint64) uint64 {
 	return now
 }
 
-// report tells the catalogue of every dirty content of which it says something else than this disk. What could not be
-// told stays dirty.
-func (f *facts) report(ctx context.Context) error {
+// report tells the catalogue of every dirty content of which it says something else than this disk; told says whether
+// there was any. What could not be told stays dirty.
+func (f *facts) report(ctx context.Context) (told bool, err error) {
 	f.mu.Lock()
 	dirty := f.dirty
 	f.dirty = map[content.Digest]bool{}
@@ -131,7 +135,7 @@ func (f *facts) report(ctx context.Context) error {
 		}
 	})
 	if len(r.Holdings)+len(r.Dropped) == 0 {
-		return nil
+		return false, nil
 	}
 	for _, part := range r.Split() {
 		if _, err := f.node.Apply(ctx, placement.Command{Report: &part}); err != nil {
@@ -140,8 +144,8 @@ func (f *facts) report(ctx context.Context) error {
 				f.dirty[id] = true
 			}
 			f.mu.Unlock()
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return true, nil
 }
