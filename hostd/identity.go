@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -84,6 +85,14 @@ func (h *Host) join(ctx context.Context) error {
 	token, err := pki.ParseToken(h.cfg.Token)
 	if err != nil {
 		return err
+	}
+	// A daemon that was killed while it made a cluster of its own may have left its mark: a member of another cluster
+	// must never take it for an order to begin a second one.
+	if err := os.Remove(h.foundingMark()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("give up the unfinished cluster: %w", err)
+	}
+	if err := (disk.OS{}).SyncDir(h.cfg.Data); err != nil {
+		return fmt.Errorf("give up the unfinished cluster: %w", err)
 	}
 	request, err := pki.Prepare(h.pkiDir())
 	if err != nil {

@@ -123,12 +123,13 @@ func (h *Host) takeIn(ctx context.Context, source *os.File, chunkSize int, send 
 // can give.
 func (h *Host) awaitCopies(ctx context.Context, file *store.File, result *v1.PublishResult, committed bool, send func(*v1.PublishProgress) error) error {
 	phase := v1.PublishPhase_PUBLISH_PHASE_COMMITTED
+	sizes := shardSizes(file.Manifest())
 	pace := newPace()
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
 	for {
 		changed := h.node.Changed()
-		r, done, total, err := h.copies(file)
+		r, done, total, err := h.copies(file.ID(), sizes)
 		if err != nil {
 			return Explain(fmt.Errorf("it was removed while its copies were made: %w", err), result.GetName())
 		}
@@ -165,20 +166,18 @@ func (h *Host) awaitCopies(ctx context.Context, file *store.File, result *v1.Pub
 	}
 }
 
-// copies says how far a content's copies are, in bytes of data of all copies too.
-func (h *Host) copies(file *store.File) (r placement.Replication, done, total int64, err error) {
-	m := file.Manifest()
+// copies says how far a content's copies are, in bytes of data of all copies too; sizes are those of its shards.
+func (h *Host) copies(id content.Digest, sizes []int64) (r placement.Replication, done, total int64, err error) {
 	h.node.View(func(s *placement.State) {
 		var ok bool
-		if r, ok = s.Replication(file.ID()); !ok {
+		if r, ok = s.Replication(id); !ok {
 			err = placement.ErrNoContent
 			return
 		}
-		for shard := range m.Shards() {
-			bytes := shardBytes(m, shard)
-			for _, home := range s.Homes(file.ID(), shard) {
+		for shard, bytes := range sizes {
+			for _, home := range s.Homes(id, shard) {
 				total += bytes
-				if s.Held(home, file.ID()).Has(shard) {
+				if s.Held(home, id).Has(shard) {
 					done += bytes
 				}
 			}
@@ -187,15 +186,14 @@ func (h *Host) copies(file *store.File) (r placement.Replication, done, total in
 	return r, done, total, err
 }
 
-// shardBytes is the data of a shard, without its holes.
-func shardBytes(m *content.Manifest, shard int) (bytes int64) {
-	lo, hi := m.ShardChunks(shard)
-	for c := lo; c < hi; c++ {
-		if !m.IsHole(c) {
-			bytes += int64(m.ChunkLen(c))
-		}
-	}
-	return bytes
+// shardSizes gives the bytes of data in each shard, without the holes.
+func shardSizes(m *content.Manifest) []int64 {
+	sizes := make([]int64, m.Shards())
+	m.Data(func(i int, _ content.Digest) bool {
+		sizes[m.ShardOf(i)] += int64(m.ChunkLen(i))
+		return true
+	})
+	return sizes
 }
 
 // write proposes a command on a caller's behalf.
