@@ -3,7 +3,6 @@ package hostd
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -89,8 +89,7 @@ func (h *Host) scrub(ctx context.Context, rate int64, send func(*v1.CheckProgres
 	if err := errors.Join(err, failed); err != nil {
 		return err
 	}
-	now := time.Now()
-	if err := os.Chtimes(h.scrubMark(), now, now); err != nil {
+	if err := h.noteScrub(); err != nil {
 		h.log.Warn("cannot note the time of the scrub", "error", err)
 	}
 	return c.end()
@@ -99,14 +98,17 @@ func (h *Host) scrub(ctx context.Context, rate int64, send func(*v1.CheckProgres
 // scrubMark is a file whose time of change is that of the last complete scrub.
 func (h *Host) scrubMark() string { return filepath.Join(h.cfg.Data, "scrubbed") }
 
+// noteScrub sets the time of the last scrub to now.
+func (h *Host) noteScrub() error { return disk.WriteFile(h.fs, h.scrubMark(), nil, 0o600) }
+
 // scrubNowAndThen scrubs whenever the last scrub is too long ago, until ctx ends. A new host begins to count at its
 // first start.
 func (h *Host) scrubNowAndThen(ctx context.Context) {
-	if f, err := os.OpenFile(h.scrubMark(), os.O_CREATE, 0o600); err != nil {
-		h.log.Error("cannot keep the time of scrubs: scrub by hand", "error", err)
-		return
-	} else {
-		f.Close()
+	if !exists(h.fs, h.scrubMark()) {
+		if err := h.noteScrub(); err != nil {
+			h.log.Error("cannot keep the time of scrubs: scrub by hand", "error", err)
+			return
+		}
 	}
 	look := time.NewTicker(scrubLook)
 	defer look.Stop()
@@ -116,7 +118,7 @@ func (h *Host) scrubNowAndThen(ctx context.Context) {
 			return
 		case <-look.C:
 		}
-		fi, err := os.Stat(h.scrubMark())
+		fi, err := h.fs.Stat(h.scrubMark())
 		if err != nil || time.Since(fi.ModTime()) < h.cfg.ScrubEvery {
 			continue
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/virtswarm/virtswarm/internal/api"
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 // Defaults of a Config. The timings suit a LAN; Raft's own stand in package raft.
@@ -221,7 +222,7 @@ func (c *Config) advertise(bound net.Addr) (string, error) {
 }
 
 // exists says whether a path is there at all.
-func exists(path string) bool {
-	_, err := os.Lstat(path)
+func exists(files disk.FS, path string) bool {
+	_, err := files.Lstat(path)
 	return !errors.Is(err, fs.ErrNotExist)
 }

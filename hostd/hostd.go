@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -47,7 +48,9 @@ type Host struct {
 	version string
 	started time.Time
 
-	lock      *os.File
+	network   link.Network
+	fs        disk.FS
+	lock      io.Closer
 	id        *pki.Identity
 	self      placement.HostID
 	advertise string
@@ -77,6 +80,32 @@ type Options struct {
 	Logger  hclog.Logger
 	// Ready is called once the API answers; it may be nil.
 	Ready func()
+
+	// Network carries all that hosts say to one another, and /metrics; nil means link.OS.
+	Network link.Network
+	// FS holds the data directory, and what Pull writes; nil means disk.OS. What Publish reads is the machine's own.
+	FS disk.FS
+	// ListenLocal listens for the local API; nil means at Config.Socket. A nil listener without error: there is none.
+	ListenLocal func() (net.Listener, error)
+}
+
+// defaults puts the real world where nothing else is said.
+func (o *Options) defaults(cfg *Config) {
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	if o.Ready == nil {
+		o.Ready = func() {}
+	}
+	if o.Network == nil {
+		o.Network = link.OS
+	}
+	if o.FS == nil {
+		o.FS = disk.OS{}
+	}
+	if o.ListenLocal == nil {
+		o.ListenLocal = func() (net.Listener, error) { return listenSocket(cfg.Socket) }
+	}
 }
 
 // New validates the configuration, takes the data directory, makes or joins a cluster if this host is of none, and
@@ -85,27 +114,25 @@ func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	h := &Host{cfg: cfg, log: o.Logger, version: o.Version, started: time.Now(), ready: o.Ready, left: make(chan struct{})}
-	if h.log == nil {
-		h.log = hclog.NewNullLogger()
+	o.defaults(&cfg)
+	h := &Host{
+		cfg: cfg, log: o.Logger, version: o.Version, started: time.Now(), network: o.Network, fs: o.FS, ready: o.Ready,
+		left: make(chan struct{}),
 	}
-	if h.ready == nil {
-		h.ready = func() {}
-	}
-	empty := !exists(cfg.Data)
+	empty := !exists(h.fs, cfg.Data)
 	defer func() {
 		if err != nil {
 			h.close()
 		}
 		if err != nil && empty { // unless something is in it by now
-			os.Remove(h.lockPath())
-			os.Remove(cfg.Data)
+			h.fs.Remove(h.lockPath())
+			h.fs.Remove(cfg.Data)
 		}
 	}()
 	if err := h.takeDirectory(); err != nil {
 		return nil, err
 	}
-	port, err := h.listen(ctx)
+	port, err := h.listen(ctx, o.ListenLocal)
 	if err != nil {
 		return nil, err
 	}
@@ -121,28 +148,23 @@ func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 
 // takeDirectory makes the data directory and locks it against other daemons.
 func (h *Host) takeDirectory() error {
-	if err := os.MkdirAll(h.cfg.Data, 0o700); err != nil {
+	if err := disk.MakeDir(h.fs, h.cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
-	path := h.lockPath()
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	lock, err := h.fs.Lock(h.lockPath())
+	if errors.Is(err, disk.ErrLocked) {
+		return fmt.Errorf("%s: %w", h.cfg.Data, ErrRunning)
+	}
 	if err != nil {
-		return fmt.Errorf("open lock: %w", err)
+		return fmt.Errorf("take data directory: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return fmt.Errorf("%s: %w", h.cfg.Data, ErrRunning)
-		}
-		return fmt.Errorf("lock %s: %w", path, err)
-	}
-	h.lock = f
+	h.lock = lock
 	return nil
 }
 
 // listen takes the port and the local listeners, and settles the address that other hosts are told.
-func (h *Host) listen(ctx context.Context) (port net.Listener, err error) {
-	if port, err = link.OS.Listen(ctx, "tcp://"+h.cfg.Listen); err != nil {
+func (h *Host) listen(ctx context.Context, local func() (net.Listener, error)) (port net.Listener, err error) {
+	if port, err = h.network.Listen(ctx, "tcp://"+h.cfg.Listen); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -153,18 +175,23 @@ func (h *Host) listen(ctx context.Context) (port net.Listener, err error) {
 	if h.advertise, err = h.cfg.advertise(port.Addr()); err != nil {
 		return nil, err
 	}
-	if err = os.MkdirAll(filepath.Dir(h.cfg.Socket), 0o755); err != nil {
-		return nil, fmt.Errorf("make the socket's directory: %w", err)
-	}
-	if h.ports.Unix, err = server.ListenUnix(h.cfg.Socket); err != nil {
+	if h.ports.Unix, err = local(); err != nil {
 		return nil, err
 	}
 	if h.cfg.Metrics != "" {
-		if h.ports.Metrics, err = link.OS.Listen(ctx, "tcp://"+h.cfg.Metrics); err != nil {
+		if h.ports.Metrics, err = h.network.Listen(ctx, "tcp://"+h.cfg.Metrics); err != nil {
 			return nil, err
 		}
 	}
 	return port, nil
+}
+
+// listenSocket listens at the unix socket, whose directory it makes.
+func listenSocket(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make the socket's directory: %w", err)
+	}
+	return server.ListenUnix(path)
 }
 
 // open opens the rooms, from the lowest floor up.
@@ -176,14 +203,14 @@ func (h *Host) open(port net.Listener) error {
 	h.wire = h.mux.Listen(link.ProtoWire)
 	h.ports.Port = h.mux.Listen(link.ProtoHTTP2, link.ProtoHTTP1)
 	h.ports.Join = h.mux.Listen(link.ProtoJoin)
-	dialer := &link.Dialer{Identity: h.id, Allow: h.allow}
+	dialer := &link.Dialer{Network: h.network, Identity: h.id, Allow: h.allow}
 	h.peers = newPeers(dialer, h.address)
 
 	var err error
 	h.facts = newFacts(h.self, h.log.Named("facts"))
 	h.store, err = store.Open(store.Options{
-		Dir: filepath.Join(h.cfg.Data, "store"), Quota: int64(h.cfg.Quota), Logger: h.log.Named("store"), Metrics: h.registry,
-		OnDurable: func(f *store.File) { h.facts.touch(f.ID()) },
+		Dir: filepath.Join(h.cfg.Data, "store"), FS: h.fs, Quota: int64(h.cfg.Quota), Logger: h.log.Named("store"),
+		Metrics: h.registry, OnDurable: func(f *store.File) { h.facts.touch(f.ID()) },
 	})
 	if err != nil {
 		return err
@@ -191,7 +218,7 @@ func (h *Host) open(port net.Listener) error {
 	h.node, err = raft.Open(raft.Config{
 		ID: h.self, Dir: h.raftDir(), Stream: raftStream{h.mux.Listen(link.ProtoRaft), dialer}, Forwarder: h.peers,
 		Advertise: h.advertise, Bootstrap: h.founding, Refused: link.Refused, HostTimeout: h.cfg.HostTimeout,
-		Logger: h.log.Named("raft"), Metrics: h.registry,
+		FS: h.fs, Logger: h.log.Named("raft"), Metrics: h.registry,
 	})
 	if err != nil {
 		return err
@@ -272,7 +299,7 @@ func (h *Host) end() {
 	case <-h.left:
 		h.log.Info("this host has left the cluster", "cluster", h.id.Cluster())
 		for _, dir := range []string{h.pkiDir(), h.raftDir()} {
-			h.warn("remove "+dir, os.RemoveAll(dir))
+			h.warn("remove "+dir, h.fs.RemoveAll(dir))
 		}
 	default:
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -32,10 +31,10 @@ const (
 
 // identify loads this host's identity, or makes one: as the first host of a new cluster, or by joining.
 func (h *Host) identify(ctx context.Context) error {
-	id, err := pki.Load(h.pkiDir())
+	id, err := pki.Load(h.fs, h.pkiDir())
 	switch {
 	case err == nil:
-		h.id, h.founding = id, exists(h.foundingMark())
+		h.id, h.founding = id, exists(h.fs, h.foundingMark())
 		if h.cfg.Join != "" {
 			h.log.Info("this host is a member already, --join and --token are not needed any more", "cluster", id.Cluster())
 		}
@@ -58,16 +57,16 @@ func (h *Host) identify(ctx context.Context) error {
 // found makes a new cluster of this host alone. A mark on disk, removed once the catalogue knows the cluster, lets a
 // daemon that was killed in between go on where it was.
 func (h *Host) found() error {
-	if exists(h.raftDir()) {
+	if exists(h.fs, h.raftDir()) {
 		return fmt.Errorf("%w: %s holds a catalogue, but there is no certificate in %s: restore it, or move both away to start anew",
 			pki.ErrDamaged, h.raftDir(), h.pkiDir())
 	}
-	if err := disk.WriteFile(disk.OS{}, h.foundingMark(), nil, 0o600); err != nil {
+	if err := disk.WriteFile(h.fs, h.foundingMark(), nil, 0o600); err != nil {
 		return fmt.Errorf("mark the new cluster: %w", err)
 	}
 	name := make([]byte, 8)
 	rand.Read(name) // never fails
-	id, err := pki.Init(h.pkiDir(), hex.EncodeToString(name))
+	id, err := pki.Init(h.fs, h.pkiDir(), hex.EncodeToString(name))
 	if err != nil {
 		return err
 	}
@@ -88,18 +87,18 @@ func (h *Host) join(ctx context.Context) error {
 	}
 	// A daemon that was killed while it made a cluster of its own may have left its mark: a member of another cluster
 	// must never take it for an order to begin a second one.
-	if err := os.Remove(h.foundingMark()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := h.fs.Remove(h.foundingMark()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("give up the unfinished cluster: %w", err)
 	}
-	if err := (disk.OS{}).SyncDir(h.cfg.Data); err != nil {
+	if err := h.fs.SyncDir(h.cfg.Data); err != nil {
 		return fmt.Errorf("give up the unfinished cluster: %w", err)
 	}
-	request, err := pki.Prepare(h.pkiDir())
+	request, err := pki.Prepare(h.fs, h.pkiDir())
 	if err != nil {
 		return err
 	}
 	client := api.NewClient(func(ctx context.Context) (net.Conn, error) {
-		return link.DialJoin(ctx, link.OS, h.cfg.Join, token)
+		return link.DialJoin(ctx, h.network, h.cfg.Join, token)
 	})
 	defer client.Close()
 	answer, err := client.Join.Join(ctx, &v1.JoinRequest{
@@ -169,7 +168,7 @@ func (h *Host) introduceOnce(ctx context.Context) error {
 			return err
 		}
 		h.founding = false
-		return os.Remove(h.foundingMark())
+		return h.fs.Remove(h.foundingMark())
 	}
 	if err := h.node.ReadIndex(ctx); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/virtswarm/virtswarm/hostd/store"
@@ -20,7 +19,7 @@ const maxHeals = 3
 
 // Pull implements server.Host.
 func (h *Host) Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.PullProgress) error) error {
-	if err := checkDestination(req.GetDest()); err != nil {
+	if err := h.checkDestination(req.GetDest()); err != nil {
 		return err
 	}
 	v, err := h.lookup(ctx, req.GetName(), req.GetId())
@@ -56,14 +55,14 @@ var exportModes = map[v1.ExportMode]store.ExportMode{
 }
 
 // checkDestination refuses, before anything is fetched, a path at which nothing can be made.
-func checkDestination(dest string) error {
+func (h *Host) checkDestination(dest string) error {
 	if !filepath.IsAbs(dest) {
 		return api.NewError(api.Usage, dest, errors.New("the destination is not an absolute path"))
 	}
-	if exists(dest) {
+	if exists(h.fs, dest) {
 		return api.NewError(api.DestExists, dest, nil)
 	}
-	if fi, err := os.Stat(filepath.Dir(dest)); err != nil || !fi.IsDir() {
+	if fi, err := h.fs.Stat(filepath.Dir(dest)); err != nil || !fi.IsDir() {
 		return api.NewError(api.Usage, dest, fmt.Errorf("there is no directory %s", filepath.Dir(dest))).WithHint("make the directory first")
 	}
 	return nil

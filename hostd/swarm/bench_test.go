@@ -40,7 +40,7 @@ func BenchmarkCopy(b *testing.B) {
 	if _, err := io.CopyN(src, rand.NewChaCha8([32]byte{}), benchSize()); err != nil {
 		b.Fatal(err)
 	}
-	id, err := pki.Init(filepath.Join(dir, "pki"), "bench")
+	id, err := pki.Init(nil, filepath.Join(dir, "pki"), "bench")
 	if err != nil {
 		b.Fatal(err)
 	}

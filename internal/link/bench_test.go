@@ -13,7 +13,7 @@ import (
 
 // BenchmarkBulk moves chunks over TLS on loopback: by crypto/tls alone, and by the connections of this package.
 func BenchmarkBulk(b *testing.B) {
-	id, err := pki.Init(b.TempDir(), "bench")
+	id, err := pki.Init(nil, b.TempDir(), "bench")
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func pair(t testing.TB, n Network, url string) (a, b net.Conn) {
 func withTLS(pair func(testing.TB) (net.Conn, net.Conn)) func(testing.TB) (net.Conn, net.Conn) {
 	return func(t testing.TB) (net.Conn, net.Conn) {
 		t.Helper()
-		id, err := pki.Init(t.TempDir(), "one")
+		id, err := pki.Init(nil, t.TempDir(), "one")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -59,7 +59,7 @@ func (p *port) dial(t *testing.T, id *pki.Identity, proto, expect string) (net.C
 
 func newCluster(t *testing.T, name string) *pki.Identity {
 	t.Helper()
-	id, err := pki.Init(filepath.Join(t.TempDir(), "pki"), name)
+	id, err := pki.Init(nil, filepath.Join(t.TempDir(), "pki"), name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func newCluster(t *testing.T, name string) *pki.Identity {
 
 func newMember(t *testing.T, of *pki.Identity) *pki.Identity {
 	t.Helper()
-	r, err := pki.Prepare(t.TempDir())
+	r, err := pki.Prepare(nil, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

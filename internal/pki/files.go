@@ -4,9 +4,11 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
+
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 // The files of an identity, all in PEM and mode 0600. The host certificate is written last: it makes the identity.
@@ -24,16 +26,29 @@ const (
 	maxPEM = 64 << 10
 )
 
-// readPEM returns the only block of a file.
-func readPEM(path, kind string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
+// A folder is where an identity is kept.
+type folder struct {
+	fs  disk.FS
+	dir string
+}
+
+// folderAt returns the folder at dir; a nil fs means disk.OS.
+func folderAt(fs disk.FS, dir string) folder {
+	if fs == nil {
+		fs = disk.OS{}
 	}
-	if info.Size() > maxPEM {
-		return nil, fmt.Errorf("%w: %s has %d bytes", ErrDamaged, path, info.Size())
+	return folder{fs, dir}
+}
+
+func (f folder) path(name string) string { return filepath.Join(f.dir, name) }
+
+// read returns the only block of a file.
+func (f folder) read(name, kind string) ([]byte, error) {
+	path := f.path(name)
+	text, err := disk.ReadFile(f.fs, path, maxPEM)
+	if errors.Is(err, disk.ErrTooLarge) {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -44,45 +59,11 @@ func readPEM(path, kind string) ([]byte, error) {
 	return block.Bytes, nil
 }
 
-// writePEM replaces a file as a whole: after a crash it has the old content or the new.
-func writePEM(dir, name, kind string, der []byte) error {
-	path := filepath.Join(dir, name)
-	if err := replace(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})); err != nil {
+// write replaces a file as a whole: after a crash it has the old content or the new.
+func (f folder) write(name, kind string, der []byte) error {
+	path := f.path(name)
+	if err := disk.WriteFile(f.fs, path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return syncDir(dir)
-}
-
-func replace(path string, data []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		os.Remove(tmp) // best effort: the next attempt truncates it anyway
-	}
-	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync directory %s: %w", dir, err)
 	}
 	return nil
 }

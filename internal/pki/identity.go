@@ -10,16 +10,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 // An Identity is a host's place in its cluster: its key and certificate, and the authority. It is safe for concurrent
 // use; a renewed certificate is used by every configuration made from it, from the next handshake on.
 type Identity struct {
-	dir  string
+	in   folder
 	ca   *CA
 	key  ed25519.PrivateKey
 	host string
@@ -27,9 +27,9 @@ type Identity struct {
 }
 
 // Init makes a new cluster with this host as its first member and writes both to dir, which is created with mode 0700.
-// It returns ErrExists if dir holds an identity.
-func Init(dir, cluster string) (*Identity, error) {
-	r, err := Prepare(dir)
+// It returns ErrExists if dir holds an identity. Here and below, nil files mean the real one.
+func Init(files disk.FS, dir, cluster string) (*Identity, error) {
+	r, err := Prepare(files, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -46,8 +46,9 @@ func Init(dir, cluster string) (*Identity, error) {
 
 // Load reads the identity in dir: ErrNoIdentity if there is none, ErrDamaged (naming the file) if its parts do not fit.
 // A certificate that has expired is loaded all the same: the host may renew it.
-func Load(dir string) (*Identity, error) {
-	certDER, err := readPEM(filepath.Join(dir, hostCertFile), pemCert)
+func Load(files disk.FS, dir string) (*Identity, error) {
+	in := folderAt(files, dir)
+	certDER, err := in.read(hostCertFile, pemCert)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("load identity from %s: %w", dir, ErrNoIdentity)
 	}
@@ -59,9 +60,8 @@ func Load(dir string) (*Identity, error) {
 		name, kind string
 		der        *[]byte
 	}{{caCertFile, pemCert, &caCert}, {caKeyFile, pemKey, &caKey}, {hostKeyFile, pemKey, &hostKey}} {
-		path := filepath.Join(dir, part.name)
-		if *part.der, err = readPEM(path, part.kind); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("load identity: %w: %s is missing", ErrDamaged, path)
+		if *part.der, err = in.read(part.name, part.kind); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("load identity: %w: %s is missing", ErrDamaged, in.path(part.name))
 		} else if err != nil {
 			return nil, fmt.Errorf("load identity: %w", err)
 		}
@@ -72,17 +72,17 @@ func Load(dir string) (*Identity, error) {
 	}
 	key, err := parseKey(hostKey)
 	if err != nil {
-		return nil, fmt.Errorf("load identity: %w: %s: %v", ErrDamaged, filepath.Join(dir, hostKeyFile), err)
+		return nil, fmt.Errorf("load identity: %w: %s: %v", ErrDamaged, in.path(hostKeyFile), err)
 	}
-	id, err := newIdentity(dir, ca, key, certDER)
+	id, err := newIdentity(in, ca, key, certDER)
 	if err != nil {
-		return nil, fmt.Errorf("load identity: %w: %s: %v", ErrDamaged, filepath.Join(dir, hostCertFile), err)
+		return nil, fmt.Errorf("load identity: %w: %s: %v", ErrDamaged, in.path(hostCertFile), err)
 	}
 	return id, nil
 }
 
 // newIdentity puts the parts together if they fit.
-func newIdentity(dir string, ca *CA, key ed25519.PrivateKey, certDER []byte) (*Identity, error) {
+func newIdentity(in folder, ca *CA, key ed25519.PrivateKey, certDER []byte) (*Identity, error) {
 	leaf, err := x509.ParseCertificate(certDER)
 	if err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func newIdentity(dir string, ca *CA, key ed25519.PrivateKey, certDER []byte) (*I
 	if err != nil {
 		return nil, err
 	}
-	id := &Identity{dir: dir, ca: ca, key: key, host: host}
+	id := &Identity{in: in, ca: ca, key: key, host: host}
 	id.use(leaf)
 	return id, nil
 }
@@ -133,7 +133,7 @@ func (id *Identity) Renew() error {
 	if err != nil {
 		return fmt.Errorf("renew certificate of host %s: %w", id.host, err)
 	}
-	if err := writePEM(id.dir, hostCertFile, pemCert, der); err != nil {
+	if err := id.in.write(hostCertFile, pemCert, der); err != nil {
 		return fmt.Errorf("renew certificate of host %s: %w", id.host, err)
 	}
 	id.use(leaf)
@@ -142,7 +142,7 @@ func (id *Identity) Renew() error {
 
 // A Request is a host that wants to join a cluster: a key and no certificate yet.
 type Request struct {
-	dir  string
+	in   folder
 	key  ed25519.PrivateKey
 	host string
 	csr  []byte
@@ -151,14 +151,15 @@ type Request struct {
 // Prepare makes a key for this host and keeps it in dir, or takes the one that an earlier attempt left there: a host
 // that crashed while it joined has the same id when it tries again with the same token. ErrExists if dir holds an
 // identity.
-func Prepare(dir string) (*Request, error) {
-	if _, err := os.Lstat(filepath.Join(dir, hostCertFile)); err == nil {
+func Prepare(files disk.FS, dir string) (*Request, error) {
+	in := folderAt(files, dir)
+	if _, err := in.fs.Lstat(in.path(hostCertFile)); err == nil {
 		return nil, fmt.Errorf("make identity in %s: %w", dir, ErrExists)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MakeDir(in.fs, dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make identity: %w", err)
 	}
-	key, err := hostKey(dir)
+	key, err := in.hostKey()
 	if err != nil {
 		return nil, fmt.Errorf("make identity: %w", err)
 	}
@@ -166,7 +167,7 @@ func Prepare(dir string) (*Request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make identity: %w", err)
 	}
-	r := &Request{dir: dir, key: key, host: hostID(spki)}
+	r := &Request{in: in, key: key, host: hostID(spki)}
 	template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: r.host}}
 	if r.csr, err = x509.CreateCertificateRequest(rand.Reader, template, key); err != nil {
 		return nil, fmt.Errorf("make certificate request of host %s: %w", r.host, err)
@@ -174,14 +175,13 @@ func Prepare(dir string) (*Request, error) {
 	return r, nil
 }
 
-// hostKey returns the key in dir, a new one if there is none.
-func hostKey(dir string) (ed25519.PrivateKey, error) {
-	path := filepath.Join(dir, hostKeyFile)
-	der, err := readPEM(path, pemKey)
+// hostKey returns the key in the folder, a new one if there is none.
+func (f folder) hostKey() (ed25519.PrivateKey, error) {
+	der, err := f.read(hostKeyFile, pemKey)
 	if err == nil {
 		key, err := parseKey(der)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %s: %v", ErrDamaged, path, err)
+			return nil, fmt.Errorf("%w: %s: %v", ErrDamaged, f.path(hostKeyFile), err)
 		}
 		return key, nil
 	}
@@ -192,7 +192,7 @@ func hostKey(dir string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, writePEM(dir, hostKeyFile, pemKey, marshalKey(key))
+	return key, f.write(hostKeyFile, pemKey, marshalKey(key))
 }
 
 // HostID returns the id that the host will have.
@@ -217,7 +217,7 @@ func (r *Request) Accept(pin [sha256.Size]byte, certDER, caCertDER, caKeyDER []b
 
 // adopt writes the identity, the certificate last: without it there is none, and the attempt can be repeated.
 func (r *Request) adopt(ca *CA, certDER []byte) (*Identity, error) {
-	id, err := newIdentity(r.dir, ca, r.key, certDER)
+	id, err := newIdentity(r.in, ca, r.key, certDER)
 	if err != nil {
 		return nil, fmt.Errorf("accept certificate of host %s: %w", r.host, err)
 	}
@@ -225,7 +225,7 @@ func (r *Request) adopt(ca *CA, certDER []byte) (*Identity, error) {
 		name, kind string
 		der        []byte
 	}{{caKeyFile, pemKey, ca.Key()}, {caCertFile, pemCert, ca.Certificate()}, {hostCertFile, pemCert, certDER}} {
-		if err := writePEM(r.dir, part.name, part.kind, part.der); err != nil {
+		if err := r.in.write(part.name, part.kind, part.der); err != nil {
 			return nil, err
 		}
 	}

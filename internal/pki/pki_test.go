@@ -21,7 +21,7 @@ import (
 
 func mustInit(t *testing.T, cluster string) *Identity {
 	t.Helper()
-	id, err := Init(filepath.Join(t.TempDir(), "pki"), cluster)
+	id, err := Init(nil, filepath.Join(t.TempDir(), "pki"), cluster)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func mustInit(t *testing.T, cluster string) *Identity {
 // join makes a further host of the cluster of id.
 func join(t *testing.T, id *Identity) *Identity {
 	t.Helper()
-	r, err := Prepare(t.TempDir())
+	r, err := Prepare(nil, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,15 +169,15 @@ func TestJoin(t *testing.T) {
 		t.Fatalf("server: %v, client: %v", s, c)
 	}
 	dir := t.TempDir()
-	first, err := Prepare(dir)
+	first, err := Prepare(nil, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := Prepare(dir) // after a crash
+	again, err := Prepare(nil, dir) // after a crash
 	if err != nil || again.HostID() != first.HostID() {
 		t.Fatalf("the second attempt is another host: %v", err)
 	}
-	if _, err := Load(dir); !errors.Is(err, ErrNoIdentity) {
+	if _, err := Load(nil, dir); !errors.Is(err, ErrNoIdentity) {
 		t.Errorf("half way: %v", err)
 	}
 	cert, _, err := a.CA().SignCSR(first.CSR())
@@ -197,14 +197,14 @@ func TestJoin(t *testing.T) {
 	if _, err := first.Accept(token.Pin, cert, a.CA().Certificate(), a.CA().Key()); err != nil {
 		t.Fatal(err)
 	}
-	id, err := Load(dir)
+	id, err := Load(nil, dir)
 	if err != nil || id.HostID() != first.HostID() || id.CA().Pin() != token.Pin {
 		t.Fatalf("load: %v", err)
 	}
-	if _, err := Prepare(dir); !errors.Is(err, ErrExists) {
+	if _, err := Prepare(nil, dir); !errors.Is(err, ErrExists) {
 		t.Errorf("prepare over an identity: %v", err)
 	}
-	if _, err := Init(dir, "three"); !errors.Is(err, ErrExists) {
+	if _, err := Init(nil, dir, "three"); !errors.Is(err, ErrExists) {
 		t.Errorf("init over an identity: %v", err)
 	}
 }
@@ -212,15 +212,15 @@ func TestJoin(t *testing.T) {
 func TestFiles(t *testing.T) {
 	id := mustInit(t, "one")
 	for _, name := range []string{caCertFile, caKeyFile, hostCertFile, hostKeyFile} {
-		info, err := os.Stat(filepath.Join(id.dir, name))
+		info, err := os.Stat(filepath.Join(id.in.dir, name))
 		if err != nil || info.Mode() != 0o600 {
 			t.Errorf("%s: %v, %v", name, info.Mode(), err)
 		}
 	}
-	if info, err := os.Stat(id.dir); err != nil || info.Mode().Perm() != 0o700 {
+	if info, err := os.Stat(id.in.dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("directory: %v", info.Mode())
 	}
-	entries, _ := os.ReadDir(id.dir)
+	entries, _ := os.ReadDir(id.in.dir)
 	if len(entries) != 4 {
 		t.Errorf("%d files", len(entries))
 	}
@@ -234,18 +234,18 @@ func TestDamaged(t *testing.T) {
 		"empty":            func(dir string) error { return os.Truncate(filepath.Join(dir, hostCertFile), 0) },
 		"cut":              func(dir string) error { return os.Truncate(filepath.Join(dir, caKeyFile), 60) },
 		"huge":             func(dir string) error { return os.Truncate(filepath.Join(dir, caKeyFile), 1<<30) },
-		"another's key":    func(dir string) error { return copyFile(strange.dir, dir, hostKeyFile) },
-		"another's ca key": func(dir string) error { return copyFile(strange.dir, dir, caKeyFile) },
+		"another's key":    func(dir string) error { return copyFile(strange.in.dir, dir, hostKeyFile) },
+		"another's ca key": func(dir string) error { return copyFile(strange.in.dir, dir, caKeyFile) },
 		"another cluster": func(dir string) error {
-			return errors.Join(copyFile(strange.dir, dir, caKeyFile), copyFile(strange.dir, dir, caCertFile))
+			return errors.Join(copyFile(strange.in.dir, dir, caKeyFile), copyFile(strange.in.dir, dir, caCertFile))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := mustInit(t, "one").dir
+			dir := mustInit(t, "one").in.dir
 			if err := damage(dir); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Load(dir); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), dir) {
+			if _, err := Load(nil, dir); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), dir) {
 				t.Errorf("load: %v", err)
 			}
 		})
@@ -289,14 +289,14 @@ func TestYears(t *testing.T) {
 		if !errors.Is(c, ErrExpired) {
 			t.Errorf("an expired server: %v", c)
 		}
-		b, err := Load(b.dir) // it was switched off for long, and helps itself
+		b, err := Load(nil, b.in.dir) // it was switched off for long, and helps itself
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := b.Renew(); err != nil {
 			t.Fatal(err)
 		}
-		if b, err = Load(b.dir); err != nil {
+		if b, err = Load(nil, b.in.dir); err != nil {
 			t.Fatal(err)
 		}
 		if s, c := handshake(t, server, b.ClientConfig(a.HostID(), nil)); s != nil || c != nil {

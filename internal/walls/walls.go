@@ -17,7 +17,7 @@ var rooms = map[string]struct {
 	"internal/content": {floor: 0},
 	"internal/disk":    {floor: 0},
 	"internal/wire":    {floor: 0},
-	"internal/pki":     {floor: 0},
+	"internal/pki":     {floor: 0, beside: []string{"internal/disk"}},
 	"internal/api":     {floor: 0},
 	"internal/walls":   {floor: 0},
 
