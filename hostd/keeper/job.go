@@ -111,10 +111,15 @@ func (k *Keeper) fetch(ctx context.Context, id content.Digest) error {
 	if err != nil {
 		return err
 	}
-	if lack := missing(f, must); !lack.Empty() {
+	lack, start := missing(f, must), time.Now()
+	if !lack.Empty() {
 		if err := k.cfg.Fetch.Ensure(ctx, id, lack.Chunks(f.Manifest()), prio, nil); err != nil {
 			return err
 		}
 	}
-	return f.Sync(ctx)
+	if err := f.Sync(ctx); err != nil {
+		return err
+	}
+	k.log.Info("brought a content", "id", id, "chunks", lack.Chunks(f.Manifest()).Count(), "took", time.Since(start))
+	return nil
 }
