@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -86,6 +87,17 @@ type Dialer interface {
 	Dial(ctx context.Context, host placement.HostID) (net.Conn, error)
 }
 
+// Priority says who waits for a chunk: see package plan.
+type Priority = plan.Priority
+
+// The priorities, lowest first.
+const (
+	Repair     = plan.Repair
+	Distribute = plan.Distribute
+	ReadAhead  = plan.ReadAhead
+	Demand     = plan.Demand
+)
+
 // Config is what a Swarm works with. Logger and Metrics may be nil.
 type Config struct {
 	Self      placement.HostID
@@ -106,8 +118,8 @@ const (
 	MaxSources = 50
 	// MaxInFlight bounds the bytes requested by all jobs of this host and not yet stored. They are buffers in memory.
 	MaxInFlight = 256 << 20
-	// MaxPeerInFlight bounds the same for one peer: 10 Gbit/s over 13 ms. (One chunk may always be in flight.)
-	MaxPeerInFlight = 16 << 20
+	// MaxPeerInFlight bounds the same for one peer. (One chunk may always be in flight.)
+	MaxPeerInFlight = plan.MaxWindow
 	// DemandReserve is the part of both that is kept for chunks a reader waits for.
 	DemandReserve = 4 // one in so many
 	// MaxServing bounds the chunks that are read from the disk for peers at a time, over all sessions.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
@@ -30,19 +31,19 @@ type job struct {
 	wg     sync.WaitGroup // requests and connects
 
 	// The rest belongs to the loop.
-	pick       *Picker
+	pick       *plan.Picker
 	have       content.Bits // chunks that are here, and announced or about to be
 	claims     map[*claim]struct{}
 	candidates map[wire.PeerID]*candidate
 	sources    map[wire.PeerID]*source // connected or connecting
 	links      map[*link]*source
-	drawn      map[*Source]*source // by what the picker calls them
-	pace       pace                // of everything that comes in
-	starved    bool                // some sources are limited for want of budget
-	news       []int               // chunks to announce
-	looked     time.Time           // when the directory was asked
-	lastUse    time.Time           // when the last claim went
-	lastErr    error               // of the last peer that could not be used
+	drawn      map[*plan.Source]*source // by what the picker calls them
+	pace       plan.Pace                // of everything that comes in
+	starved    bool                     // some sources are limited for want of budget
+	news       []int                    // chunks to announce
+	looked     time.Time                // when the directory was asked
+	lastUse    time.Time                // when the last claim went
+	lastErr    error                    // of the last peer that could not be used
 }
 
 // event is something that happened, applied by the loop.
@@ -57,13 +58,13 @@ func newJob(s *Swarm, file File) *job {
 		swarm: s, file: file, id: file.ID(), m: m,
 		events: make(chan event, eventQueue), room: make(chan struct{}, 1),
 		done: make(chan struct{}), left: make(chan struct{}),
-		pick:       NewPicker(keyOf(s.self), m.Size(), m.ChunkSize()),
+		pick:       plan.NewPicker(keyOf(s.self), m.Size(), m.ChunkSize()),
 		have:       file.Have(),
 		claims:     map[*claim]struct{}{},
 		candidates: map[wire.PeerID]*candidate{},
 		sources:    map[wire.PeerID]*source{},
 		links:      map[*link]*source{},
-		drawn:      map[*Source]*source{},
+		drawn:      map[*plan.Source]*source{},
 		lastUse:    time.Now(),
 	}
 	j.ctx, j.cancel = context.WithCancel(s.ctx)
@@ -184,7 +185,7 @@ func (j *job) tick(now time.Time) {
 		return
 	}
 	j.seek(now)
-	rate := j.pace.rate(now, j.m.ChunkSize())
+	rate := j.pace.Rate(now, j.m.ChunkSize())
 	seeds, fetchers := j.connected()
 	for c := range j.claims {
 		c.progress.Rate, c.progress.Seeds, c.progress.Fetchers = rate, seeds, fetchers
@@ -290,14 +291,14 @@ func (j *job) finish(c *claim, err error) {
 	delete(j.claims, c)
 	j.lastUse = time.Now()
 	for i, ok := c.missing.NextSet(0); ok; i, ok = c.missing.NextSet(i + 1) {
-		prio := unwanted
+		prio := plan.Unwanted
 		for o := range j.claims {
 			if o.missing.Has(i) {
 				prio = max(prio, o.prio)
 			}
 		}
 		j.pick.Want(i, prio)
-		if prio == unwanted {
+		if prio == plan.Unwanted {
 			j.abandon(i)
 		}
 	}

@@ -17,10 +17,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/virtswarm/virtswarm/hostd/store"
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 	"github.com/virtswarm/virtswarm/placement"
 )
+
+const testChunk = 64 << 10
 
 // lab is a network of real swarms over real stores, joined by pipes: inside a synctest bubble, so that rates and timeouts
 // cost no time.
@@ -80,7 +83,7 @@ func (l *lab) host(n int) *labHost {
 }
 
 func labID(n int) placement.HostID {
-	return placement.HostID(fmt.Sprintf("%016x%016x", mix(uint64(n)), n))
+	return placement.HostID(fmt.Sprintf("%016x%016x", plan.Mix(uint64(n)), n))
 }
 
 func (h *labHost) start() {

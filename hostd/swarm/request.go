@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
@@ -54,12 +55,12 @@ func (j *job) unlimit() {
 	}
 	j.starved = false
 	for s := range j.drawn {
-		j.pick.Limit(s, unwanted)
+		j.pick.Limit(s, plan.Unwanted)
 	}
 }
 
 // ask sends one request.
-func (j *job) ask(src *source, r Request) {
+func (j *job) ask(src *source, r plan.Request) {
 	ctx, cancel := context.WithCancel(j.ctx)
 	now := time.Now()
 	req := &request{src: src, chunk: r.Chunk, len: r.Len, cancel: cancel, asked: now}
@@ -67,8 +68,8 @@ func (j *job) ask(src *source, r Request) {
 		src.alive(now, src.link.sess.Stats().BytesIn)
 	}
 	src.requests[r.Chunk] = req
-	src.pace.owe(now)
-	j.pace.owe(now)
+	src.pace.Owe(now)
+	j.pace.Owe(now)
 	j.wg.Go(func() {
 		j.receive(ctx, req)
 		cancel()
@@ -100,11 +101,11 @@ func (r *request) apply(j *job) {
 	now, src := time.Now(), r.src
 	current := src.requests[r.chunk] == r // it was not given up
 	if r.received() {
-		j.pace.got(now, r.len)
+		j.pace.Got(now, r.len)
 	}
 	if current && r.received() {
-		src.pace.got(now, r.len)
-		src.pace.took(r.took, r.len, src.pick.Owes(), src.pace.rate(now, r.len))
+		src.pace.Got(now, r.len)
+		src.pace.Took(r.took, r.len, src.pick.Owes(), src.pace.Rate(now, r.len))
 	}
 	if current {
 		src.take(r.chunk)

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
@@ -34,11 +35,11 @@ type candidate struct {
 type source struct {
 	cand     *candidate
 	link     *link        // set by connect before it posts anything
-	pick     *Source      // a seed has none until it is open
+	pick     *plan.Source // a seed has none until it is open
 	open     bool         // it said what it has
 	early    content.Bits // what it announced before
 	requests map[int]*request
-	pace     pace
+	pace     plan.Pace
 	storing  atomic.Int32 // requests whose chunk has come: their goroutines count it
 	heard    time.Time    // when it was last seen to send something, while it owes
 	bytes    uint64       // what its session had received then
@@ -109,7 +110,7 @@ func (j *job) connect(now time.Time) {
 	}
 	self := keyOf(j.swarm.self)
 	order := func(a, b *candidate) int {
-		if mix(self^keyOf(a.id)) < mix(self^keyOf(b.id)) {
+		if plan.Mix(self^keyOf(a.id)) < plan.Mix(self^keyOf(b.id)) {
 			return -1
 		}
 		return 1
@@ -263,8 +264,8 @@ func (j *job) leave(src *source) {
 
 // setPace tells the picker what may be asked of a source.
 func (j *job) setPace(src *source, now time.Time) {
-	rate := src.pace.rate(now, j.m.ChunkSize())
-	j.pick.SetPace(src.pick, rate, src.pace.allowed(j.m.ChunkSize()))
+	rate := src.pace.Rate(now, j.m.ChunkSize())
+	j.pick.SetPace(src.pick, rate, src.pace.Allowed(j.m.ChunkSize()))
 }
 
 // measure looks at how a source does.
@@ -293,7 +294,7 @@ func (src *source) take(i int) *request {
 	if r != nil {
 		delete(src.requests, i)
 		if len(src.requests) == 0 {
-			src.pace.idle()
+			src.pace.Idle()
 		}
 	}
 	return r

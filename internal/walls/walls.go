@@ -26,7 +26,9 @@ var rooms = map[string]struct {
 
 	"raft":        {floor: 2},
 	"hostd/store": {floor: 2},
-	"hostd/swarm": {floor: 2},
+	"hostd/swarm": {floor: 2, beside: []string{"hostd/swarm/plan"}},
+
+	"hostd/swarm/plan": {floor: 2},
 
 	"hostd/fetch": {floor: 3},
 
@@ -50,7 +52,8 @@ var onlyImporter = map[string]string{
 
 // pure rooms do no I/O, read no clock and start no goroutine.
 var pure = map[string][]string{
-	"placement": {"os", "net", "time", "math/rand", "math/rand/v2", "sync"},
+	"placement":        {"os", "net", "time", "math/rand", "math/rand/v2", "sync"},
+	"hostd/swarm/plan": {"os", "net", "context", "math/rand", "math/rand/v2", "sync", "sync/atomic"}, // of time only the values
 }
 
 // noImport lists what a command line tool may not reach: it speaks to a daemon by the API alone.

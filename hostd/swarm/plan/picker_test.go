@@ -1,4 +1,4 @@
-package swarm
+package plan
 
 import (
 	"fmt"
@@ -72,11 +72,11 @@ func TestFellowsDivideASeed(t *testing.T) {
 	const n, fellows = 1000, 8
 	asked := map[int]int{}
 	for self := range uint64(fellows) {
-		p := NewPicker(mix(self), n*testChunk, testChunk)
-		seed := p.Add(mix(100), all)
+		p := NewPicker(Mix(self), n*testChunk, testChunk)
+		seed := p.Add(Mix(100), all)
 		for o := range uint64(fellows) {
 			if o != self {
-				p.Fellow(p.Add(mix(o), none))
+				p.Fellow(p.Add(Mix(o), none))
 			}
 		}
 		for c := range n {
@@ -109,8 +109,8 @@ func TestFellowsDivideASeed(t *testing.T) {
 // does is soon left alone.
 func TestPoachingGrowsWhileNobodyMinds(t *testing.T) {
 	const n = 1000
-	p := NewPicker(mix(1), n*testChunk, testChunk)
-	seed, fellow := p.Add(mix(2), all), p.Add(mix(3), none)
+	p := NewPicker(Mix(1), n*testChunk, testChunk)
+	seed, fellow := p.Add(Mix(2), all), p.Add(Mix(3), none)
 	p.Fellow(fellow)
 	p.SetPace(seed, 1e6, 32*testChunk)
 	for c := range n {
@@ -236,7 +236,7 @@ func BenchmarkPick(b *testing.B) {
 		p := NewPicker(1, n*testChunk, testChunk)
 		p.Add(2, all)
 		for i := range uint64(49) {
-			p.Add(mix(i+3), func(int) bool { return rnd.IntN(2) == 0 })
+			p.Add(Mix(i+3), func(int) bool { return rnd.IntN(2) == 0 })
 		}
 		for c := range n {
 			p.Want(c, Distribute)
@@ -262,9 +262,9 @@ func BenchmarkPick(b *testing.B) {
 // TestSlowFellowDoesNotSpareTheSeed: a host that joins late gets what a slow fellow has from the seed, as fast as that can.
 func TestSlowFellowDoesNotSpareTheSeed(t *testing.T) {
 	const n = 1000
-	p := NewPicker(mix(1), n*testChunk, testChunk)
-	seed := p.Add(mix(2), all)
-	fellow := p.Add(mix(3), func(c int) bool { return c%2 == 0 })
+	p := NewPicker(Mix(1), n*testChunk, testChunk)
+	seed := p.Add(Mix(2), all)
+	fellow := p.Add(Mix(3), func(c int) bool { return c%2 == 0 })
 	p.Fellow(fellow)
 	p.SetPace(seed, 100e6, 50*testChunk)
 	p.SetPace(fellow, 1e6, 2*testChunk)

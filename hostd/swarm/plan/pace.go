@@ -1,4 +1,4 @@
-package swarm
+package plan
 
 import (
 	"math"
@@ -6,6 +6,9 @@ import (
 )
 
 const (
+	// MaxWindow bounds the bytes that one source may owe: 10 Gbit/s over 13 ms.
+	MaxWindow = 16 << 20
+
 	// paceMemory is the time over which a source's rate is averaged: several chunks on a slow link, soon enough to see
 	// that a fast one has become slow.
 	paceMemory = 500 * time.Millisecond
@@ -20,12 +23,12 @@ const (
 	silence = time.Second
 )
 
-// pace measures how fast a source delivers: an exponentially weighted average over the time in which it owes something, so
+// Pace measures how fast a source delivers: an exponentially weighted average over the time in which it owes something, so
 // that a pause of ours is no slowness of its. From that and from the time that a chunk takes it finds how much to ask for
 // at a time: as much more with each chunk as long as nothing queues up (which doubles it every round trip), and what the
 // source delivers in the time that a chunk should take as soon as something does. It reads no clock. Not safe for
 // concurrent use.
-type pace struct {
+type Pace struct {
 	best   time.Duration // shortest time from a request to its chunk
 	window int           // bytes that the source may owe; 0 until a chunk came
 	sum    float64       // weighted bytes a second
@@ -33,15 +36,15 @@ type pace struct {
 	mark   time.Time     // until when it is counted; zero while nothing is owed
 }
 
-// owe notes that the source owes something from now on.
-func (p *pace) owe(now time.Time) {
+// Owe notes that the source owes something from now on.
+func (p *Pace) Owe(now time.Time) {
 	if p.mark.IsZero() {
 		p.mark = now
 	}
 }
 
-// got notes n bytes that came in.
-func (p *pace) got(now time.Time, n int) {
+// Got notes n bytes that came in.
+func (p *Pace) Got(now time.Time, n int) {
 	dt := 0.0
 	if !p.mark.IsZero() {
 		dt = max(0, now.Sub(p.mark).Seconds())
@@ -56,12 +59,12 @@ func (p *pace) got(now time.Time, n int) {
 	p.mark = now
 }
 
-// idle notes that the source owes nothing more.
-func (p *pace) idle() { p.mark = time.Time{} }
+// Idle notes that the source owes nothing more.
+func (p *Pace) Idle() { p.mark = time.Time{} }
 
-// rate returns bytes a second, 0 while nothing is known. A source whose next chunk of n bytes is overdue cannot be faster
+// Rate returns bytes a second, 0 while nothing is known. A source whose next chunk of n bytes is overdue cannot be faster
 // than one chunk in the time since its last.
-func (p *pace) rate(now time.Time, n int) float64 {
+func (p *Pace) Rate(now time.Time, n int) float64 {
 	rate := 0.0
 	if p.weight > 0 {
 		rate = p.sum / p.weight
@@ -79,19 +82,19 @@ func (p *pace) rate(now time.Time, n int) float64 {
 	return rate
 }
 
-// took notes that a chunk of n bytes came so long after it was asked for, while the source owed that many bytes.
-func (p *pace) took(d time.Duration, n, owed int, rate float64) {
+// Took notes that a chunk of n bytes came so long after it was asked for, while the source owed that many bytes.
+func (p *Pace) Took(d time.Duration, n, owed int, rate float64) {
 	if p.best == 0 || d < p.best {
 		p.best = d
 	}
 	target := p.best + p.best/4 + queueTime
 	switch {
 	case d > target:
-		p.window = int(min(rate*target.Seconds(), MaxPeerInFlight))
+		p.window = int(min(rate*target.Seconds(), MaxWindow))
 	case owed+n > p.window: // it was used
-		p.window = min(max(p.window, firstWindow*n)+n, MaxPeerInFlight)
+		p.window = min(max(p.window, firstWindow*n)+n, MaxWindow)
 	}
 }
 
-// allowed returns how many bytes the source may owe, for chunks of n bytes.
-func (p *pace) allowed(n int) int { return max(p.window, firstWindow*n) }
+// Allowed returns how many bytes the source may owe, for chunks of n bytes.
+func (p *Pace) Allowed(n int) int { return max(p.window, firstWindow*n) }

@@ -1,4 +1,4 @@
-package swarm
+package plan
 
 import "slices"
 
@@ -16,7 +16,7 @@ const (
 	ReadAhead                      // a reader will likely want it next
 	Demand                         // a reader waits for it now
 
-	unwanted Priority = 0
+	Unwanted Priority = 0
 )
 
 // Picker decides which chunk to request next, and from which source. It is a pure data structure: no clock, no I/O, no
@@ -100,7 +100,7 @@ func NewPicker(self uint64, size int64, chunk int) *Picker {
 		ownStale: true,
 	}
 	if n > 0 {
-		p.start = int(mix(self) % uint64(n))
+		p.start = int(Mix(self) % uint64(n))
 	}
 	for i := range p.rare {
 		p.rare[i] = newMask(n)
@@ -239,10 +239,10 @@ func (p *Picker) Done(c int) []*Source {
 	f, flying := p.flights[c]
 	if !flying {
 		p.shut(c)
-		p.wish(c, unwanted)
+		p.wish(c, Unwanted)
 		return nil
 	}
-	p.wish(c, unwanted)
+	p.wish(c, Unwanted)
 	if f.poached {
 		p.learn(c, f.holders)
 	}
@@ -284,7 +284,7 @@ func (p *Picker) dequeue(s *Source, c int) {
 
 // shut takes c out of the open chunks, unshut puts it back if it is wanted.
 func (p *Picker) shut(c int) {
-	if q := p.prio[c]; q != unwanted && p.open[q].has(c) {
+	if q := p.prio[c]; q != Unwanted && p.open[q].has(c) {
 		p.open[q].clear(c)
 		p.opens[q]--
 		p.count[q][p.rarity(c)]--
@@ -293,7 +293,7 @@ func (p *Picker) shut(c int) {
 
 func (p *Picker) unshut(c int) {
 	q := p.prio[c]
-	if q == unwanted || p.open[q].has(c) {
+	if q == Unwanted || p.open[q].has(c) {
 		return
 	}
 	p.open[q].set(c)
@@ -333,7 +333,7 @@ func (p *Picker) recount(c, by int) {
 	}
 	p.rare[was].clear(c)
 	p.rare[is].set(c)
-	if q := p.prio[c]; q != unwanted && p.open[q].has(c) {
+	if q := p.prio[c]; q != Unwanted && p.open[q].has(c) {
 		p.count[q][was]--
 		p.count[q][is]++
 	}

@@ -1,4 +1,4 @@
-package swarm
+package plan
 
 import "math"
 
@@ -254,7 +254,7 @@ func (p *Picker) divide() {
 	p.ownStale = false
 	per := (p.n + ownGroups - 1) / ownGroups
 	for g := 0; g*per < p.n; g++ {
-		rank := p.rank(mix(uint64(g)))
+		rank := p.rank(Mix(uint64(g)))
 		for c := g * per; c < min((g+1)*per, p.n); c++ {
 			p.own.put(c, rank == 0)
 			p.heir.put(c, rank == 1)
@@ -273,9 +273,9 @@ func (p *Picker) divide() {
 
 // rank returns how many fellows a group of chunks falls to before this host, as far as 2.
 func (p *Picker) rank(group uint64) (before int) {
-	weight := mix(p.self ^ group)
+	weight := Mix(p.self ^ group)
 	for _, s := range p.sources {
-		if p.fetches(s) && mix(s.key^group) > weight {
+		if p.fetches(s) && Mix(s.key^group) > weight {
 			if before++; before == 2 {
 				break
 			}
@@ -284,8 +284,8 @@ func (p *Picker) rank(group uint64) (before int) {
 	return before
 }
 
-// mix is splitmix64's finisher (Steele, Lea and Flood 2014): a bijection in which every bit in reaches every bit out.
-func mix(x uint64) uint64 {
+// Mix is splitmix64's finisher (Steele, Lea and Flood 2014): a bijection in which every bit in reaches every bit out.
+func Mix(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb

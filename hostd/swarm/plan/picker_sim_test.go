@@ -1,4 +1,4 @@
-package swarm
+package plan
 
 import (
 	"container/heap"
@@ -31,7 +31,7 @@ type simNode struct {
 	dead     bool
 	pick     *Picker
 	sources  map[int]*Source // by node
-	pace     map[int]*pace
+	pace     map[int]*Pace
 	asked    map[[2]int]float64 // when, by node and chunk
 	have     mask
 	count    int
@@ -79,8 +79,8 @@ func newSimNet(chunks int, seed float64, fetchers ...float64) *simNet {
 	for i, rate := range append([]float64{seed}, fetchers...) {
 		n.nodes = append(n.nodes, &simNode{
 			id: i, rate: rate, have: newMask(chunks), waiting: map[int][]int{},
-			sources: map[int]*Source{}, pace: map[int]*pace{}, asked: map[[2]int]float64{},
-			pick: NewPicker(mix(uint64(i)), int64(chunks)*simChunk, simChunk),
+			sources: map[int]*Source{}, pace: map[int]*Pace{}, asked: map[[2]int]float64{},
+			pick: NewPicker(Mix(uint64(i)), int64(chunks)*simChunk, simChunk),
 		})
 	}
 	for c := range chunks {
@@ -92,8 +92,8 @@ func newSimNet(chunks int, seed float64, fetchers ...float64) *simNet {
 		}
 		for _, b := range n.nodes {
 			if a != b {
-				a.sources[b.id] = a.pick.Add(mix(uint64(b.id)), b.have.has)
-				a.pace[b.id] = &pace{}
+				a.sources[b.id] = a.pick.Add(Mix(uint64(b.id)), b.have.has)
+				a.pace[b.id] = &Pace{}
 				if b.id > 0 {
 					a.pick.Fellow(a.sources[b.id])
 				}
@@ -114,7 +114,7 @@ func (n *simNet) fill(a *simNode) {
 			if s != r.Source {
 				continue
 			}
-			a.pace[id].owe(n.time())
+			a.pace[id].Owe(n.time())
 			a.asked[[2]int{id, r.Chunk}] = n.now
 			b := n.nodes[id]
 			n.after(simLatency, func() { n.request(a, b, r.Chunk) })
@@ -155,13 +155,13 @@ func (n *simNet) receive(a, b *simNode, c int) {
 		return
 	}
 	s, p := a.sources[b.id], a.pace[b.id]
-	p.got(n.time(), simChunk)
-	rate := p.rate(n.time(), simChunk)
-	p.took(simTime(n.now-a.asked[[2]int{b.id, c}]), simChunk, s.Owes(), rate)
+	p.Got(n.time(), simChunk)
+	rate := p.Rate(n.time(), simChunk)
+	p.Took(simTime(n.now-a.asked[[2]int{b.id, c}]), simChunk, s.Owes(), rate)
 	if s.Owes() <= simChunk {
-		p.idle()
+		p.Idle()
 	}
-	a.pick.SetPace(s, rate, p.allowed(simChunk))
+	a.pick.SetPace(s, rate, p.Allowed(simChunk))
 	if !a.have.has(c) {
 		a.have.set(c)
 		a.count++

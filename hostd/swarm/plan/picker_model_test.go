@@ -1,4 +1,4 @@
-package swarm
+package plan
 
 import (
 	"fmt"
@@ -84,7 +84,7 @@ func (m *machine) next(t *rapid.T) {
 		if m.fellow[s] && len(m.has[s]) < m.n {
 			fellows++
 		}
-		if open > unwanted && len(m.asked[s]) == 0 && m.least[s] <= Demand {
+		if open > Unwanted && len(m.asked[s]) == 0 && m.least[s] <= Demand {
 			idle = fmt.Sprintf("source %d owes nothing and has an open chunk", i)
 		}
 	}
@@ -97,7 +97,7 @@ func (m *machine) next(t *rapid.T) {
 	}
 	before := m.askers(r.Chunk)
 	switch {
-	case m.prio[r.Chunk] == unwanted:
+	case m.prio[r.Chunk] == Unwanted:
 		t.Fatalf("asks for chunk %d, which nobody wants", r.Chunk)
 	case !m.has[r.Source][r.Chunk]:
 		t.Fatalf("asks for chunk %d of a source that lacks it", r.Chunk)
@@ -164,7 +164,7 @@ func TestPickerKeepsItsRules(t *testing.T) {
 			"next3": next,
 			"want": func(t *rapid.T) {
 				c, prio := m.chunk(t), Priority(rapid.IntRange(0, int(Demand)).Draw(t, "prio"))
-				if prio == unwanted {
+				if prio == Unwanted {
 					for _, s := range m.askers(c) { // as a job does
 						m.p.Release(s, c)
 						delete(m.asked[s], c)
@@ -248,7 +248,7 @@ func TestPickerKeepsItsRules(t *testing.T) {
 				for _, s := range who {
 					delete(m.asked[s], c)
 				}
-				m.prio[c] = unwanted
+				m.prio[c] = Unwanted
 			},
 		})
 	})
