@@ -21,6 +21,7 @@ type Command struct {
 	Publish      *Publish      `json:"publish,omitempty"`
 	RemoveFile   *RemoveFile   `json:"remove_file,omitempty"`
 	Distribute   *Distribute   `json:"distribute,omitempty"`
+	Unpin        *Unpin        `json:"unpin,omitempty"`
 	Report       *Report       `json:"report,omitempty"`
 }
 
@@ -43,15 +44,22 @@ type AddHost struct {
 	Now     int64  `json:"now"` // unix seconds
 }
 
-// UpdateHost changes what is not the zero value. An empty, non-nil Labels removes all labels.
+// UpdateHost changes what is not the zero value, or nil. An empty, non-nil Labels removes all labels; Relabel then
+// sets single ones, and removes those whose value is empty.
 //
 // Idempotent: it sets values, never adds to them.
 type UpdateHost struct {
-	ID     HostID            `json:"id"`
-	Name   string            `json:"name,omitempty"`
-	Addr   string            `json:"addr,omitempty"`
-	Weight uint32            `json:"weight,omitempty"`
-	Labels map[string]string `json:"labels,omitzero"`
+	ID      HostID            `json:"id"`
+	Name    string            `json:"name,omitempty"`
+	Addr    string            `json:"addr,omitempty"`
+	Weight  uint32            `json:"weight,omitempty"`
+	Labels  map[string]string `json:"labels,omitzero"`
+	Relabel map[string]string `json:"relabel,omitempty"`
+	Up      *int64            `json:"up,omitempty"`    // see Limits; a pointer to 0 lifts a limit
+	Down    *int64            `json:"down,omitempty"`  // see Limits
+	Quota   *int64            `json:"quota,omitempty"` // see Limits
+	High    *int              `json:"high,omitempty"`  // see Limits
+	Low     *int              `json:"low,omitempty"`   // see Limits
 }
 
 // SetHostState moves a host from state From to state To. If From is not empty and the host is in another state,
@@ -120,6 +128,18 @@ type Distribute struct {
 	Hosts []HostID       `json:"hosts,omitempty"`
 }
 
+// Unpin takes hosts (All: every one) from those that must hold all of a version's content (zero ID: the newest
+// version's). What they hold becomes cache, unless they are homes of it. To take one from "every host" leaves the
+// other hosts of this moment; hosts that join later are none then.
+//
+// Idempotent: it takes from a set.
+type Unpin struct {
+	Name  string         `json:"name"`
+	ID    content.Digest `json:"id,omitzero"`
+	All   bool           `json:"all,omitempty"`
+	Hosts []HostID       `json:"hosts,omitempty"`
+}
+
 // Report says what a host holds, durably, of the contents that it names: it replaces what was known of these.
 // Dropped are contents of which it holds nothing any more. Contents unknown to the catalogue are skipped and come
 // back in Result.Unknown.
@@ -165,6 +185,7 @@ func (c Command) Kind() string {
 		{"publish", c.Publish != nil},
 		{"remove_file", c.RemoveFile != nil},
 		{"distribute", c.Distribute != nil},
+		{"unpin", c.Unpin != nil},
 		{"report", c.Report != nil},
 	} {
 		if !k.set {

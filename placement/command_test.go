@@ -137,6 +137,8 @@ func sample() []Command {
 		{RemoveFile: &RemoveFile{Name: "a", ID: digest(1)}},
 		{Distribute: &Distribute{Name: "a", All: true}},
 		{Distribute: &Distribute{Name: "a", ID: digest(2), Hosts: []HostID{hostID(1)}}},
+		{Unpin: &Unpin{Name: "a", All: true}},
+		{Unpin: &Unpin{Name: "a", ID: digest(2), Hosts: []HostID{hostID(1)}}},
 		{Report: &Report{Host: hostID(1), Holdings: []Holding{{digest(1), AllShards()}, {digest(2), shards}}, Dropped: []content.Digest{digest(3)}}},
 	}
 }

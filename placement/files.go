@@ -29,7 +29,7 @@ func (s *State) publish(index uint64, c *Publish) (bool, error) {
 		return false, err
 	}
 	n := rec.copy()
-	if !n.setHolder(c.Publisher, AllShards()) && !changed {
+	if !s.setHolder(n, c.Publisher, AllShards()) && !changed {
 		return false, nil
 	}
 	if changed {
@@ -165,6 +165,31 @@ func (s *State) distribute(index uint64, c *Distribute) (bool, error) {
 	return true, nil
 }
 
+func (s *State) unpin(index uint64, c *Unpin) (bool, error) {
+	v, err := s.Lookup(c.Name, c.ID)
+	if err != nil {
+		return false, fmt.Errorf("unpin: %w", err)
+	}
+	old := s.contents[v.ID]
+	targets := old.targets.Hosts
+	if old.targets.All {
+		targets = s.hostIDs
+	}
+	var kept []HostID
+	for _, h := range targets {
+		if !c.All && !slices.Contains(c.Hosts, h) {
+			kept = append(kept, h)
+		}
+	}
+	if len(kept) == len(targets) {
+		return false, nil
+	}
+	n := old.copy()
+	n.targets = Targets{Hosts: kept}
+	s.putContent(index, n)
+	return true, nil
+}
+
 func (s *State) report(index uint64, c *Report) (changed bool, unknown []content.Digest, err error) {
 	if s.hosts[c.Host] == nil {
 		return false, nil, fmt.Errorf("report of host %q: %w", c.Host, ErrNoHost)
@@ -185,7 +210,7 @@ func (s *State) report(index uint64, c *Report) (changed bool, unknown []content
 		if err != nil {
 			return fmt.Errorf("report of host %q on %s: %w", c.Host, id.Short(), err)
 		}
-		if n := old.copy(); n.setHolder(c.Host, shards) {
+		if n := old.copy(); s.setHolder(n, c.Host, shards) {
 			news = append(news, n)
 		}
 		return nil
@@ -207,7 +232,10 @@ func (s *State) report(index uint64, c *Report) (changed bool, unknown []content
 }
 
 // setHolder records what a host holds in a record that is not stored yet, and reports whether that is news.
-func (c *contentRecord) setHolder(host HostID, shards ShardSet) bool {
+func (s *State) setHolder(c *contentRecord, host HostID, shards ShardSet) bool {
+	if s.hosts[host].State == Down {
+		c.homes.Store(nil) // what a down host is a home of depends on what it holds
+	}
 	i, ok := c.holder(host)
 	switch {
 	case !ok && shards.Empty(), ok && c.holders[i].Shards.Equal(shards):

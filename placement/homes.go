@@ -15,11 +15,16 @@ import (
 // The logarithm is to base 2 (a constant factor does not change the order), in fixed point, by repeated squaring:
 // the same bits on every platform, which floating point does not promise.
 
-// ring is the alive hosts as rendezvous sees them. It is immutable; a new one is made when they change, so that a
-// memo belongs to a ring by its pointer.
+//
+// Who takes part: every alive host; and for a shard that a down host holds, that host too. So a host that is down for
+// a moment leaves a gap in what it held and moves nothing, but is not waited for with what it never had.
+
+// ring is the alive and down hosts as rendezvous sees them. It is immutable; a new one is made when they change, so
+// that a memo belongs to a ring by its pointer.
 type ring struct {
 	hosts []seat // sorted by id
 	index map[HostID]int
+	alive int  // how many of the hosts are alive
 	equal bool // all weights are equal, so the draw alone decides
 }
 
@@ -27,14 +32,18 @@ type seat struct {
 	id     HostID
 	key    uint64
 	weight uint64
+	down   bool
 }
 
-func newRing(alive []*Host) *ring {
-	r := &ring{hosts: make([]seat, len(alive)), index: make(map[HostID]int, len(alive)), equal: true}
-	for i, h := range alive {
-		r.hosts[i] = seat{h.ID, hostKey(h.ID), uint64(h.Weight)}
+func newRing(members []*Host) *ring {
+	r := &ring{hosts: make([]seat, len(members)), index: make(map[HostID]int, len(members)), equal: true}
+	for i, h := range members {
+		r.hosts[i] = seat{h.ID, hostKey(h.ID), uint64(h.Weight), h.State == Down}
 		r.index[h.ID] = i
-		r.equal = r.equal && h.Weight == alive[0].Weight
+		r.equal = r.equal && h.Weight == members[0].Weight
+		if h.State == Alive {
+			r.alive++
+		}
 	}
 	return r
 }
@@ -105,10 +114,15 @@ func (d draw) beats(o draw) bool {
 	return d.host < o.host
 }
 
-// pick writes the len(best) winners for a shard, best first; there are at least that many hosts.
-func (r *ring) pick(key uint64, best []draw) {
+// pick writes the winners for a shard of c, best first, and returns how many they are: len(best), or all who take
+// part if they are fewer.
+func (r *ring) pick(c *contentRecord, shard int, best []draw) int {
+	key := shardKey(c.id, shard)
 	n := 0
 	for i := range r.hosts {
+		if r.hosts[i].down && !c.held(r.hosts[i].id).Has(shard) {
+			continue
+		}
 		d := draw{host: i, luck: mix(key ^ r.hosts[i].key), weight: r.hosts[i].weight}
 		if !r.equal {
 			d.cost = cost(d.luck)
@@ -123,18 +137,33 @@ func (r *ring) pick(key uint64, best []draw) {
 		best[at] = d
 		n = min(n+1, len(best))
 	}
+	return n
 }
 
-// homeTable is the homes of a content's shards on one ring: k seats a shard, best first.
+// homeTable is the homes of a content's shards on one ring: k seats a shard, best first. It depends on what down
+// hosts hold, and is forgotten when that changes (see setHolder).
 type homeTable struct {
 	ring  *ring
 	k     int
-	seats []uint16
+	seats []uint16 // noSeat where fewer hosts than k take part
 }
+
+const noSeat = 1<<16 - 1 // beyond MaxHosts
 
 func (t *homeTable) of(shard int) []uint16 { return t.seats[shard*t.k : (shard+1)*t.k] }
 
-// homeTable returns the homes of c, made or remembered. It is nil if every alive host is a home.
+// has reports whether the host in a seat is a home of the shard.
+func (t *homeTable) has(shard, seat int) bool {
+	for _, s := range t.of(shard) {
+		if int(s) == seat {
+			return true
+		}
+	}
+	return false
+}
+
+// homeTable returns the homes of c, made or remembered. It is nil if every host that takes part is a home: every
+// alive host, and every down one for what it holds.
 func (s *State) homeTable(c *contentRecord) *homeTable {
 	k := c.replicas
 	if k == 0 || k >= len(s.ring.hosts) {
@@ -146,17 +175,20 @@ func (s *State) homeTable(c *contentRecord) *homeTable {
 	t := &homeTable{ring: s.ring, k: k, seats: make([]uint16, c.shards*k)}
 	best := make([]draw, k)
 	for shard := range c.shards {
-		s.ring.pick(shardKey(c.id, shard), best)
-		for i, d := range best {
-			t.seats[shard*k+i] = uint16(d.host)
+		n := s.ring.pick(c, shard, best)
+		for i := range k {
+			t.seats[shard*k+i] = noSeat
+			if i < n {
+				t.seats[shard*k+i] = uint16(best[i].host)
+			}
 		}
 	}
 	c.homes.Store(t)
 	return t
 }
 
-// Homes returns the hosts that must keep a shard, the first choice first; fewer than wanted if fewer are alive.
-// It returns nil for an unknown content or shard.
+// Homes returns the hosts that must keep a shard, the first choice first: alive ones, and down ones that hold it;
+// fewer than wanted if there are no more. It returns nil for an unknown content or shard.
 func (s *State) Homes(id content.Digest, shard int) []HostID {
 	c := s.contents[id]
 	if c == nil || shard < 0 || shard >= c.shards {
@@ -170,16 +202,16 @@ func (s *State) Homes(id content.Digest, shard int) []HostID {
 		return nil
 	}
 	best := make([]draw, k)
-	s.ring.pick(shardKey(id, shard), best)
-	homes := make([]HostID, k)
+	best = best[:s.ring.pick(c, shard, best)]
+	homes := make([]HostID, len(best))
 	for i, d := range best {
 		homes[i] = s.ring.hosts[d.host].id
 	}
 	return homes
 }
 
-// HomeShards returns the shards that a host must hold: those it is a home of, and all if it is a target. A host
-// that is not alive is nobody's home; a target that is down remains one.
+// HomeShards returns the shards that a host must hold: those it is a home of, and all if it is a target. A target
+// remains one in whatever state it is.
 func (s *State) HomeShards(host HostID, id content.Digest) ShardSet {
 	c := s.contents[id]
 	if c == nil {
@@ -188,21 +220,21 @@ func (s *State) HomeShards(host HostID, id content.Digest) ShardSet {
 	if c.isTarget(host) && s.hosts[host] != nil {
 		return AllShards()
 	}
-	seat, alive := s.ring.index[host]
-	if !alive {
+	seat, ok := s.ring.index[host]
+	if !ok {
 		return ShardSet{}
 	}
 	t := s.homeTable(c)
-	if t == nil {
+	switch {
+	case t == nil && s.ring.hosts[seat].down:
+		return c.held(host)
+	case t == nil:
 		return AllShards()
 	}
 	var set ShardSet
 	for shard := range c.shards {
-		for _, home := range t.of(shard) {
-			if int(home) == seat {
-				set = set.append(shard)
-				break
-			}
+		if t.has(shard, seat) {
+			set = set.append(shard)
 		}
 	}
 	if set.Full(c.shards) {

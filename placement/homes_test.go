@@ -84,7 +84,7 @@ func TestHomesMoveOnlyAsFarAsTheyMust(t *testing.T) {
 		one := hostID(rapid.IntRange(1, n).Draw(t, "host"))
 
 		before := homesOf(w.State, id)
-		w.do(t, Command{SetHostState: &SetHostState{ID: one, To: Down, Now: 1}})
+		w.do(t, Command{SetHostState: &SetHostState{ID: one, To: Lost, Now: 1}})
 		down := homesOf(w.State, id)
 		for shard := range before {
 			for _, h := range before[shard] {
@@ -147,7 +147,7 @@ func TestHomeShardsAgreesWithHomes(t *testing.T) {
 		w.do(t, publishing("a", 1, rapid.IntRange(0, 20).Draw(t, "shards"), rapid.IntRange(0, 7).Draw(t, "replicas"), 1))
 		for range rapid.IntRange(0, 3).Draw(t, "changes") {
 			h := hostID(rapid.IntRange(1, n).Draw(t, "host"))
-			w.do(t, Command{SetHostState: &SetHostState{ID: h, To: rapid.SampledFrom([]HostState{Alive, Down, Leaving}).Draw(t, "state"), Now: 1}})
+			w.do(t, Command{SetHostState: &SetHostState{ID: h, To: rapid.SampledFrom([]HostState{Alive, Down, Lost, Leaving}).Draw(t, "state"), Now: 1}})
 			homes := homesOf(w.State, digest(1))
 			for i := range n {
 				set := w.HomeShards(hostID(i+1), digest(1))
@@ -176,22 +176,30 @@ func TestReplication(t *testing.T) {
 		}
 	}
 	mine := w.HomeShards(hostID(1), digest(1)).Count(6)
-	check("at the publisher only", Replication{Wanted: 2, Possible: 2, Shards: 6, UnderReplicated: 6})
+	const shard = content.ShardSize
+	check("at the publisher only", Replication{Wanted: 2, Possible: 2, Shards: 6, UnderReplicated: 6, ToGo: 10, ToGoBytes: 10 * shard})
 	if mine == 6 {
 		t.Fatal("the publisher is the home of all, the test says nothing")
 	}
 	all(2, 3, 4)
 	check("everywhere", Replication{Wanted: 2, Possible: 2, Shards: 6, MinCopies: 2})
-	w.do(t, Command{SetHostState: &SetHostState{ID: hostID(2), To: Down, Now: 1}})
-	check("one down, the homes moved to those that have it", Replication{Wanted: 2, Possible: 2, Shards: 6, MinCopies: 2})
-	w.do(t, Command{SetHostState: &SetHostState{ID: hostID(3), To: Leaving, Now: 1}})
-	w.do(t, Command{SetHostState: &SetHostState{ID: hostID(4), To: Down, Now: 1}})
+	set := func(host int, to HostState) {
+		w.do(t, Command{SetHostState: &SetHostState{ID: hostID(host), To: to, Now: 1}})
+	}
+	set(2, Down)
+	check("one down, its copies are awaited", Replication{Wanted: 2, Possible: 1, Shards: 6, MinCopies: 1, UnderReplicated: 1, Awaited: 1})
+	set(2, Lost)
+	check("one lost, the homes moved to those that have it", Replication{Wanted: 2, Possible: 2, Shards: 6, MinCopies: 2})
+	set(3, Leaving)
+	set(4, Lost)
 	check("one left", Replication{Wanted: 2, Possible: 1, Shards: 6, MinCopies: 1, UnderReplicated: 6})
 	w.do(t, Command{Report: &Report{Host: hostID(1), Dropped: []content.Digest{digest(1)}}})
-	check("on a leaving host only", Replication{Wanted: 2, Possible: 1, Shards: 6, UnderReplicated: 6})
-	w.do(t, Command{SetHostState: &SetHostState{ID: hostID(3), To: Down, Now: 1}})
-	check("on dead hosts only", Replication{Wanted: 2, Possible: 1, Shards: 6, UnderReplicated: 6, Lost: 6})
-	if s := w.UnderReplicated(); s != (Summary{Contents: 1, Shards: 6, UnderContents: 1, UnderReplicated: 6, LostContents: 1, Lost: 6}) {
+	check("on a leaving host only", Replication{Wanted: 2, Possible: 1, Shards: 6, UnderReplicated: 6, ToGo: 6, ToGoBytes: 6 * shard})
+	set(3, Lost)
+	check("on dead hosts only", Replication{Wanted: 2, Possible: 1, Shards: 6, UnderReplicated: 6, Lost: 6, ToGo: 6, ToGoBytes: 6 * shard})
+	if s := w.UnderReplicated(); s != (Summary{
+		Contents: 1, Shards: 6, UnderContents: 1, UnderReplicated: 6, LostContents: 1, Lost: 6, ToGo: 6, ToGoBytes: 6 * shard,
+	}) {
 		t.Errorf("summary %+v", s)
 	}
 	if _, ok := w.Replication(digest(2)); ok {

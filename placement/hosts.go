@@ -56,7 +56,7 @@ func (s *State) nameFree(name string, id HostID) error {
 func (s *State) admit(index uint64, asked Host, now int64) {
 	h := Host{
 		ID: asked.ID, Name: asked.Name, Addr: asked.Addr, Weight: asked.Weight, Labels: maps.Clone(asked.Labels),
-		State: Alive, Since: index, At: now, Joined: index, JoinAt: now,
+		Limits: asked.Limits, State: Alive, Since: index, At: now, Joined: index, JoinAt: now,
 	}
 	if h.Weight == 0 {
 		h.Weight = DefaultWeight
@@ -84,10 +84,16 @@ func (s *State) updateHost(index uint64, c *UpdateHost) (bool, error) {
 	if c.Weight != 0 {
 		h.Weight = c.Weight
 	}
-	if c.Labels != nil {
-		h.Labels = maps.Clone(c.Labels)
+	h.Labels = c.relabelled(old.Labels)
+	set(&h.Limits.Up, c.Up)
+	set(&h.Limits.Down, c.Down)
+	set(&h.Limits.Quota, c.Quota)
+	set(&h.Limits.High, c.High)
+	set(&h.Limits.Low, c.Low)
+	if err := validateHost(h); err != nil { // the watermarks together, the number of labels
+		return false, fmt.Errorf("update: %w", err)
 	}
-	if h.Name == old.Name && h.Addr == old.Addr && h.Weight == old.Weight && maps.Equal(h.Labels, old.Labels) {
+	if h.Name == old.Name && h.Addr == old.Addr && h.Weight == old.Weight && h.Limits == old.Limits && maps.Equal(h.Labels, old.Labels) {
 		return false, nil
 	}
 	s.putHost(&h)
@@ -95,6 +101,34 @@ func (s *State) updateHost(index uint64, c *UpdateHost) (bool, error) {
 		s.remap(index)
 	}
 	return true, nil
+}
+
+// relabelled returns the labels as the command leaves them.
+func (c *UpdateHost) relabelled(old map[string]string) map[string]string {
+	if c.Labels == nil && len(c.Relabel) == 0 {
+		return old
+	}
+	labels := maps.Clone(old)
+	if c.Labels != nil {
+		labels = maps.Clone(c.Labels)
+	}
+	for k, v := range c.Relabel {
+		if v == "" {
+			delete(labels, k)
+			continue
+		}
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[k] = v
+	}
+	return labels
+}
+
+func set[T any](to *T, v *T) {
+	if v != nil {
+		*to = *v
+	}
 }
 
 func (s *State) setHostState(index uint64, c *SetHostState) (bool, error) {

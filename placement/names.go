@@ -108,7 +108,22 @@ func validateHost(h Host) error {
 	if h.Weight > MaxWeight {
 		return fail("weight %d is more than %d", h.Weight, MaxWeight)
 	}
+	if err := h.Limits.validate(); err != nil {
+		return fmt.Errorf("host %q: %w", h.ID, err)
+	}
 	return validateLabels(h.ID, h.Labels)
+}
+
+func (l Limits) validate() error {
+	switch high, low := l.Watermarks(); {
+	case l.Up < 0 || l.Up > MaxRate || l.Down < 0 || l.Down > MaxRate:
+		return fmt.Errorf("rate limits of %d up, %d down bytes/s: must be 0 to %d: %w", l.Up, l.Down, int64(MaxRate), ErrInvalidHost)
+	case l.Quota < 0 || l.Quota > MaxQuota:
+		return fmt.Errorf("quota of %d bytes: must be 0 to %d: %w", l.Quota, int64(MaxQuota), ErrInvalidHost)
+	case l.High < 0 || l.Low < 0 || high > 100 || low >= high:
+		return fmt.Errorf("watermarks of %d and %d %%: the low one must be below the high one, and that at most 100: %w", high, low, ErrInvalidHost)
+	}
+	return nil
 }
 
 // addrFault says what is wrong with a host:port, the host in brackets if it is an IPv6 address.

@@ -35,7 +35,11 @@ const (
 	MaxReplicas   = MaxHosts
 	MaxHoldings   = 4096    // contents in one Report or Dropped list
 	MaxCommand    = 1 << 20 // bytes of an encoded command; Report.Split keeps below it
+	MaxRate       = 1 << 50 // bytes/s, so that sums of rates stay inside 64 bits
+	MaxQuota      = 1 << 60 // bytes
 	DefaultWeight = 100
+	DefaultHigh   = 90 // percent
+	DefaultLow    = 80
 	MaxShards     = content.MaxChunks / (content.ShardSize / content.MaxChunkSize)
 	maxClusterID  = 64 // bytes of the cluster's id
 	maxTokenID    = 64 // hex digits of a token's id
@@ -47,11 +51,21 @@ type HostState string
 const (
 	// Alive: a home for shards, and its copies count.
 	Alive HostState = "alive"
-	// Down: not heard of for a while. Not a home; its copies do not count, but are remembered.
+	// Down: not heard of for a moment. Its copies do not count, but nothing moves yet: it stays a home of the shards
+	// that it holds, and is no home of others (so what is published meanwhile has all its homes among the alive).
 	Down HostState = "down"
-	// Leaving: up and still serving, but its shards move to others. Only an explicit SetHostState ends it.
+	// Lost: down for longer than the grace. No home of anything: its shards are rebuilt elsewhere. What it held is
+	// remembered for when it comes back.
+	Lost HostState = "lost"
+	// Leaving: up and still serving, but no home: its shards move to others. Only an explicit SetHostState ends it.
 	Leaving HostState = "leaving"
 )
+
+// Known reports whether it is one of the states above.
+func (s HostState) Known() bool { return s == Alive || s == Down || s == Lost || s == Leaving }
+
+// Serves reports whether a host in this state is there to be asked for bytes.
+func (s HostState) Serves() bool { return s == Alive || s == Leaving }
 
 // Host is one member of the cluster.
 type Host struct {
@@ -60,11 +74,33 @@ type Host struct {
 	Addr   string            `json:"addr"`             // host:port of its one TLS port
 	Weight uint32            `json:"weight"`           // share of the shards, 1..MaxWeight; DefaultWeight if not said
 	Labels map[string]string `json:"labels,omitempty"` // rack, zone, ...
+	Limits Limits            `json:"limits,omitzero"`  // what the host is to keep to
 	State  HostState         `json:"state"`
 	Since  uint64            `json:"since"`   // index of the command that put it into State
 	At     int64             `json:"at"`      // unix seconds of the same, as the proposer's clock had it
 	Joined uint64            `json:"joined"`  // index of its AddHost
 	JoinAt int64             `json:"join_at"` // unix seconds of the same
+}
+
+// Limits are what a host is told to keep to, while it runs. The zero value means no limit, or the default.
+type Limits struct {
+	Up    int64 `json:"up,omitempty"`    // bytes/s that it sends to other hosts; 0 = no limit
+	Down  int64 `json:"down,omitempty"`  // bytes/s that it fetches from them; 0 = no limit
+	Quota int64 `json:"quota,omitempty"` // bytes that its store may take; 0 = what the file system has
+	High  int   `json:"high,omitempty"`  // percent of the quota at which eviction begins; 0 = DefaultHigh
+	Low   int   `json:"low,omitempty"`   // percent of the quota at which it ends, below High; 0 = DefaultLow
+}
+
+// Watermarks returns High and Low with their defaults.
+func (l Limits) Watermarks() (high, low int) {
+	high, low = l.High, l.Low
+	if high == 0 {
+		high = DefaultHigh
+	}
+	if low == 0 {
+		low = min(DefaultLow, high-1)
+	}
+	return high, low
 }
 
 // Version is one published version of a file.

@@ -176,6 +176,10 @@ func (s *State) Held(host HostID, id content.Digest) ShardSet {
 	if c == nil {
 		return ShardSet{}
 	}
+	return c.held(host)
+}
+
+func (c *contentRecord) held(host HostID) ShardSet {
 	if i, ok := c.holder(host); ok {
 		return c.holders[i].Shards
 	}

@@ -8,11 +8,16 @@ import (
 // it (home or target): a copy that its host may evict at any time is no promise.
 type Replication struct {
 	Wanted          int // copies of each shard asked for; for "every host" the number of alive hosts
-	Possible        int // copies that the alive hosts can give: at most Wanted
+	Possible        int // copies that every shard can have now: its homes that are alive, at most Wanted
 	Shards          int
 	MinCopies       int // copies of the shard that has the fewest
 	UnderReplicated int // shards with fewer copies than Wanted
 	Lost            int // shards that no alive or leaving host holds, kept or not: nobody to fetch them from
+	// ToGo is how many copies alive homes have still to make, of all shards together; ToGoBytes what they weigh. Awaited
+	// is how many copies lie on homes that are down: they come back with their hosts, or are made anew once those are
+	// lost.
+	ToGo, Awaited int
+	ToGoBytes     int64
 	// Targets is the number of hosts that must hold all of it by Distribute, TargetsFull how many do.
 	Targets, TargetsFull int
 }
@@ -44,61 +49,110 @@ func (s *State) replicationOf(c *contentRecord) Replication {
 	return m.r
 }
 
+// shardCount is who keeps and holds one shard.
+type shardCount struct {
+	copies    int  // on alive hosts that must keep it
+	homes     int  // homes, whether they hold it or not
+	alive     int  // homes that are alive
+	holding   int  // homes that are alive and hold it
+	reachable bool // some alive or leaving host holds it
+}
+
 // copyHolder is a holder as the count sees it.
 type copyHolder struct {
 	shards ShardSet
-	seat   int  // on the ring, -1 if not alive
-	keeps  bool // must keep every shard
+	seat   int  // on the ring if it is alive, else -1
+	target bool // must keep every shard
 }
 
-func (s *State) countCopies(c *contentRecord) Replication {
-	alive := len(s.ring.hosts)
-	r := Replication{Wanted: c.replicas, Shards: c.shards}
-	if r.Wanted == 0 {
-		r.Wanted = alive
+// wanted is how many copies of each shard are asked for.
+func (s *State) wanted(c *contentRecord) int {
+	if c.replicas == 0 {
+		return s.ring.alive
 	}
-	r.Possible = min(r.Wanted, alive)
+	return c.replicas
+}
+
+// eachShard counts the copies of every shard.
+func (s *State) eachShard(c *contentRecord, yield func(shard int, n shardCount)) {
 	table := s.homeTable(c)
-	holders := s.reachable(c, table == nil)
-	r.MinCopies = len(holders)
+	holders := make([]copyHolder, 0, len(c.holders))
+	for _, h := range c.holders {
+		switch s.hosts[h.Host].State {
+		case Alive:
+			holders = append(holders, copyHolder{h.Shards, s.ring.index[h.Host], c.isTarget(h.Host)})
+		case Leaving:
+			holders = append(holders, copyHolder{h.Shards, -1, false})
+		}
+	}
 	for shard := range c.shards {
-		copies, reachable := 0, false
+		var n shardCount
+		n.homes, n.alive = s.countHomes(c, table, shard)
 		for _, h := range holders {
 			if !h.shards.Has(shard) {
 				continue
 			}
-			reachable = true
-			if h.seat >= 0 && (h.keeps || isSeat(table.of(shard), h.seat)) {
-				copies++
+			n.reachable = true
+			home := h.seat >= 0 && (table == nil || table.has(shard, h.seat))
+			if home {
+				n.holding++
+			}
+			if home || h.target {
+				n.copies++
 			}
 		}
-		r.MinCopies = min(r.MinCopies, copies)
-		if copies < r.Wanted {
-			r.UnderReplicated++
+		yield(shard, n)
+	}
+}
+
+// countHomes counts the homes of a shard, and the alive ones among them.
+func (s *State) countHomes(c *contentRecord, table *homeTable, shard int) (all, alive int) {
+	if table != nil {
+		for _, seat := range table.of(shard) {
+			if seat == noSeat {
+				break
+			}
+			all++
+			if !s.ring.hosts[seat].down {
+				alive++
+			}
 		}
-		if !reachable {
-			r.Lost++
+		return all, alive
+	}
+	all = s.ring.alive
+	if s.ring.alive < len(s.ring.hosts) {
+		for _, h := range c.holders {
+			if s.hosts[h.Host].State == Down && h.Shards.Has(shard) {
+				all++
+			}
 		}
 	}
+	return all, s.ring.alive
+}
+
+func (s *State) countCopies(c *contentRecord) Replication {
+	r := Replication{Wanted: s.wanted(c), Shards: c.shards}
+	r.Possible = r.Wanted
+	r.MinCopies = len(c.holders)
+	s.eachShard(c, func(_ int, n shardCount) {
+		r.Possible = min(r.Possible, n.alive)
+		r.MinCopies = min(r.MinCopies, n.copies)
+		r.ToGo += n.alive - n.holding
+		r.Awaited += n.homes - n.alive
+		if n.copies < r.Wanted {
+			r.UnderReplicated++
+		}
+		if !n.reachable {
+			r.Lost++
+		}
+	})
+	r.ToGoBytes = int64(r.ToGo) * c.shardBytes()
 	s.countTargets(c, &r)
 	return r
 }
 
-// reachable returns the holders that are alive or leaving.
-func (s *State) reachable(c *contentRecord, all bool) []copyHolder {
-	holders := make([]copyHolder, 0, len(c.holders))
-	for _, h := range c.holders {
-		seat, alive := s.ring.index[h.Host]
-		if !alive {
-			seat = -1
-			if s.hosts[h.Host].State != Leaving {
-				continue
-			}
-		}
-		holders = append(holders, copyHolder{h.Shards, seat, all || c.isTarget(h.Host)})
-	}
-	return holders
-}
+// shardBytes is what a shard weighs, the holes taken to be spread evenly.
+func (c *contentRecord) shardBytes() int64 { return c.dataBytes / int64(c.shards) }
 
 func (s *State) countTargets(c *contentRecord, r *Replication) {
 	targets := c.targets.Hosts
@@ -107,29 +161,75 @@ func (s *State) countTargets(c *contentRecord, r *Replication) {
 	}
 	r.Targets = len(targets)
 	for _, t := range targets {
-		if i, ok := c.holder(t); ok && c.holders[i].Shards.Full(c.shards) {
+		if c.held(t).Full(c.shards) {
 			r.TargetsFull++
 		}
 	}
 }
 
-func isSeat(seats []uint16, seat int) bool {
-	for _, s := range seats {
-		if int(s) == seat {
-			return true
-		}
+// SafeWithout returns the shards of a content that a host may drop at any time: it need not keep them, and each has
+// all the copies that are wanted of it on other hosts, alive ones that must keep it. The answer holds for the
+// catalogue as it is here: who acts on it calls ReadIndex first.
+func (s *State) SafeWithout(host HostID, id content.Digest) ShardSet {
+	c := s.contents[id]
+	if c == nil {
+		return AllShards() // nothing refers to it
 	}
-	return false
+	must := s.HomeShards(host, id)
+	if must.All() {
+		return ShardSet{}
+	}
+	wanted := s.wanted(c)
+	var safe ShardSet
+	s.eachShard(c, func(shard int, n shardCount) {
+		// The host is not among the copies that count, as it need not keep the shard.
+		if n.copies >= wanted && !must.Has(shard) {
+			safe = safe.append(shard)
+		}
+	})
+	if safe.Full(c.shards) {
+		return AllShards()
+	}
+	return safe
+}
+
+// Drain is what a host that is leaving holds and others do not hold safely yet.
+type Drain struct {
+	Shards int
+	Bytes  int64 // what they weigh
+}
+
+// Draining returns what has still to become safe elsewhere before a host that is leaving may go: shards that it
+// holds, and of which other hosts that must keep them do not have the copies that are wanted, or possible without it.
+func (s *State) Draining(host HostID) Drain {
+	var d Drain
+	for _, c := range s.contents {
+		held := c.held(host)
+		if held.Empty() {
+			continue
+		}
+		wanted := s.wanted(c)
+		s.eachShard(c, func(shard int, n shardCount) {
+			if held.Has(shard) && n.copies < min(wanted, n.homes) {
+				d.Shards++
+				d.Bytes += c.shardBytes()
+			}
+		})
+	}
+	return d
 }
 
 // Summary is the replication of the whole catalogue.
 type Summary struct {
-	Contents        int // all contents
-	Shards          int // all shards
-	UnderContents   int // contents with a shard that has fewer copies than wanted
-	UnderReplicated int // such shards
-	LostContents    int // contents with a shard that no alive or leaving host holds
-	Lost            int // such shards
+	Contents        int   // all contents
+	Shards          int   // all shards
+	UnderContents   int   // contents with a shard that has fewer copies than wanted
+	UnderReplicated int   // such shards
+	LostContents    int   // contents with a shard that no alive or leaving host holds
+	Lost            int   // such shards
+	ToGo            int   // copies of shards that alive homes have still to make
+	ToGoBytes       int64 // what they weigh
+	Awaited         int   // copies of shards that lie on homes that are down
 }
 
 // UnderReplicated returns the summary. It costs a walk over all contents; what did not change since is remembered.
@@ -141,6 +241,9 @@ func (s *State) UnderReplicated() Summary {
 		sum.Shards += r.Shards
 		sum.UnderReplicated += r.UnderReplicated
 		sum.Lost += r.Lost
+		sum.ToGo += r.ToGo
+		sum.ToGoBytes += r.ToGoBytes
+		sum.Awaited += r.Awaited
 		if r.Lost > 0 {
 			sum.LostContents++
 		}

@@ -129,8 +129,8 @@ func (p *restorer) take(l snapshotLine) error {
 }
 
 func (p *restorer) head(h *snapshotHead) error {
-	if h.Version != snapshotVersion {
-		return fmt.Errorf("version %d, this program reads %d", h.Version, snapshotVersion)
+	if h.Version < oldestSnapshot || h.Version > snapshotVersion {
+		return fmt.Errorf("version %d, this program reads %d to %d", h.Version, oldestSnapshot, snapshotVersion)
 	}
 	p.s.applied, p.s.removed, p.s.moved, p.s.cluster = h.Applied, h.Removed, h.Moved, h.Cluster
 	return nil
@@ -140,7 +140,7 @@ func (p *restorer) host(h *Host) error {
 	if err := validateHost(*h); err != nil {
 		return err
 	}
-	if h.Weight == 0 || (h.State != Alive && h.State != Down && h.State != Leaving) {
+	if h.Weight == 0 || !h.State.Known() {
 		return fmt.Errorf("host %q: weight %d, state %.80q", h.ID, h.Weight, h.State)
 	}
 	if len(p.s.hosts) >= MaxHosts {

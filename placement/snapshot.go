@@ -16,7 +16,7 @@ import (
 
 // A snapshot is gzip around lines of JSON, one record a line, so that `zcat FILE | jq` shows the catalogue:
 //
-//	{"catalogue":{"version":1,"applied":…,"removed":…,"moved":…,"cluster":"…"}}
+//	{"catalogue":{"version":2,"applied":…,"removed":…,"moved":…,"cluster":"…"}}
 //	{"host":{…}}       sorted by id
 //	{"gone":{…}}       removed hosts, sorted by id
 //	{"token":{…}}      sorted by id
@@ -26,7 +26,12 @@ import (
 //
 // The sum is over all lines before it. The lines of equal catalogues are equal; the compressed bytes need
 // not be.
-const snapshotVersion = 1
+//
+// Version 1, which is read too, had no limits of hosts and no host that was lost.
+const (
+	snapshotVersion = 2
+	oldestSnapshot  = 1
+)
 
 const (
 	// maxSnapshotLine bounds a record. The longest is that of the largest content, its shards scattered over all hosts:

@@ -35,7 +35,7 @@ func drawCommand(t *rapid.T) Command {
 		}
 		return digest(n("content", 1, 4))
 	}
-	switch n("kind", 0, 11) {
+	switch n("kind", 0, 12) {
 	case 0:
 		i := n("new host", 1, 5)
 		h := hostNumbered(i)
@@ -49,9 +49,16 @@ func drawCommand(t *rapid.T) Command {
 		if rapid.Bool().Draw(t, "label") {
 			u.Labels = map[string]string{"rack": fmt.Sprint(n("rack", 1, 2))}
 		}
+		if rapid.Bool().Draw(t, "relabel") {
+			u.Relabel = map[string]string{"rack": rapid.SampledFrom([]string{"", "r3"}).Draw(t, "new rack")}
+		}
+		if rapid.Bool().Draw(t, "limits") {
+			up, high, low := int64(n("up", 0, 2)), n("high", 0, 100), n("low", 0, 100)
+			u.Up, u.High, u.Low = &up, &high, &low
+		}
 		return Command{UpdateHost: u}
 	case 3:
-		states := []HostState{Alive, Down, Leaving}
+		states := []HostState{Alive, Down, Lost, Leaving}
 		return Command{SetHostState: &SetHostState{ID: host(), From: rapid.SampledFrom(append(states, "")).Draw(t, "from"), To: rapid.SampledFrom(states).Draw(t, "to"), Now: 7}}
 	case 4:
 		return Command{RemoveHost: &RemoveHost{ID: host()}}
@@ -68,6 +75,12 @@ func drawCommand(t *rapid.T) Command {
 			d.Hosts = []HostID{host(), host()}
 		}
 		return Command{Distribute: d}
+	case 10:
+		u := &Unpin{Name: name(), ID: maybe(), All: n("all", 0, 3) == 0}
+		if !u.All {
+			u.Hosts = []HostID{host()}
+		}
+		return Command{Unpin: u}
 	}
 	r := &Report{Host: host()}
 	for i := 1; i <= 4; i++ {
@@ -167,7 +180,12 @@ func checkInvariants(t *rapid.T, s *State) {
 		}
 		for shard := range c.shards {
 			homes := s.Homes(c.id, shard)
-			want := len(s.ring.hosts)
+			want := 0 // who takes part
+			for _, h := range s.Hosts() {
+				if h.State == Alive || h.State == Down && s.Held(h.ID, c.id).Has(shard) {
+					want++
+				}
+			}
 			if c.replicas > 0 {
 				want = min(want, c.replicas)
 			}
@@ -175,10 +193,11 @@ func checkInvariants(t *rapid.T, s *State) {
 				t.Fatalf("shard %d has homes %v, want %d different", shard, homes, want)
 			}
 			for _, h := range homes {
-				if host, ok := s.Host(h); !ok || host.State != Alive {
-					t.Fatalf("home %s is not alive: %+v", h, host)
+				if host, ok := s.Host(h); !ok || host.State != Alive && host.State != Down {
+					t.Fatalf("home %s is gone: %+v", h, host)
 				}
 			}
+			checkCounts(t, s, c, shard, homes)
 		}
 		for _, h := range c.holders {
 			if _, ok := s.Host(h.Host); !ok || h.Shards.Empty() || h.Shards.Count(c.shards) == c.shards != h.Shards.All() {
@@ -189,6 +208,9 @@ func checkInvariants(t *rapid.T, s *State) {
 			t.Fatalf("remembered %+v, counted %+v", got, want)
 		}
 	}
+	for _, h := range s.Hosts() {
+		checkSafe(t, s, h.ID)
+	}
 	for _, f := range s.Names("") {
 		for _, v := range f.Versions {
 			c, ok := s.Content(v.ID)
@@ -196,6 +218,60 @@ func checkInvariants(t *rapid.T, s *State) {
 				t.Fatalf("version %+v of %q has content %+v", v, f.Name, c)
 			}
 		}
+	}
+}
+
+// checkCounts counts the copies of a shard once more, the slow way.
+func checkCounts(t *rapid.T, s *State, c *contentRecord, shard int, homes []HostID) {
+	var want shardCount
+	want.homes = len(homes)
+	for _, h := range s.Hosts() {
+		home, has := slices.Contains(homes, h.ID), s.Held(h.ID, c.id).Has(shard)
+		if must := s.HomeShards(h.ID, c.id).Has(shard); must != (home || c.isTarget(h.ID)) {
+			t.Fatalf("host %s must keep shard %d: %v, homes %v", h.ID, shard, must, homes)
+		}
+		want.reachable = want.reachable || has && h.State.Serves()
+		if h.State != Alive {
+			continue
+		}
+		if home {
+			want.alive++
+			if has {
+				want.holding++
+			}
+		}
+		if has && (home || c.isTarget(h.ID)) {
+			want.copies++
+		}
+	}
+	s.eachShard(c, func(i int, got shardCount) {
+		if i == shard && got != want {
+			t.Fatalf("shard %d of %s: %+v, want %+v", shard, c.id.Short(), got, want)
+		}
+	})
+}
+
+// checkSafe lets a host drop what SafeWithout allows, on a copy: no count of copies may fall, and none may be short.
+func checkSafe(t *rapid.T, s *State, host HostID) {
+	for id, c := range s.contents {
+		safe := s.SafeWithout(host, id)
+		before := c.held(host)
+		if safe.Empty() || before.Empty() {
+			continue
+		}
+		left := before.Bits(c.shards)
+		left.AndNot(safe.Bits(c.shards))
+		n := c.copy()
+		s.setHolder(n, host, ShardsIn(left))
+		n.homes.Store(nil)
+		var counts []int
+		s.eachShard(c, func(_ int, n shardCount) { counts = append(counts, n.copies) })
+		s.eachShard(n, func(shard int, now shardCount) {
+			if now.copies != counts[shard] || safe.Has(shard) && now.copies < s.wanted(c) {
+				t.Fatalf("host %s drops shards %s of %s: shard %d had %d copies, has %d, wants %d",
+					host, safe, id.Short(), shard, counts[shard], now.copies, s.wanted(c))
+			}
+		})
 	}
 }
 
@@ -224,7 +300,8 @@ func rich(t fataler) *world {
 	part, _ := ParseShardSet("0,2-3")
 	w.do(t, Command{Report: &Report{Host: hostID(3), Holdings: []Holding{{digest(2), part}}}})
 	w.do(t, Command{Distribute: &Distribute{Name: "a", Hosts: []HostID{hostID(1), hostID(2)}}})
-	w.do(t, Command{UpdateHost: &UpdateHost{ID: hostID(1), Weight: 7, Labels: map[string]string{"rack": "<1>"}}})
+	up, high := int64(1000), 70
+	w.do(t, Command{UpdateHost: &UpdateHost{ID: hostID(1), Weight: 7, Labels: map[string]string{"rack": "<1>"}, Up: &up, High: &high}})
 	w.do(t, Command{SetHostState: &SetHostState{ID: hostID(3), To: Down, Now: 9}})
 	w.do(t, Command{RemoveHost: &RemoveHost{ID: hostID(4)}})
 	return w
@@ -239,7 +316,7 @@ func TestSnapshotIsLinesOfJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`{"catalogue":{"version":1,`, `{"host":{"id":"` + string(hostID(1)), `"shards":"0,2-3"`, `{"end":{"records":`, `"rack":"<1>"`} {
+	for _, want := range []string{`{"catalogue":{"version":2,`, `{"host":{"id":"` + string(hostID(1)), `"shards":"0,2-3"`, `{"end":{"records":`, `"rack":"<1>"`} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the snapshot has no %s:\n%s", want, text)
 		}
@@ -316,7 +393,8 @@ func TestSnapshotRecordsAreChecked(t *testing.T) {
 		"no end":         {head},
 		"wrong end":      {head, `{"end":{"records":1,"sha256":"00"}}`},
 		"wrong count":    {head, `{"end":{"records":2,"sha256":"00"}}`},
-		"version":        {`{"catalogue":{"version":2}}`},
+		"version":        {`{"catalogue":{"version":3}}`},
+		"version 0":      {`{"catalogue":{"version":0}}`},
 		"no head":        {`{"host":{}}`},
 		"unknown record": {head, `{"spell":{}}`},
 		"unknown field":  {head, `{"file":{"name":"a","colour":"red"}}`},

@@ -26,9 +26,9 @@ type State struct {
 
 	changes changeLog
 	removed uint64 // index at which a content last disappeared
-	moved   uint64 // index at which duties last moved: the alive hosts or their weights changed, or a host joined or went
+	moved   uint64 // index at which duties last moved: a host's state or weight changed, or a host joined or went
 
-	ring *ring // the alive hosts, for rendezvous; replaced when they change
+	ring *ring // the alive and down hosts, for rendezvous; replaced when they change
 }
 
 type fileRecord struct {
@@ -110,6 +110,8 @@ func (s *State) Apply(index uint64, c Command) (Result, error) {
 		r.Changed, err = s.removeFile(index, c.RemoveFile)
 	case c.Distribute != nil:
 		r.Changed, err = s.distribute(index, c.Distribute)
+	case c.Unpin != nil:
+		r.Changed, err = s.unpin(index, c.Unpin)
 	case c.Report != nil:
 		r.Changed, r.Unknown, err = s.report(index, c.Report)
 	}
@@ -144,13 +146,13 @@ func (s *State) putHost(h *Host) {
 // remap makes a new ring after hosts changed.
 func (s *State) remap(index uint64) {
 	s.moved = index
-	alive := make([]*Host, 0, len(s.hostIDs))
+	members := make([]*Host, 0, len(s.hostIDs))
 	for _, id := range s.hostIDs {
-		if h := s.hosts[id]; h.State == Alive {
-			alive = append(alive, h)
+		if h := s.hosts[id]; h.State == Alive || h.State == Down {
+			members = append(members, h)
 		}
 	}
-	s.ring = newRing(alive)
+	s.ring = newRing(members)
 }
 
 // change says that a content changed at an index.

@@ -25,7 +25,9 @@ func (c Command) Validate() error {
 	case c.Publish != nil:
 		return c.Publish.validate()
 	case c.Distribute != nil:
-		return c.Distribute.validate()
+		return validateHosts("distribute", c.Distribute.Name, c.Distribute.All, c.Distribute.Hosts)
+	case c.Unpin != nil:
+		return validateHosts("unpin", c.Unpin.Name, c.Unpin.All, c.Unpin.Hosts)
 	case c.Report != nil:
 		return c.Report.validate()
 	}
@@ -52,7 +54,17 @@ func (c *AddHost) validate() error {
 }
 
 func (c *UpdateHost) validate() error {
-	h := Host{ID: c.ID, Name: "unchanged", Addr: "unchanged:1", Weight: c.Weight, Labels: c.Labels}
+	// High and Low are compared with each other where they are applied, as one of them may stay as it is.
+	limits := Limits{Up: deref(c.Up), Down: deref(c.Down), Quota: deref(c.Quota)}
+	for _, percent := range []*int{c.High, c.Low} {
+		if p := deref(percent); p < 0 || p > 100 {
+			return fmt.Errorf("host %q: watermark of %d %%: %w", c.ID, p, ErrInvalidHost)
+		}
+	}
+	if err := validateLabels(c.ID, c.Relabel); err != nil {
+		return err
+	}
+	h := Host{ID: c.ID, Name: "unchanged", Addr: "unchanged:1", Weight: c.Weight, Labels: c.Labels, Limits: limits}
 	if c.Name != "" {
 		h.Name = c.Name
 	}
@@ -62,9 +74,16 @@ func (c *UpdateHost) validate() error {
 	return validateHost(h)
 }
 
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
 func (c *SetHostState) validate() error {
 	for _, s := range []HostState{c.From, c.To} {
-		if s != Alive && s != Down && s != Leaving && (s != "" || c.To == "") {
+		if !s.Known() && (s != "" || c.To == "") {
 			return fmt.Errorf("host %q: unknown state %.80q: %w", c.ID, s, ErrBadCommand)
 		}
 	}
@@ -122,14 +141,15 @@ func shardsOf(size int64) int {
 	return int(max((size+content.ShardSize-1)/content.ShardSize, 1))
 }
 
-func (c *Distribute) validate() error {
+// validateHosts checks who is meant by a Distribute or Unpin.
+func validateHosts(verb, name string, all bool, hosts []HostID) error {
 	switch {
-	case !c.All && len(c.Hosts) == 0:
-		return fmt.Errorf("distribute %q: to no host: %w", c.Name, ErrBadCommand)
-	case c.All && len(c.Hosts) != 0:
-		return fmt.Errorf("distribute %q: to all and to some: %w", c.Name, ErrBadCommand)
-	case len(c.Hosts) > MaxHosts:
-		return fmt.Errorf("distribute %q: to %d hosts, at most %d: %w", c.Name, len(c.Hosts), MaxHosts, ErrTooMany)
+	case !all && len(hosts) == 0:
+		return fmt.Errorf("%s %q: no host: %w", verb, name, ErrBadCommand)
+	case all && len(hosts) != 0:
+		return fmt.Errorf("%s %q: all and some: %w", verb, name, ErrBadCommand)
+	case len(hosts) > MaxHosts:
+		return fmt.Errorf("%s %q: %d hosts, at most %d: %w", verb, name, len(hosts), MaxHosts, ErrTooMany)
 	}
 	return nil
 }
