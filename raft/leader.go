@@ -165,20 +165,17 @@ func membershipSteps(servers []hraft.Server, hosts []placement.Host, self placem
 	return steps
 }
 
-// markHosts proposes Down for hosts that were silent for too long, and Alive for those that speak again.
+// markHosts proposes Down for hosts that were silent for too long, Lost for those that stay so, and Alive for those
+// that speak again.
 func (d *director) markHosts(hosts []placement.Host) error {
 	now := time.Now()
 	for _, h := range hosts {
 		silence := d.silence(h.ID, now)
-		c := placement.SetHostState{ID: h.ID, Now: now.Unix()}
-		switch {
-		case h.State == placement.Alive && silence >= d.n.cfg.HostTimeout:
-			c.From, c.To = placement.Alive, placement.Down
-		case h.State == placement.Down && silence < d.n.cfg.HostTimeout && d.spoke(h.ID):
-			c.From, c.To = placement.Down, placement.Alive
-		default:
+		to := d.judge(h, silence, now)
+		if to == h.State {
 			continue
 		}
+		c := placement.SetHostState{ID: h.ID, From: h.State, To: to, Now: now.Unix()}
 		data, err := placement.EncodeCommand(placement.Command{SetHostState: &c})
 		if err != nil {
 			return err
@@ -189,6 +186,23 @@ func (d *director) markHosts(hosts []placement.Host) error {
 		d.n.logger.Info("marked host", "host", h.Name, "state", c.To, "silent_for", silence.Round(time.Millisecond))
 	}
 	return nil
+}
+
+// judge says which state a host should be in. Leaving is an operator's word, and stays.
+func (d *director) judge(h placement.Host, silence time.Duration, now time.Time) placement.HostState {
+	silent := silence >= d.n.cfg.HostTimeout
+	// The grace begins in the catalogue, so that a new leader does not begin it again; a clock that is wrong ends it at
+	// another time, which is no harm.
+	over := now.Sub(time.Unix(h.At, 0)) >= d.n.cfg.Grace || silence >= d.n.cfg.HostTimeout+d.n.cfg.Grace
+	switch {
+	case h.State == placement.Alive && silent:
+		return placement.Down
+	case h.State == placement.Down && silent && over:
+		return placement.Lost
+	case (h.State == placement.Down || h.State == placement.Lost) && !silent && d.spoke(h.ID):
+		return placement.Alive
+	}
+	return h.State
 }
 
 // silence is how long nothing was heard of a host, as far as this leader can tell.

@@ -12,7 +12,9 @@ import (
 
 func TestDeadHostsAreMarkedAndComeBack(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
-		c.grow(4)
+		const grace = 30 * time.Second
+		short := func(cfg *Config) { cfg.Grace = grace }
+		c.grow(4, short)
 		state := func(n int) (state placement.HostState) {
 			c.node(c.leader()).View(func(s *placement.State) { h, _ := s.Host(hostID(n)); state = h.State })
 			return state
@@ -23,8 +25,24 @@ func TestDeadHostsAreMarkedAndComeBack(t *testing.T) {
 		if took < DefaultHostTimeout/2 {
 			t.Errorf("marked down after %s, before the timeout", took)
 		}
-		c.start(dead)
+		c.start(dead, short)
 		c.eventually("host is alive again", func() bool { return state(dead) == placement.Alive })
+
+		c.kill(dead)
+		c.eventually("dead host is down again", func() bool { return state(dead) == placement.Down })
+		time.Sleep(grace / 2)
+		first := c.leader()
+		if err := c.node(first).TransferLeadership(c.ctx()); err != nil { // the grace goes on under another leader
+			t.Fatal(err)
+		}
+		c.eventually("another leads", func() bool { return c.leader() != first })
+		took = c.eventually("dead host is lost", func() bool { return state(dead) == placement.Lost })
+		if took < grace/4 || took > grace {
+			t.Errorf("lost after %s more, half the grace before", took)
+		}
+		c.start(dead)
+		c.eventually("lost host is alive again", func() bool { return state(dead) == placement.Alive })
+
 		// An operator's word stands.
 		c.apply(dead, placement.Command{SetHostState: &placement.SetHostState{ID: hostID(dead), To: placement.Leaving, Now: 1}})
 		time.Sleep(2 * DefaultHostTimeout)

@@ -59,6 +59,7 @@ type Config struct {
 	Refused func(error) bool
 
 	HostTimeout       time.Duration // silence after which a host is marked Down; DefaultHostTimeout if 0
+	Grace             time.Duration // time after which one that is Down is marked Lost; DefaultGrace if 0
 	Timing            Timing
 	SnapshotThreshold uint64        // log entries between snapshots; DefaultSnapshotThreshold if 0
 	SnapshotInterval  time.Duration // how often that is checked; DefaultSnapshotInterval if 0
@@ -81,7 +82,8 @@ type Timing struct {
 
 // Defaults. With DefaultTiming a new leader is elected about two seconds after the old one died.
 const (
-	DefaultHostTimeout       = 30 * time.Second // a host that restarts should not set its shards in motion
+	DefaultHostTimeout       = 10 * time.Second // nothing moves then, but nobody waits for the host any more
+	DefaultGrace             = 10 * time.Minute // a host that restarts should not set its shards in motion
 	DefaultSnapshotThreshold = 8192
 	DefaultSnapshotInterval  = 30 * time.Second
 	DefaultTrailingLogs      = 4096
@@ -120,6 +122,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("open Raft: Dir, Stream, Forwarder and Advertise are required")
 	}
 	or(&c.HostTimeout, DefaultHostTimeout)
+	or(&c.Grace, DefaultGrace)
 	or(&c.SnapshotThreshold, DefaultSnapshotThreshold)
 	or(&c.SnapshotInterval, DefaultSnapshotInterval)
 	or(&c.TrailingLogs, DefaultTrailingLogs)
