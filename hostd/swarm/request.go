@@ -18,6 +18,7 @@ type request struct {
 	src    *source
 	chunk  int
 	len    int
+	prio   Priority
 	cancel context.CancelFunc
 
 	asked time.Time
@@ -63,7 +64,7 @@ func (j *job) unlimit() {
 func (j *job) ask(src *source, r plan.Request) {
 	ctx, cancel := context.WithCancel(j.ctx)
 	now := time.Now()
-	req := &request{src: src, chunk: r.Chunk, len: r.Len, cancel: cancel, asked: now}
+	req := &request{src: src, chunk: r.Chunk, len: r.Len, prio: r.Priority, cancel: cancel, asked: now}
 	if len(src.requests) == 0 {
 		src.alive(now, src.link.sess.Stats().BytesIn)
 	}
@@ -84,7 +85,7 @@ func (j *job) receive(ctx context.Context, r *request) {
 	buf := j.swarm.buffers.get(r.len)
 	defer j.swarm.buffers.put(buf)
 	p := (*buf)[:r.len]
-	if r.err = r.src.link.sess.Chunk(ctx, j.id, r.chunk, r.len, p); r.err != nil {
+	if r.err = r.src.link.sess.Chunk(ctx, j.id, r.chunk, r.len, wire.Priority(r.prio), p); r.err != nil {
 		return
 	}
 	r.took = max(time.Since(r.asked), 1)

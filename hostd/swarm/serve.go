@@ -96,28 +96,38 @@ func (l *link) Closed(_ *wire.Session, id content.Digest) {
 	l.swarm.peers.use(l, -1)
 }
 
-// ReadChunk implements wire.Handler. Whatever keeps this host from reading a chunk, it does not hold it.
-func (l *link) ReadChunk(ctx context.Context, _ *wire.Session, id content.Digest, index int, buf []byte) ([]byte, error) {
+// Pull implements wire.Handler.
+func (l *link) Pull(p *wire.Pull) {
+	if p.Drawn {
+		go p.Reject(wire.ErrSpent)
+		return
+	}
+	go func() {
+		l.swarm.serving <- struct{}{}
+		defer func() { <-l.swarm.serving }()
+		p.Send(p.First, p.Length, func(buf []byte) ([]byte, error) { return l.read(p, p.First, buf) })
+	}()
+}
+
+// Withdrawn implements wire.Handler.
+func (l *link) Withdrawn(*wire.Pull) {}
+
+// read reads a chunk for the peer. Whatever keeps this host from reading it, it does not hold it.
+func (l *link) read(p *wire.Pull, index int, buf []byte) ([]byte, error) {
 	s := l.swarm
-	f, ok := s.store.Get(id)
+	f, ok := s.store.Get(p.File)
 	if !ok {
 		return nil, wire.ErrNotFound
 	}
-	select {
-	case s.serving <- struct{}{}:
-		defer func() { <-s.serving }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	p, err := f.ReadChunk(index, buf)
+	data, err := f.ReadChunk(index, buf)
 	if err != nil {
 		s.metrics.failures.Inc()
-		s.log.Warn("cannot give a chunk", "file", id.Short(), "chunk", index, "host", l.peer, "error", err)
+		s.log.Warn("cannot give a chunk", "file", p.File.Short(), "chunk", index, "host", l.peer, "error", err)
 		return nil, wire.ErrNotHeld
 	}
 	s.metrics.chunksOut.Inc()
-	s.metrics.bytesOut.Add(float64(len(p)))
-	return p, nil
+	s.metrics.bytesOut.Add(float64(len(data)))
+	return data, nil
 }
 
 // Have implements wire.Handler. It hands over to the job's loop, which never waits for a peer.

@@ -17,7 +17,7 @@ const manifestsAtOnce = 2
 // requests that are made and cancelled in a loop hold no more than their places.
 type ask struct {
 	id   uint32
-	done chan error // tells the caller how it ended: nil, a *RejectError, or errOrphaned; capacity 1
+	done chan error // tells the caller how it ended: nil, a *RejectError, ErrDeclined or errOrphaned; capacity 1
 
 	// wanted: the caller wants its buffer back while it is being filled.
 	wanted atomic.Bool
@@ -34,6 +34,11 @@ type ask struct {
 	open  *openFile
 	snap  snapshot // the answer to an Open
 	frame [headerSize + openSize]byte
+
+	// Of a draw.
+	granted func(index int) (buf []byte, ok bool)
+	lo, hi  int
+	index   int // -1 until the Grant has come
 }
 
 type askState uint8
@@ -41,7 +46,7 @@ type askState uint8
 const (
 	askFree     askState = iota
 	askWaiting           // a caller waits
-	askFilling           // and the reader writes into its buffer
+	askFilling           // and the reader writes into its buffer, or asks it for one
 	askAnswered          // in full; the caller is being told
 	askOrphaned          // the caller has gone, or is being told to go, without the answer
 )
@@ -132,15 +137,16 @@ func (s *Session) start(a *ask, kind frameType, limit int, prepare func(p []byte
 		q.free <- a
 		return err
 	}
-	a.kind, a.limit, a.state = kind, limit, askWaiting
+	a.kind, a.limit, a.state, a.index = kind, limit, askWaiting, -1
 	s.out.send(frame)
 	return nil
 }
 
 // An outcome is what an answer has brought.
 type outcome struct {
-	body []byte
-	snap snapshot
+	body  []byte
+	snap  snapshot
+	index int
 }
 
 // await waits for the answer, or until ctx ends and nobody writes into the caller's buffer any more.
@@ -151,7 +157,7 @@ func (s *Session) await(ctx context.Context, a *ask) (outcome, error) {
 	case <-ctx.Done():
 		left, filling := s.abandon(a)
 		if left {
-			return outcome{}, ctx.Err()
+			return outcome{index: -1}, ctx.Err()
 		}
 		if filling {
 			s.in.kick()
@@ -163,16 +169,16 @@ func (s *Session) await(ctx context.Context, a *ask) (outcome, error) {
 	case err != errOrphaned:
 		return got, err
 	case ctx.Err() != nil:
-		return outcome{}, ctx.Err()
+		return outcome{index: got.index}, ctx.Err()
 	}
-	return outcome{}, s.ended()
+	return outcome{index: got.index}, s.ended()
 }
 
 // leave is called when the caller has heard how it ended. It returns what there is.
 func (q *asks) leave(a *ask) outcome {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	got := outcome{a.body, a.snap}
+	got := outcome{a.body, a.snap, a.index}
 	a.left = true
 	q.vacate(a)
 	return got
@@ -184,7 +190,7 @@ func (q *asks) vacate(a *ask) {
 		return
 	}
 	a.state, a.left, a.over = askFree, false, false
-	a.buf, a.body, a.got, a.open, a.snap = nil, nil, 0, nil, snapshot{}
+	a.buf, a.body, a.got, a.open, a.snap, a.granted = nil, nil, 0, nil, snapshot{}, nil
 	a.wanted.Store(false)
 	q.free <- a // has room for all
 }
@@ -216,9 +222,11 @@ func (s *Session) orphan(a *ask) {
 }
 
 // dismiss makes the caller of a leave without an answer. Called under asks.mu.
-func (s *Session) dismiss(a *ask) {
+func (s *Session) dismiss(a *ask) { s.dismissFor(a, errOrphaned) }
+
+func (s *Session) dismissFor(a *ask, why error) {
 	s.orphan(a)
-	a.done <- errOrphaned
+	a.done <- why
 }
 
 // withdrawAll makes all callers leave, now that the session ends. It reports whether a buffer is being filled.

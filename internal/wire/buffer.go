@@ -7,15 +7,15 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// A buffer holds a chunk on its way out, behind room for a frame's header: both go out in one write. When a chunk is
-// sent in parts, the header of each further part overwrites the end of the part before, which is gone by then.
+// A buffer holds a chunk on its way out, behind room for a Grant and a frame's header: all go out in one write. When a chunk
+// is sent in parts, the header of each further part overwrites the end of the part before, which is gone by then.
 type buffer struct {
-	b     []byte // headerSize + a power of two
+	b     []byte // grantFrame + headerSize + a power of two
 	class int
 }
 
 // payload returns the n bytes behind the header.
-func (b *buffer) payload(n int) []byte { return b.b[headerSize : headerSize+n : headerSize+n] }
+func (b *buffer) payload(n int) []byte { return b.b[grantFrame+headerSize:][:n:n] }
 
 const (
 	minClass = 12 // last chunks of files may be short
@@ -31,7 +31,7 @@ func getBuffer(n int) *buffer {
 	if b, ok := pools[class].Get().(*buffer); ok {
 		return b
 	}
-	return &buffer{b: make([]byte, headerSize+1<<class), class: class}
+	return &buffer{b: make([]byte, grantFrame+headerSize+1<<class), class: class}
 }
 
 func putBuffer(b *buffer) { pools[b.class].Put(b) }

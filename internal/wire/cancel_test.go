@@ -27,7 +27,7 @@ func TestCancelWhileFilling(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		buf := make([]byte, size)
 		done := make(chan error, 1)
-		go func() { done <- p.s.Chunk(ctx, file, 1, size, buf) }()
+		go func() { done <- p.s.Chunk(ctx, file, 1, size, 2, buf) }()
 		req := p.expect(frameRequest)
 		p.say(header{length: size, typ: frameData, flags: flagLast, id: req.id}.append(nil))
 		p.say(bytes.Repeat([]byte{1}, size/2))
@@ -45,14 +45,14 @@ func TestCancelWhileFilling(t *testing.T) {
 		// The only place is taken until the answer is complete.
 		short, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
-		if err := p.s.Chunk(short, file, 1, size, make([]byte, size)); err != context.DeadlineExceeded {
+		if err := p.s.Chunk(short, file, 1, size, 2, make([]byte, size)); err != context.DeadlineExceeded {
 			t.Errorf("a second request while the first one is not answered: %v", err)
 		}
 		p.say(bytes.Repeat([]byte{2}, size/2))
 		if !bytes.Equal(buf, make([]byte, size)) {
 			t.Error("bytes came into a buffer that was given back")
 		}
-		go func() { done <- p.s.Chunk(t.Context(), file, 2, 3, buf) }()
+		go func() { done <- p.s.Chunk(t.Context(), file, 2, 3, 2, buf) }()
 		req = p.expect(frameRequest)
 		p.send(frameData, flagLast, req.id, 7, 8, 9)
 		if err := <-done; err != nil || !bytes.Equal(buf[:4], []byte{7, 8, 9, 0}) {
@@ -86,7 +86,7 @@ func TestCancelWhileWaiting(t *testing.T) {
 				for range 3 {
 					ctx, cancel := context.WithCancel(t.Context())
 					done := make(chan error, 1)
-					go func() { done <- p.s.Chunk(ctx, content.Digest{1}, 1, 100, make([]byte, 100)) }()
+					go func() { done <- p.s.Chunk(ctx, content.Digest{1}, 1, 100, 2, make([]byte, 100)) }()
 					req := p.expect(frameRequest)
 					cancel()
 					if err := <-done; err != context.Canceled {
@@ -108,7 +108,7 @@ func TestCancelBetweenParts(t *testing.T) {
 		p.open(content.Digest{1})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- p.s.Chunk(ctx, content.Digest{1}, 1, 100, make([]byte, 100)) }()
+		go func() { done <- p.s.Chunk(ctx, content.Digest{1}, 1, 100, 2, make([]byte, 100)) }()
 		req := p.expect(frameRequest)
 		p.send(frameData, 0, req.id, make([]byte, 50)...)
 		synctest.Wait()
@@ -161,7 +161,7 @@ func TestCancelUnderTLS(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	buf := make([]byte, content.MinChunkSize)
 	done := make(chan error, 1)
-	go func() { done <- c.a.Chunk(ctx, file.id, 1, len(buf), buf) }()
+	go func() { done <- c.a.Chunk(ctx, file.id, 1, len(buf), 2, buf) }()
 	<-half.stopped
 	for c.a.Stats().BytesIn < before+10000 { // until the first record is in buf
 		runtime.Gosched()
@@ -173,7 +173,7 @@ func TestCancelUnderTLS(t *testing.T) {
 	clear(buf)
 	close(half.resume)
 	for i, want := range file.chunks {
-		if err := c.a.Chunk(t.Context(), file.id, i, len(buf), buf); err != nil || !bytes.Equal(buf, want) {
+		if err := c.a.Chunk(t.Context(), file.id, i, len(buf), 2, buf); err != nil || !bytes.Equal(buf, want) {
 			t.Errorf("chunk %d: %v", i, err)
 		}
 	}
@@ -196,7 +196,7 @@ func TestCancelWithoutDeadlines(t *testing.T) {
 		for _, trickle := range []bool{true, false} {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
-			go func() { done <- p.s.Chunk(ctx, content.Digest{1}, 1, size, make([]byte, size)) }()
+			go func() { done <- p.s.Chunk(ctx, content.Digest{1}, 1, size, 2, make([]byte, size)) }()
 			req := p.expect(frameRequest)
 			p.say(header{length: size, typ: frameData, flags: flagLast, id: req.id}.append(nil))
 			p.say(make([]byte, size/2))
@@ -243,11 +243,11 @@ func TestServedCancel(t *testing.T) {
 				return nil
 			}
 		}
-		p := newRaw(t, h, Options{Workers: 3})
+		p := newRaw(t, h, Options{})
 		p.hello()
 		p.follow(file.id)
 		for i := range uint32(5) { // three are read, two wait
-			p.say(request{0, i + 1, 1000}.append(nil, i))
+			p.say(request{0, i + 1, 1000, 2}.append(nil, i))
 		}
 		for _, i := range []uint32{1, 4} { // one that is read, one that waits
 			p.send(frameCancel, 0, i)
@@ -274,45 +274,50 @@ func TestServedCancel(t *testing.T) {
 		}
 		p.send(frameCancel, 0, 2) // too late: it has been answered
 		for id := range uint32(5) {
-			p.say(request{0, 0, 1000}.append(nil, id))
+			p.say(request{0, 0, 1000, 2}.append(nil, id))
 			p.expect(frameData)
 		}
 	})
 }
 
-// TestCancelHitsNoOther: a request that was cancelled before its turn, and is so again while its Reject cannot go out,
+// TestCancelHitsNoOther: a manifest that was cancelled before its turn, and is so again while its Reject cannot go out,
 // must not take along the one that its worker is at by then.
 func TestCancelHitsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		file := newFile(1, 8, 1000)
-		h := newHolder(file)
+		h := newHolder()
 		release := make(chan struct{})
-		h.onReadChunk = func(ctx context.Context, i int) error {
+		h.onManifest = func(ctx context.Context) ([]byte, error) {
 			select {
 			case <-ctx.Done():
-				return ctx.Err()
+				return nil, ctx.Err()
 			case <-release:
-				return nil
+				return []byte("manifest"), nil
 			}
 		}
-		p := newMute(t, h, Options{Workers: 1})
+		p := newMute(t, h, Options{})
 		readRaw(p.conn)
 		p.say(hello{version: Version}.append(nil))
-		p.say(open{file: file.id}.append(nil, 0))
-		readRaw(p.conn)
-		for id := range uint32(3) {
-			p.say(request{0, id, 1000}.append(nil, id))
+		ask := header{length: manifestSize, typ: frameManifest}
+		for ask.id = range manifestsAtOnce + 2 {
+			p.say(append(ask.append(nil), make([]byte, manifestSize)...))
 		}
-		p.send(frameCancel, 0, 1)
+		synctest.Wait() // all workers are at one, two requests wait
+		const waits = manifestsAtOnce
+		p.send(frameCancel, 0, waits)
 		synctest.Wait()
-		release <- struct{}{} // request 0 is answered, which nobody reads; the worker goes on to 2
+		release <- struct{}{} // one is answered, which nobody reads; its worker goes on to the last
 		synctest.Wait()
-		p.send(frameCancel, 0, 1)
+		p.send(frameCancel, 0, waits)
 		synctest.Wait()
 		close(release)
-		for i, want := range []frameType{frameData, frameReject, frameData} {
-			if f, err := readRaw(p.conn); err != nil || f.typ != want || f.id != uint32(i) {
-				t.Errorf("answer %d: %v, %v", i, f.header, err)
+		for range manifestsAtOnce + 2 {
+			want := frameData
+			f, err := readRaw(p.conn)
+			if f.id == waits {
+				want = frameReject
+			}
+			if err != nil || f.typ != want {
+				t.Errorf("answer: %v, %v", f.header, err)
 			}
 		}
 	})
@@ -335,7 +340,7 @@ func TestCancelCutsShort(t *testing.T) {
 		go p.say(open{file: file.id}.append(nil, 0))
 		read()
 		go func() {
-			p.say(request{0, 0, 5 * PartSize}.append(nil, 3))
+			p.say(request{0, 0, 5 * PartSize, 2}.append(nil, 3))
 			p.send(frameCancel, 0, 3)
 		}()
 		var got []byte
@@ -398,7 +403,7 @@ func fetchAtRandom(t *testing.T, s *Session, files []*testFile, rng *rand.Rand) 
 		if rng.IntN(2) == 0 {
 			time.AfterFunc(time.Duration(rng.IntN(2000))*time.Microsecond, cancel)
 		}
-		err := s.Chunk(ctx, f.id, i, n, buf)
+		err := s.Chunk(ctx, f.id, i, n, 2, buf)
 		switch {
 		case err == nil && !bytes.Equal(buf[:n], f.chunks[i]):
 			t.Errorf("chunk %d of %d bytes differs", i, n)

@@ -48,7 +48,7 @@ func TestGoodbyeSurvivesFlood(t *testing.T) {
 		}
 		asked := make(chan error, 32)
 		for i := range cap(asked) {
-			go func() { asked <- c.a.Chunk(t.Context(), file.id, i%8, PartSize, make([]byte, PartSize)) }()
+			go func() { asked <- c.a.Chunk(t.Context(), file.id, i%8, PartSize, 2, make([]byte, PartSize)) }()
 		}
 		if err := <-asked; err != nil {
 			t.Fatal(err)
@@ -100,7 +100,7 @@ func TestCloseBeforeRun(t *testing.T) {
 		if _, err := b.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("the stream is open: %v", err)
 		}
-		if err := s.Chunk(t.Context(), content.Digest{}, 0, 1, make([]byte, 1)); !errors.Is(err, ErrEnded) {
+		if err := s.Chunk(t.Context(), content.Digest{}, 0, 1, 2, make([]byte, 1)); !errors.Is(err, ErrEnded) {
 			t.Error(err)
 		}
 		if err := s.Run(t.Context()); err != nil {
@@ -123,9 +123,9 @@ func TestDeath(t *testing.T) {
 		p.hello()
 		p.open(content.Digest{1})
 		p.follow(file.id)
-		p.say(request{0, 1, 1000}.append(nil, 0)) // the handler is at work
+		p.say(request{0, 1, 1000, 2}.append(nil, 0)) // the handler is at work
 		waiting := make(chan error, 3)
-		go func() { waiting <- p.s.Chunk(t.Context(), content.Digest{1}, 1, 5, make([]byte, 5)) }()
+		go func() { waiting <- p.s.Chunk(t.Context(), content.Digest{1}, 1, 5, 2, make([]byte, 5)) }()
 		go func() { _, err := p.s.Manifest(t.Context(), content.Digest{1}); waiting <- err }()
 		go func() { _, _, err := p.s.Open(t.Context(), content.Digest{2}, 5); waiting <- err }()
 		for range cap(waiting) {
@@ -178,7 +178,7 @@ func TestStalls(t *testing.T) {
 			p := newRaw(t, nil, Options{})
 			p.hello()
 			p.open(content.Digest{1})
-			go p.s.Chunk(context.Background(), content.Digest{1}, 1, 1000, make([]byte, 1000))
+			go p.s.Chunk(context.Background(), content.Digest{1}, 1, 1000, 2, make([]byte, 1000))
 			req := p.expect(frameRequest)
 			go func() {
 				p.say(header{length: 1000, typ: frameData, id: req.id}.append(nil))
@@ -235,7 +235,7 @@ func TestFloods(t *testing.T) {
 		p.say(open{file: file.id}.append(nil, 1))
 		readRaw(p.conn)
 		for id := range uint32(50) {
-			p.say(request{0, 1, 1000}.append(nil, id))
+			p.say(request{0, 1, 1000, 2}.append(nil, id))
 			p.send(framePing, 0, id)
 			p.send(frameCancel, 0, id)
 		}
@@ -249,7 +249,7 @@ func TestFloods(t *testing.T) {
 		// At most what is being written at this moment may be asked for again; then it is too much.
 		for range 2 {
 			for id := range uint32(50) {
-				p.say(request{0, 1, 1000}.append(nil, id))
+				p.say(request{0, 1, 1000, 2}.append(nil, id))
 			}
 		}
 		var violation *ProtocolError
@@ -269,7 +269,7 @@ func TestControlOvertakesBulk(t *testing.T) {
 		p.say(open{file: file.id}.append(nil, 1))
 		readRaw(p.conn)
 		for i := range uint32(2) {
-			p.say(request{0, i, 20 * PartSize}.append(nil, i))
+			p.say(request{0, i, 20 * PartSize, 2}.append(nil, i))
 		}
 		readRaw(p.conn)
 		p.send(framePing, 0, 9)

@@ -12,6 +12,10 @@ var (
 	ErrNotHeld = errors.New("chunk not held here")
 	// ErrBusy: the side asked has no room for this now; later or elsewhere.
 	ErrBusy = errors.New("too busy to answer")
+	// ErrSpent: the side asked has nothing to give to a draw that it has not given to somebody before.
+	ErrSpent = errors.New("all has been given once")
+	// ErrDeclined: a draw brought a chunk that its caller did not want.
+	ErrDeclined = errors.New("granted chunk declined")
 	// ErrRejected is what every *RejectError is, whatever its code.
 	ErrRejected = errors.New("rejected by the other side")
 	// ErrNotOpen: a chunk of a file that this side has not opened on the session.
@@ -45,11 +49,12 @@ const (
 	CodeBadChunk  Code = 10 // Reject: the chunk has another length, or the file no such chunk
 	CodeCancelled Code = 11 // Reject: as the receiver wished
 	CodeCorrupt   Code = 12 // Goodbye: the receiver served bytes that do not match their digest
+	CodeSpent     Code = 13 // Reject: of a draw: nothing that has not been given to somebody before
 )
 
 var codeNames = [...]string{
 	"done", "internal error", "protocol violation", "no common version", "stalled", "refused", "busy", "not found",
-	"not held", "not open", "bad chunk", "cancelled", "corrupt data",
+	"not held", "not open", "bad chunk", "cancelled", "corrupt data", "spent",
 }
 
 // String returns a word or two for a log line.
@@ -84,6 +89,8 @@ func (e *RejectError) Is(target error) bool {
 		return e.Code == CodeNotHeld
 	case ErrBusy:
 		return e.Code == CodeBusy
+	case ErrSpent:
+		return e.Code == CodeSpent
 	}
 	return false
 }
@@ -123,6 +130,8 @@ func rejection(err error) (rej RejectError, told bool) {
 		return RejectError{Code: CodeNotHeld}, true
 	case errors.Is(err, ErrBusy):
 		return RejectError{Code: CodeBusy}, true
+	case errors.Is(err, ErrSpent):
+		return RejectError{Code: CodeSpent}, true
 	}
 	return RejectError{Code: CodeInternal}, false
 }

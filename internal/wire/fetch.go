@@ -15,7 +15,7 @@ import (
 // bytes are unverified; after an error buf[:n] holds anything.
 //
 // Errors: ErrNotHeld, ErrNotFound, ErrBusy and others as *RejectError; ErrNotOpen; ErrEnded; that of ctx.
-func (s *Session) Chunk(ctx context.Context, file content.Digest, index, n int, buf []byte) error {
+func (s *Session) Chunk(ctx context.Context, file content.Digest, index, n int, prio Priority, buf []byte) error {
 	if n < 1 || n > content.MaxChunkSize || n > len(buf) {
 		return fmt.Errorf("fetch chunk %d of %s: bad length %d for a buffer of %d", index, file.Short(), n, len(buf))
 	}
@@ -32,7 +32,7 @@ func (s *Session) Chunk(ctx context.Context, file content.Digest, index, n int, 
 			return nil, fmt.Errorf("fetch chunk %d of %s: it has %d", index, file.Short(), f.chunks)
 		}
 		a.buf = buf[:n:n]
-		m := request{handle: f.handle, index: uint32(index), length: uint32(n)}
+		m := request{handle: f.handle, index: uint32(index), length: uint32(n), prio: bounded(prio)}
 		return m.append(p, a.id), nil
 	})
 	if err != nil {
@@ -41,6 +41,41 @@ func (s *Session) Chunk(ctx context.Context, file content.Digest, index, n int, 
 	_, err = s.await(ctx, a)
 	return err
 }
+
+// Draw fetches one chunk of the other side's choice, of those from lo up to hi of file, which must be open. The other side
+// may take any time to choose; nothing is held for it here meanwhile but the request itself. When it has chosen, granted is
+// called, by the goroutine that reads the stream, which it must not block: it returns a buffer of the chunk's length, or
+// false if the chunk is not wanted after all, and then Draw fails with ErrDeclined. Once Draw has returned the buffer is not
+// touched.
+//
+// index is the chunk granted, -1 if none was. Errors are those of Chunk, and ErrSpent if the other side has nothing in the
+// range that it has not given to somebody before.
+func (s *Session) Draw(ctx context.Context, file content.Digest, lo, hi int, prio Priority, granted func(index int) (buf []byte, ok bool)) (index int, err error) {
+	a, err := s.take(ctx)
+	if err != nil {
+		return -1, err
+	}
+	err = s.start(a, frameDraw, content.MaxChunkSize, func(p []byte) ([]byte, error) {
+		f := s.asks.files[file]
+		if f == nil || !f.ready {
+			return nil, ErrNotOpen
+		}
+		if lo < 0 || lo >= hi || hi > f.chunks {
+			return nil, fmt.Errorf("draw chunks %d to %d of %s: it has %d", lo, hi, file.Short(), f.chunks)
+		}
+		a.granted, a.lo, a.hi = granted, lo, hi
+		m := draw{handle: f.handle, first: uint32(lo), count: uint32(hi - lo), prio: bounded(prio)}
+		return m.append(p, a.id), nil
+	})
+	if err != nil {
+		return -1, err
+	}
+	got, err := s.await(ctx, a)
+	return got.index, err
+}
+
+// bounded makes any priority one that may be told.
+func bounded(p Priority) Priority { return min(max(p, 1), MaxPriority) }
 
 // Manifest fetches the encoded manifest of file, which need not be open: at most MaxManifest bytes, unverified.
 func (s *Session) Manifest(ctx context.Context, file content.Digest) ([]byte, error) {

@@ -116,7 +116,7 @@ func TestReopen(t *testing.T) {
 			c.b.SendHave(f.id, f.have.Len()-1) // out of range for the next file but one, if taken for its
 			c.a.CloseFile(f.id)
 			c.a.CloseFile(f.id) // no harm
-			if err := c.a.Chunk(t.Context(), f.id, 0, 1, make([]byte, 1)); err != ErrNotOpen {
+			if err := c.a.Chunk(t.Context(), f.id, 0, 1, 2, make([]byte, 1)); err != ErrNotOpen {
 				t.Fatal(err)
 			}
 		}
@@ -251,7 +251,7 @@ func TestLongAnswers(t *testing.T) {
 func TestLargeChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := newFile(1, 1, content.MaxChunkSize)
-		c := pipePairOptions(t, nil, newHolder(file), Options{}, Options{ServeBytes: 1})
+		c := pipePairOptions(t, nil, newHolder(file), Options{}, Options{})
 		if _, _, err := c.a.Open(t.Context(), file.id, 1); err != nil {
 			t.Fatal(err)
 		}
@@ -259,7 +259,7 @@ func TestLargeChunks(t *testing.T) {
 		for range cap(done) {
 			go func() {
 				buf := make([]byte, content.MaxChunkSize)
-				err := c.a.Chunk(t.Context(), file.id, 0, len(buf), buf)
+				err := c.a.Chunk(t.Context(), file.id, 0, len(buf), 2, buf)
 				if err == nil && !slices.Equal(buf, file.chunks[0]) {
 					err = fmt.Errorf("the chunk differs")
 				}

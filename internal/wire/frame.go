@@ -33,6 +33,8 @@ const (
 	framePing     frameType = 11 // p
 	framePong     frameType = 12 // p  answers all pings up to p
 	frameGoodbye  frameType = 13 // 0  last frame of a side
+	frameDraw     frameType = 14 // r  a chunk of the holder's choice; answered by Grant and Data, or Reject
+	frameGrant    frameType = 15 // r  which chunk the Data that follow are
 )
 
 // flagLast marks the last part of an answer; no other frame has flags.
@@ -56,6 +58,8 @@ var frames = [...]struct {
 	framePing:     {"Ping", 0, 0},
 	framePong:     {"Pong", 0, 0},
 	frameGoodbye:  {"Goodbye", reasonSize, reasonSize + MaxMessage},
+	frameDraw:     {"Draw", drawSize, drawSize},
+	frameGrant:    {"Grant", grantSize, grantSize},
 }
 
 // A header is the decoded form of a frame's first 12 bytes.

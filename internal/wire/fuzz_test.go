@@ -18,8 +18,12 @@ func FuzzFrames(f *testing.F) {
 	bye := appendReason(nil, frameGoodbye, 0, CodeDone, "")
 	for _, frames := range [][]byte{
 		bye,
-		request{0, 1, 1000}.append(nil, 1),
-		header{typ: frameCancel, id: 1}.append(request{0, 1, 1000}.append(nil, 1)),
+		request{0, 1, 1000, 2}.append(nil, 1),
+		header{typ: frameCancel, id: 1}.append(request{0, 1, 1000, 2}.append(nil, 1)),
+		draw{0, 1, 5, 3}.append(nil, 1),
+		header{typ: frameCancel, id: 1}.append(draw{0, 0, 8, 1}.append(nil, 1)),
+		grant(0, 3),
+		append(grant(0, 3), append(header{length: 8, typ: frameData, flags: flagLast}.append(nil), make([]byte, 8)...)...),
 		append(header{length: manifestSize, typ: frameManifest, id: 2}.append(nil), file.id[:]...),
 		header{typ: frameClose}.append(nil),
 		header{typ: framePing, id: 3}.append(nil),
@@ -39,7 +43,8 @@ func FuzzFrames(f *testing.F) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
 			if _, _, err := s.Open(ctx, content.Digest{9}, 8); err == nil {
-				s.Chunk(ctx, content.Digest{9}, 3, 8, make([]byte, 8))
+				s.Chunk(ctx, content.Digest{9}, 3, 8, 2, make([]byte, 8))
+				s.Draw(ctx, content.Digest{9}, 1, 7, 2, func(int) ([]byte, bool) { return make([]byte, 8), true })
 			}
 			s.Manifest(ctx, content.Digest{9})
 		}()
@@ -48,6 +53,13 @@ func FuzzFrames(f *testing.F) {
 		}
 		<-asked
 	})
+}
+
+// grant is a Grant frame.
+func grant(id uint32, index int) []byte {
+	p := make([]byte, grantFrame)
+	putGrant(p, id, index)
+	return p
 }
 
 // script is a stream that has a fixed text to read and takes whatever is written.
@@ -65,7 +77,8 @@ func FuzzMessages(f *testing.F) {
 	for _, frame := range [][]byte{
 		hello{version: 1, requests: 2, files: 3}.append(nil),
 		open{handle: 5, file: content.Digest{1, 2}}.append(nil, 6),
-		request{1, 2, 3}.append(nil, 4),
+		request{1, 2, 3, 2}.append(nil, 4),
+		draw{1, 2, 3, 4}.append(nil, 5),
 		have,
 		appendPeers(nil, 7, []PeerID{{1}, {2}}),
 		appendReason(nil, frameReject, 8, CodeBusy, "später"),
@@ -95,6 +108,12 @@ func FuzzMessages(f *testing.F) {
 			again = parseOpen(p).append(nil, h.id)
 		case frameRequest:
 			m, err := parseRequest(p)
+			if err != nil {
+				return
+			}
+			again = m.append(nil, h.id)
+		case frameDraw:
+			m, err := parseDraw(p)
 			if err != nil {
 				return
 			}

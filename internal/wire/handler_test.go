@@ -40,6 +40,7 @@ func newFile(seed uint64, chunks, size int) *testFile {
 type holder struct {
 	onOpen      func(ctx context.Context, s *Session, file content.Digest) error
 	onReadChunk func(ctx context.Context, index int) error
+	onDraw      func(p *Pull) (index int, err error)
 	onManifest  func(ctx context.Context) ([]byte, error)
 
 	mu     sync.Mutex
@@ -50,12 +51,14 @@ type holder struct {
 	opens  int
 	closed chan content.Digest
 	news   chan struct{}
+	pulls  map[*Pull]context.CancelFunc
 }
 
 func newHolder(files ...*testFile) *holder {
 	h := &holder{
 		files: map[content.Digest]*testFile{}, heard: map[content.Digest]map[int]bool{},
 		closed: make(chan content.Digest, 1000), news: make(chan struct{}, 1),
+		pulls: map[*Pull]context.CancelFunc{},
 	}
 	for _, f := range files {
 		h.files[f.id] = f
@@ -100,23 +103,58 @@ func (h *holder) Open(ctx context.Context, s *Session, id content.Digest) (conte
 
 func (h *holder) Closed(s *Session, id content.Digest) { h.closed <- id }
 
-func (h *holder) ReadChunk(ctx context.Context, s *Session, id content.Digest, i int, buf []byte) ([]byte, error) {
-	if h.onReadChunk != nil {
-		if err := h.onReadChunk(ctx, i); err != nil {
-			return nil, err
+func (h *holder) Pull(p *Pull) {
+	ctx, cancel := context.WithCancel(context.Background())
+	h.mu.Lock()
+	h.pulls[p] = cancel
+	h.mu.Unlock()
+	go func() {
+		h.answer(ctx, p)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		cancel()
+		delete(h.pulls, p)
+	}()
+}
+
+func (h *holder) Withdrawn(p *Pull) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if cancel := h.pulls[p]; cancel != nil {
+		cancel()
+	}
+}
+
+func (h *holder) answer(ctx context.Context, p *Pull) {
+	index := p.First
+	if p.Drawn && h.onDraw != nil {
+		var err error
+		if index, err = h.onDraw(p); err != nil {
+			p.Reject(err)
+			return
 		}
 	}
-	f, err := h.file(id)
+	if h.onReadChunk != nil {
+		if err := h.onReadChunk(ctx, index); err != nil {
+			p.Reject(err)
+			return
+		}
+	}
+	f, err := h.file(p.File)
 	if err != nil {
-		return nil, err
+		p.Reject(err)
+		return
 	}
-	if !f.have.Has(i) {
-		return nil, ErrNotHeld
+	n := p.Length
+	if p.Drawn {
+		n = len(f.chunks[index])
 	}
-	if len(f.chunks[i]) > len(buf) {
-		return f.chunks[i], nil
-	}
-	return buf[:copy(buf, f.chunks[i])], nil
+	p.Send(index, n, func(buf []byte) ([]byte, error) {
+		if !f.have.Has(index) {
+			return nil, ErrNotHeld
+		}
+		return f.chunks[index], nil
+	})
 }
 
 func (h *holder) Have(s *Session, id content.Digest, chunks []int) {

@@ -200,6 +200,14 @@ func (s *Session) handle(h header) error {
 			return h.violation("%v", err)
 		}
 		return s.handleRequest(h, m)
+	case frameDraw:
+		m, err := parseDraw(p)
+		if err != nil {
+			return h.violation("%v", err)
+		}
+		return s.handleDraw(h, m)
+	case frameGrant:
+		return s.handleGrant(h, p)
 	case frameCancel:
 		return s.handleCancel(h)
 	case frameReject:

@@ -17,7 +17,10 @@ const (
 	maxHello     = 256 // what a later version may add, this one ignores
 	openSize     = 4 + content.DigestSize
 	manifestSize = content.DigestSize
-	requestSize  = 12
+	requestSize  = 16
+	drawSize     = 16
+	grantSize    = 4
+	grantFrame   = headerSize + grantSize
 	reasonSize   = 2
 	runSize      = 8
 	peerSize     = len(PeerID{})
@@ -82,13 +85,17 @@ func parseOpen(p []byte) open {
 }
 
 // A request asks for the chunk at index of an open file; length is the one that it must have.
-type request struct{ handle, index, length uint32 }
+type request struct {
+	handle, index, length uint32
+	prio                  Priority
+}
 
 func (m request) append(p []byte, id uint32) []byte {
 	p = header{length: requestSize, typ: frameRequest, id: id}.append(p)
 	p = binary.LittleEndian.AppendUint32(p, m.handle)
 	p = binary.LittleEndian.AppendUint32(p, m.index)
-	return binary.LittleEndian.AppendUint32(p, m.length)
+	p = binary.LittleEndian.AppendUint32(p, m.length)
+	return append(p, byte(m.prio), 0, 0, 0)
 }
 
 func parseRequest(p []byte) (request, error) {
@@ -96,11 +103,53 @@ func parseRequest(p []byte) (request, error) {
 		handle: binary.LittleEndian.Uint32(p),
 		index:  binary.LittleEndian.Uint32(p[4:]),
 		length: binary.LittleEndian.Uint32(p[8:]),
+		prio:   Priority(p[12]),
 	}
 	if m.length == 0 || m.length > content.MaxChunkSize {
 		return m, fmt.Errorf("a chunk has 1 to %d bytes, not %d", content.MaxChunkSize, m.length)
 	}
-	return m, nil
+	return m, checkPriority(p[12:])
+}
+
+// A draw asks for any one chunk of an open file that the holder likes to give, of count from first on.
+type draw struct {
+	handle, first, count uint32
+	prio                 Priority
+}
+
+func (m draw) append(p []byte, id uint32) []byte {
+	p = header{length: drawSize, typ: frameDraw, id: id}.append(p)
+	p = binary.LittleEndian.AppendUint32(p, m.handle)
+	p = binary.LittleEndian.AppendUint32(p, m.first)
+	p = binary.LittleEndian.AppendUint32(p, m.count)
+	return append(p, byte(m.prio), 0, 0, 0)
+}
+
+func parseDraw(p []byte) (draw, error) {
+	m := draw{
+		handle: binary.LittleEndian.Uint32(p),
+		first:  binary.LittleEndian.Uint32(p[4:]),
+		count:  binary.LittleEndian.Uint32(p[8:]),
+		prio:   Priority(p[12]),
+	}
+	if m.count == 0 || m.count > content.MaxChunks || m.first > content.MaxChunks {
+		return m, fmt.Errorf("a file has no %d chunks from %d on", m.count, m.first)
+	}
+	return m, checkPriority(p[12:])
+}
+
+// checkPriority checks a priority and the three bytes behind it.
+func checkPriority(p []byte) error {
+	if p[0] == 0 || Priority(p[0]) > MaxPriority || p[1] != 0 || p[2] != 0 || p[3] != 0 {
+		return fmt.Errorf("want a priority from 1 to %d and zeros, not % x", MaxPriority, p[:4])
+	}
+	return nil
+}
+
+// putGrant writes a Grant frame, which says what chunk a draw has brought, into the first bytes of p.
+func putGrant(p []byte, id uint32, index int) {
+	header{length: grantSize, typ: frameGrant, id: id}.put(p)
+	binary.LittleEndian.PutUint32(p[headerSize:], uint32(index))
 }
 
 // A snapshot answers an Open: it is the body of Data frames.

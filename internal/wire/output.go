@@ -47,11 +47,14 @@ type output struct {
 
 // An answer fulfils a request of the other side: n bytes in buf (a chunk) or body.
 type answer struct {
-	id     uint32
-	n      int
-	buf    *buffer
-	body   []byte
-	follow *follow // hears news once the answer, its snapshot, is sent
+	id      uint32
+	n       int
+	buf     *buffer
+	sent    chan error // with buf: hears when the writer is done with it; holds one
+	granted bool       // to a draw: a Grant of the chunk at index goes ahead
+	index   int
+	body    []byte
+	follow  *follow // hears news once the answer, its snapshot, is sent
 }
 
 func (o *output) init() {
@@ -223,9 +226,22 @@ func (s *Session) closeWrite() {
 	}
 }
 
-// writeAnswer sends an answer in parts, with control between them.
+// writeAnswer sends an answer in parts, with control between them, and tells whoever waits for that.
 func (s *Session) writeAnswer(a answer) (over bool, err error) {
-	defer s.release(a)
+	cut := false
+	defer func() {
+		if a.buf == nil {
+			return
+		}
+		switch {
+		case cut:
+			a.sent <- errWithdrawn
+		case over:
+			a.sent <- s.ended()
+		default:
+			a.sent <- err
+		}
+	}()
 	for off := 0; ; off += PartSize {
 		if off > 0 {
 			if over, err = s.writeControl(); over || err != nil {
@@ -234,6 +250,7 @@ func (s *Session) writeAnswer(a answer) (over bool, err error) {
 		}
 		if s.serves.cancelled(a.id) {
 			s.out.reject(a.id, RejectError{Code: CodeCancelled})
+			cut = true
 			return false, nil
 		}
 		n := min(a.n-off, PartSize)
@@ -260,23 +277,19 @@ func (s *Session) finish(a answer) {
 	}
 }
 
-// frame returns the part of an answer at off as a frame.
+// frame returns the part of an answer at off as a frame, with the Grant ahead of the first.
 func (s *Session) frame(a answer, h header, off int) []byte {
-	var p []byte
-	if a.buf != nil {
-		p = a.buf.b[off:]
-	} else {
-		s.out.part = append(append(s.out.part[:0], make([]byte, headerSize)...), a.body[off:off+h.length]...)
-		p = s.out.part
+	if a.buf == nil {
+		p := append(append(s.out.part[:0], make([]byte, headerSize)...), a.body[off:off+h.length]...)
+		s.out.part = p
+		h.put(p)
+		return p
 	}
+	p := a.buf.b[grantFrame+off : grantFrame+off+headerSize+h.length]
 	h.put(p)
-	return p[:headerSize+h.length]
-}
-
-// release gives back what the answer has occupied.
-func (s *Session) release(a answer) {
-	if a.buf != nil {
-		putBuffer(a.buf)
-		s.serves.budget.Release(int64(a.n))
+	if a.granted && off == 0 {
+		p = a.buf.b[:grantFrame+len(p)]
+		putGrant(p, a.id, a.index)
 	}
+	return p
 }

@@ -1,9 +1,12 @@
 package wire
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"slices"
+
+	"github.com/virtswarm/virtswarm/internal/content"
 )
 
 // find returns the request that an answer is for.
@@ -36,7 +39,7 @@ func (s *Session) handleData(h header) error {
 	switch {
 	case orphaned:
 		err = s.in.skip(h.length)
-	case a.kind == frameRequest:
+	case a.chunk():
 		err = s.fill(a, h)
 	default:
 		a.body = slices.Grow(a.body, h.length) // grows by what comes, not by what is promised
@@ -62,13 +65,53 @@ func (s *Session) handleData(h header) error {
 // fits checks a part against what the answer may be.
 func (a *ask) fits(h header, last bool) error {
 	total := a.got + h.length
+	unwanted := a.kind == frameDraw && a.state == askOrphaned // this side knows no more how long the chunk is
 	switch {
+	case a.kind == frameDraw && a.index < 0:
+		return h.violation("no Grant came before")
 	case total > a.limit:
 		return h.violation("%d bytes of an answer of at most %d", total, a.limit)
-	case a.kind == frameRequest && last && total != a.limit:
+	case a.chunk() && last && total != a.limit && !unwanted:
 		return h.violation("the chunk ends after %d of %d bytes", total, a.limit)
 	case !last && h.length == 0:
 		return h.violation("an empty part that is not the last")
+	}
+	return nil
+}
+
+// chunk says whether the answer is one.
+func (a *ask) chunk() bool { return a.kind == frameRequest || a.kind == frameDraw }
+
+// handleGrant takes the choice of the other side and asks the drawer for a buffer.
+func (s *Session) handleGrant(h header, p []byte) error {
+	q := &s.asks
+	index := int64(binary.LittleEndian.Uint32(p))
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	a, err := q.find(h)
+	switch {
+	case err != nil:
+		return err
+	case a.kind != frameDraw || a.index >= 0:
+		return h.violation("no draw of this number waits for it")
+	case index < int64(a.lo) || index >= int64(a.hi):
+		return h.violation("chunk %d was not to be drawn, but one of %d to %d", index, a.lo, a.hi-1)
+	}
+	a.index = int(index)
+	if a.state != askWaiting {
+		return nil // nobody wants it any more
+	}
+	a.state = askFilling // the caller cannot leave while its function runs
+	q.mu.Unlock()
+	buf, ok := a.granted(a.index)
+	q.mu.Lock()
+	switch {
+	case a.wanted.Load():
+		s.dismiss(a)
+	case !ok || len(buf) == 0 || len(buf) > content.MaxChunkSize:
+		s.dismissFor(a, ErrDeclined)
+	default:
+		a.state, a.buf, a.limit = askWaiting, buf, len(buf)
 	}
 	return nil
 }
@@ -115,7 +158,7 @@ func (s *Session) filled(a *ask, last bool) error {
 		if a.open != nil {
 			a.open.ready = true
 		}
-		if a.kind == frameRequest {
+		if a.chunk() {
 			s.chunksIn.Add(1)
 		}
 		s.asks.complete(a, nil)

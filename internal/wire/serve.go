@@ -5,26 +5,22 @@ import (
 	"errors"
 	"sync"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
 // A served is the place of one request of the other side, from its arrival until the end of the answer is on its way.
 type served struct {
 	busy      bool
+	begun     bool  // of a pull: it waits at the handler no more
+	pull      *Pull // nil of an Open and a Manifest
 	cancelled bool
-	manifest  bool // rather than a chunk
-	file      content.Digest
-	index     int
-	n         int                // length of the chunk
+	manifest  content.Digest     // whose is wanted
 	cancel    context.CancelFunc // while the handler is at it
 }
 
 // serves is all that the other side has asked for.
 type serves struct {
-	budget *semaphore.Weighted // bytes of chunks on their way out
-	queue  chan uint32         // requests that wait for a worker; has room for all
+	queue chan uint32 // requests for manifests that wait for a worker; has room for all
 
 	mu       sync.Mutex
 	requests []served // by id
@@ -47,7 +43,6 @@ type fileJob struct {
 }
 
 func (v *serves) init(o Options, serving bool) {
-	v.budget = semaphore.NewWeighted(o.ServeBytes)
 	v.files = make(map[content.Digest]*follow)
 	v.handles = make(map[uint32]*follow)
 	v.opened = make(map[*follow]struct{})
@@ -89,61 +84,6 @@ func (v *serves) cancelled(id uint32) bool {
 	return v.requests[id].cancelled
 }
 
-func (s *Session) handleRequest(h header, m request) error {
-	v := &s.serves
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	f := v.handles[m.handle]
-	if f == nil || !f.opened {
-		return h.violation("file %d is not open", m.handle)
-	}
-	if int64(m.index) >= int64(f.chunks) {
-		return h.violation("chunk %d of a file of %d", m.index, f.chunks)
-	}
-	if err := v.admit(h, served{file: f.file, index: int(m.index), n: int(m.length)}); err != nil {
-		return err
-	}
-	s.enqueue(h.id)
-	return nil
-}
-
-func (s *Session) handleManifest(h header, p []byte) error {
-	s.serves.mu.Lock()
-	defer s.serves.mu.Unlock()
-	if err := s.serves.admit(h, served{file: content.Digest(p), manifest: true}); err != nil {
-		return err
-	}
-	s.enqueue(h.id)
-	return nil
-}
-
-// enqueue hands a request to the workers. Called under serves.mu.
-func (s *Session) enqueue(id uint32) {
-	s.serves.queue <- id
-	if s.serves.workers < s.o.Workers {
-		s.serves.workers++
-		s.wg.Go(s.work)
-	}
-}
-
-func (s *Session) handleCancel(h header) error {
-	v := &s.serves
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if int64(h.id) >= int64(len(v.requests)) {
-		return h.violation("only %d requests are allowed", len(v.requests))
-	}
-	r := &v.requests[h.id]
-	if !r.busy {
-		return nil // the answer has crossed it
-	}
-	r.cancelled = true
-	if r.cancel != nil {
-		r.cancel()
-	}
-	return nil
-}
-
 func (s *Session) handleOpen(h header, m open) error {
 	v := &s.serves
 	v.mu.Lock()
@@ -156,7 +96,7 @@ func (s *Session) handleOpen(h header, m open) error {
 	case v.files[m.file] != nil:
 		return h.violation("%s is open already", m.file.Short())
 	}
-	if err := v.admit(h, served{file: m.file}); err != nil {
+	if err := v.admit(h, served{}); err != nil {
 		return err
 	}
 	f := &follow{file: m.file, handle: m.handle}
@@ -168,13 +108,17 @@ func (s *Session) handleOpen(h header, m open) error {
 func (s *Session) handleClose(h header) error {
 	v := &s.serves
 	v.mu.Lock()
-	defer v.mu.Unlock()
 	f := v.handles[h.id]
 	if f == nil || !f.opened {
+		v.mu.Unlock()
 		return h.violation("file %d is not open", h.id)
 	}
 	s.unfollow(f)
+	v.mu.Unlock()
+	s.withdraw(CodeNotOpen, func(p *Pull) bool { return p.handle == f.handle })
+	v.mu.Lock()
 	s.addJob(fileJob{f: f, closing: true})
+	v.mu.Unlock()
 	return nil
 }
 
@@ -238,85 +182,12 @@ func (s *Session) openFor(j fileJob) {
 	s.answer(answer{id: j.id, n: len(body), body: body, follow: j.f})
 }
 
-// closeServed tells the handler that nobody follows any more, at the end of Run.
+// closeServed tells the handler that nobody wants or follows anything any more, at the end of Run.
 func (s *Session) closeServed() {
+	s.withdraw(CodeCancelled, func(*Pull) bool { return true })
 	for f := range s.serves.opened {
 		s.handler.Closed(s, f.file)
 	}
-}
-
-// A worker reads chunks and manifests. Its context lasts until a request is cancelled: one for each would cost more.
-type worker struct {
-	s      *Session
-	ctx    context.Context
-	cancel context.CancelFunc
-}
-
-func (s *Session) work() {
-	w := worker{s: s}
-	w.ctx, w.cancel = context.WithCancel(s.ctx)
-	defer func() { w.cancel() }()
-	for {
-		select {
-		case id := <-s.serves.queue:
-			w.serve(id)
-		case <-s.ctx.Done():
-			return
-		}
-	}
-}
-
-func (w *worker) serve(id uint32) {
-	s := w.s
-	v := &s.serves
-	v.mu.Lock()
-	r := v.requests[id]
-	if !r.cancelled { // else a second Cancel would hit what this worker does next
-		v.requests[id].cancel = w.cancel
-	}
-	v.mu.Unlock()
-	if r.cancelled {
-		s.out.reject(id, RejectError{Code: CodeCancelled})
-		return
-	}
-	a, err := w.read(id, r)
-
-	v.mu.Lock()
-	v.requests[id].cancel = nil
-	v.mu.Unlock()
-	if w.ctx.Err() != nil { // nobody can cancel it any more
-		w.ctx, w.cancel = context.WithCancel(s.ctx)
-	}
-	if err != nil {
-		s.reject(id, "read", r.file, err)
-		return
-	}
-	s.answer(a)
-}
-
-func (w *worker) read(id uint32, r served) (answer, error) {
-	s := w.s
-	if r.manifest {
-		p, err := s.handler.Manifest(w.ctx, s, r.file)
-		return answer{id: id, n: len(p), body: p}, err
-	}
-	if err := s.serves.budget.Acquire(w.ctx, int64(r.n)); err != nil {
-		return answer{}, err
-	}
-	a := answer{id: id, n: r.n, buf: getBuffer(r.n)}
-	dst := a.buf.payload(r.n)
-	p, err := s.handler.ReadChunk(w.ctx, s, r.file, r.index, dst)
-	if err == nil && len(p) != r.n {
-		err = &RejectError{Code: CodeBadChunk}
-	}
-	if err != nil {
-		s.release(a)
-		return answer{}, err
-	}
-	if &p[0] != &dst[0] {
-		copy(dst, p)
-	}
-	return a, nil
 }
 
 // answer hands an answer to the writer.
@@ -324,7 +195,6 @@ func (s *Session) answer(a answer) {
 	select {
 	case s.out.answers <- a:
 	case <-s.ctx.Done():
-		s.release(a)
 	}
 }
 

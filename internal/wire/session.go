@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-
-	"github.com/virtswarm/virtswarm/internal/content"
 )
 
 // endTimeout is how long a session that ends waits for the other side to take the Goodbye and close. Closing at once
@@ -82,11 +80,6 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.MaxInFlight, DefaultRequests, maxRequests)
 	orDefault(&o.MaxRequests, DefaultRequests, maxRequests)
 	orDefault(&o.MaxFiles, DefaultFiles, maxFiles)
-	orDefault(&o.Workers, DefaultWorkers, maxRequests)
-	if o.ServeBytes <= 0 {
-		o.ServeBytes = DefaultServeBytes
-	}
-	o.ServeBytes = max(o.ServeBytes, content.MaxChunkSize)
 	if o.KeepAlive <= 0 {
 		o.KeepAlive = DefaultKeepAlive
 	}

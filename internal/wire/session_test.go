@@ -26,7 +26,7 @@ func TestChunks(t *testing.T) {
 					wg.Go(func() {
 						buf := make([]byte, size+1)
 						buf[size] = 0x5a
-						if err := c.a.Chunk(t.Context(), file.id, i, size, buf); err != nil {
+						if err := c.a.Chunk(t.Context(), file.id, i, size, 2, buf); err != nil {
 							t.Errorf("chunk %d: %v", i, err)
 						} else if !bytes.Equal(buf[:size], want) || buf[size] != 0x5a {
 							t.Errorf("chunk %d of %d bytes differs", i, size)
@@ -60,7 +60,7 @@ func TestBothWays(t *testing.T) {
 			for i, want := range f.chunks {
 				wg.Go(func() {
 					buf := make([]byte, len(want))
-					if err := s.Chunk(t.Context(), f.id, i, len(buf), buf); err != nil || !bytes.Equal(buf, want) {
+					if err := s.Chunk(t.Context(), f.id, i, len(buf), 2, buf); err != nil || !bytes.Equal(buf, want) {
 						t.Errorf("chunk %d: %v", i, err)
 					}
 				})
@@ -89,7 +89,7 @@ func TestRejections(t *testing.T) {
 		}
 		c := pipePair(t, nil, h)
 		ctx, buf := t.Context(), make([]byte, 2000)
-		if err := c.a.Chunk(ctx, file.id, 0, 1000, buf); err != ErrNotOpen {
+		if err := c.a.Chunk(ctx, file.id, 0, 1000, 2, buf); err != ErrNotOpen {
 			t.Errorf("chunk of a file that is not open: %v", err)
 		}
 		if _, err := c.a.Manifest(ctx, content.Digest{1}); !errors.Is(err, ErrNotFound) {
@@ -113,26 +113,26 @@ func TestRejections(t *testing.T) {
 			3: "rejected by the other side: not?for you (refused)",
 			0: "",
 		} {
-			err := c.a.Chunk(ctx, file.id, i, 1000, buf)
+			err := c.a.Chunk(ctx, file.id, i, 1000, 2, buf)
 			switch {
 			case i == 2 && !errors.Is(err, ErrNotHeld), i == 0 && err != nil, i&1 == 1 && (err == nil || err.Error() != want):
 				t.Errorf("chunk %d: %v", i, err)
 			}
 		}
-		if err := c.a.Chunk(ctx, file.id, 0, 1001, buf); !errors.As(err, new(*RejectError)) {
+		if err := c.a.Chunk(ctx, file.id, 0, 1001, 2, buf); !errors.As(err, new(*RejectError)) {
 			t.Errorf("chunk of another length: %v", err)
 		}
-		if err := c.a.Chunk(ctx, file.id, 4, 1000, buf); err == nil {
+		if err := c.a.Chunk(ctx, file.id, 4, 1000, 2, buf); err == nil {
 			t.Error("a chunk beyond the end")
 		}
-		if err := c.b.Chunk(ctx, file.id, 0, 1000, buf); !errors.Is(err, ErrRejected) {
+		if err := c.b.Chunk(ctx, file.id, 0, 1000, 2, buf); !errors.Is(err, ErrRejected) {
 			t.Errorf("asked one that serves nothing: %v", err)
 		}
 		c.close(t)
 	})
 }
 
-// TestNoGarbage: in a steady flow a chunk costs no allocation on either side.
+// TestNoGarbage: in a steady flow a chunk costs both sides together no more than a Pull and what its goroutine needs.
 func TestNoGarbage(t *testing.T) {
 	in, out := tcpPair(t)
 	const size = content.MinChunkSize
@@ -144,12 +144,12 @@ func TestNoGarbage(t *testing.T) {
 	}
 	ctx, buf := context.Background(), make([]byte, size)
 	got := testing.AllocsPerRun(500, func() {
-		if err := c.a.Chunk(ctx, file, 7, size, buf); err != nil {
+		if err := c.a.Chunk(ctx, file, 7, size, 2, buf); err != nil {
 			t.Error(err)
 		}
 	})
 	// The race detector makes pools forget now and then: not always, as it would be if a chunk had its own garbage.
-	if got > 1 {
+	if got > 5 {
 		t.Errorf("%v allocations a chunk", got)
 	}
 	c.close(t)

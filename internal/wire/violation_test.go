@@ -18,7 +18,10 @@ func TestViolations(t *testing.T) {
 	file := newFile(1, 8, content.MinChunkSize)
 	id := file.id[:]
 	request := func(p *rawPeer, id, handle, index, length uint32) {
-		p.send(frameRequest, 0, id, le(handle, index, length)...)
+		p.send(frameRequest, 0, id, le(handle, index, length, 1)...)
+	}
+	draw := func(p *rawPeer, id, handle, first, count uint32) {
+		p.send(frameDraw, 0, id, le(handle, first, count, 4)...)
 	}
 	for name, test := range map[string]struct {
 		frame  string
@@ -41,6 +44,18 @@ func TestViolations(t *testing.T) {
 		"request nothing":     {"Request 1", func(p *rawPeer) { request(p, 1, 0, 0, 0) }},
 		"request length":      {"Request 1", func(p *rawPeer) { request(p, 1, 0, 0, content.MaxChunkSize+1) }},
 		"request after close": {"Request 1", func(p *rawPeer) { p.send(frameClose, 0, 0); request(p, 1, 0, 0, 100) }},
+		"request no priority": {"Request 1", func(p *rawPeer) { p.send(frameRequest, 0, 1, le(0, 0, 100, 0)...) }},
+		"request priority":    {"Request 1", func(p *rawPeer) { p.send(frameRequest, 0, 1, le(0, 0, 100, 5)...) }},
+		"request reserved":    {"Request 1", func(p *rawPeer) { p.send(frameRequest, 0, 1, le(0, 0, 100, 0x101)...) }},
+		"draw twice":          {"Draw 3", func(p *rawPeer) { request(p, 3, 0, 5, 100); draw(p, 3, 0, 0, 8) }},
+		"draw no handle":      {"Draw 1", func(p *rawPeer) { draw(p, 1, 9, 0, 8) }},
+		"draw nothing":        {"Draw 1", func(p *rawPeer) { draw(p, 1, 0, 0, 0) }},
+		"draw beyond":         {"Draw 1", func(p *rawPeer) { draw(p, 1, 0, 1, 8) }},
+		"draw huge":           {"Draw 1", func(p *rawPeer) { draw(p, 1, 0, 1, 0xffffffff) }},
+		"draw priority":       {"Draw 1", func(p *rawPeer) { p.send(frameDraw, 0, 1, le(0, 0, 8, 9)...) }},
+		"draw reserved":       {"Draw 1", func(p *rawPeer) { p.send(frameDraw, 0, 1, le(0, 0, 8, 0x1000001)...) }},
+		"grant of a request":  {"Grant 0", func(p *rawPeer) { p.send(frameGrant, 0, 0, le(7)...) }},
+		"grant unasked":       {"Grant 4", func(p *rawPeer) { p.send(frameGrant, 0, 4, le(7)...) }},
 		"manifest twice":      {"Manifest 3", func(p *rawPeer) { request(p, 3, 0, 5, 100); p.send(frameManifest, 0, 3, id...) }},
 		"cancel id":           {"Cancel 256", func(p *rawPeer) { p.send(frameCancel, 0, 256) }},
 		"open handle":         {"Open 1", func(p *rawPeer) { p.send(frameOpen, 0, 1, append(le(1024), make([]byte, 32)...)...) }},
@@ -84,7 +99,7 @@ func TestViolations(t *testing.T) {
 				p.follow(file.id)
 				chunk := make(chan error, 1)
 				go func() { // not by the caller: the session may end while it waits
-					chunk <- p.s.Chunk(context.Background(), content.Digest{1}, 7, content.MinChunkSize, make([]byte, content.MinChunkSize))
+					chunk <- p.s.Chunk(context.Background(), content.Digest{1}, 7, content.MinChunkSize, 2, make([]byte, content.MinChunkSize))
 				}()
 				p.expect(frameRequest)
 				test.broken(p)

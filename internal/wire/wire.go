@@ -27,7 +27,7 @@ import (
 )
 
 // Version of the protocol that this package speaks.
-const Version = 1
+const Version = 2
 
 // Limits that hold for every session. The ones that the other side must know stand in docs/wire.md; those that may
 // differ from session to session are in Options and told by Hello.
@@ -53,11 +53,6 @@ const (
 	DefaultRequests = 256
 	// DefaultFiles is far above the number of files that a host fetches from one other host at a time.
 	DefaultFiles = 1024
-	// DefaultWorkers keeps one chunk ready while another is read and a third is sent. More are slower where the source
-	// is fast, because chunks leave the processor's cache before they are sent, and of use where it is slow.
-	DefaultWorkers = 2
-	// DefaultServeBytes lets two chunks of the largest size be on their way.
-	DefaultServeBytes = 2 * content.MaxChunkSize
 	// DefaultKeepAlive is short enough that stateful firewalls keep the flow.
 	DefaultKeepAlive = 10 * time.Second
 	// DefaultStallTimeout survives a lost Pong and a few seconds of a frozen host.
@@ -69,6 +64,13 @@ const (
 	maxRequests = 4096
 	maxFiles    = 1 << 16
 )
+
+// A Priority orders the chunks that a side asks for, 1 to MaxPriority; the higher goes first. wire passes it on and gives it
+// no other meaning.
+type Priority uint8
+
+// MaxPriority is the highest.
+const MaxPriority Priority = 4
 
 // A PeerID names a party that the swarm may talk to. For hosts it is the host id; wire gives it no meaning.
 type PeerID [16]byte
@@ -90,13 +92,14 @@ func ParsePeerID(s string) (PeerID, error) {
 
 // A Handler answers the other side of a session. One handler may serve many sessions.
 //
-// Manifest, Open and ReadChunk are called from several goroutines of a session at once and may block; their ctx ends
-// with the session or, for Manifest and ReadChunk, when the other side cancels. An error that is (errors.Is)
-// ErrNotFound, ErrNotHeld or ErrBusy, or a *RejectError, reaches the other side as such; of any other it learns no more
-// than CodeInternal, and the text is logged here.
+// Manifest and Open are called from several goroutines of a session at once and may block; their ctx ends with the session
+// or, for Manifest, when the other side cancels. An error that is (errors.Is) ErrNotFound, ErrNotHeld, ErrBusy or ErrSpent,
+// or a *RejectError, reaches the other side as such; of any other it learns no more than CodeInternal, and the text is
+// logged here.
 //
-// Have and Peers are called one at a time, in the order of the stream, by the goroutine that reads it: they must not
-// block, and of the Session they may call only what does not wait for the other side.
+// Pull, Withdrawn, Have and Peers are called one at a time, in the order of the stream, by the goroutine that reads it: they
+// must not block, and of the Session they may call only what does not wait for the other side. (At the end of the session
+// Withdrawn is called by Run.)
 type Handler interface {
 	// Manifest returns the encoded manifest of file. The slice is only read, for as long as the session lasts.
 	Manifest(ctx context.Context, s *Session, file content.Digest) ([]byte, error)
@@ -108,13 +111,17 @@ type Handler interface {
 	Open(ctx context.Context, s *Session, file content.Digest) (have content.Bits, peers []PeerID, err error)
 
 	// Closed says that the other side no longer follows file, or that the session ends: it is called exactly once for
-	// every Open that succeeded, at the latest before Run returns. ReadChunk calls for the file may still be under way.
+	// every Open that succeeded, at the latest before Run returns. Whatever waited for the file has been withdrawn before;
+	// what the handler has begun to answer may still be under way.
 	Closed(s *Session, file content.Digest)
 
-	// ReadChunk reads the chunk at index, of len(buf) bytes, into buf and returns it. A chunk of another length is
-	// refused on the caller's behalf. The bytes go out as they are: to verify them is the handler's part. buf belongs to
-	// the session again once ReadChunk has returned.
-	ReadChunk(ctx context.Context, s *Session, file content.Digest, index int, buf []byte) ([]byte, error)
+	// Pull says that the other side wants a chunk. The handler answers when it likes, from another goroutine, by p.Send or
+	// p.Reject. At most MaxRequests wait at a time.
+	Pull(p *Pull)
+
+	// Withdrawn says that p, which the handler has not begun to answer, need not be: the other side has cancelled it, has
+	// closed the file, or is gone.
+	Withdrawn(p *Pull)
 
 	// Have says that the other side now holds these chunks (ascending, at least one, each below the count given to
 	// Session.Open) of a file that this side opened. It may be called before Session.Open has returned and repeat what
@@ -135,10 +142,6 @@ type Options struct {
 	MaxRequests int
 	// MaxFiles bounds the files that either side has open on the other, 1..65536; more is a violation.
 	MaxFiles int
-	// Workers is how many chunks and manifests are read at a time for the other side.
-	Workers int
-	// ServeBytes bounds the memory for chunks on their way to the other side, in bytes; at least content.MaxChunkSize.
-	ServeBytes int64
 	// KeepAlive is the time without a frame from the other side after which it is pinged.
 	KeepAlive time.Duration
 	// StallTimeout is the time after which a session ends with ErrStalled because the other side completed no frame or
