@@ -58,7 +58,7 @@ func newJob(s *Swarm, file File) *job {
 		swarm: s, file: file, id: file.ID(), m: m,
 		events: make(chan event, eventQueue), room: make(chan struct{}, 1),
 		done: make(chan struct{}), left: make(chan struct{}),
-		pick:       plan.NewPicker(keyOf(s.self), m.Size(), m.ChunkSize()),
+		pick:       plan.NewPicker(keyOf(s.self), plan.Place{}, m.Size(), m.ChunkSize()),
 		have:       file.Have(),
 		claims:     map[*claim]struct{}{},
 		candidates: map[wire.PeerID]*candidate{},

@@ -191,7 +191,7 @@ func (e opened) apply(j *job) {
 // draw makes a source known to the picker, holding nothing yet.
 func (j *job) draw(src *source) {
 	if src.pick == nil {
-		src.pick = j.pick.Add(keyOf(src.cand.id), func(int) bool { return false })
+		src.pick = j.pick.Add(keyOf(src.cand.id), plan.Place{}, func(int) bool { return false })
 		j.drawn[src.pick] = src
 		if src.cand.named {
 			j.pick.Fellow(src.pick)

@@ -75,3 +75,54 @@ func firstFrom(from int, a, b, c, d mask) (int, bool) {
 	// What lies at or above from was just seen to be empty.
 	return firstIn(0, a, b, c, d)
 }
+
+// within returns the first index in [lo, hi) that is in m, counted from start and around the end.
+func within(m mask, start, lo, hi int) (int, bool) {
+	if start > lo && start < hi {
+		if i, ok := firstIn(start, m, nil, nil, nil); ok && i < hi {
+			return i, true
+		}
+	}
+	i, ok := firstIn(lo, m, nil, nil, nil)
+	return i, ok && i < hi
+}
+
+// longest returns a place about the middle of the longest run of m in [lo, hi), which is not empty: between a quarter and
+// three quarters of it, as lot says.
+func longest(m mask, lo, hi int, lot uint64) int {
+	best, size := lo, 0
+	for from := lo; from < hi; {
+		i, ok := firstIn(from, m, nil, nil, nil)
+		if !ok || i >= hi {
+			break
+		}
+		end := i
+		for end < hi && m.has(end) {
+			end++
+		}
+		if end-i > size {
+			best, size = i, end-i
+		}
+		from = end
+	}
+	return best + size/4 + int(lot%uint64(size/2+1))
+}
+
+// run returns the largest range [lo, hi) around c that is all in m, a set of n.
+func run(m mask, c, n int) (lo, hi int) {
+	for hi = c; hi < n; hi++ {
+		if hi&63 == 0 && m[hi>>6] == ^uint64(0) {
+			hi += 63
+		} else if !m.has(hi) {
+			break
+		}
+	}
+	for lo = c; lo > 0; lo-- {
+		if lo&63 == 0 && m[lo>>6-1] == ^uint64(0) {
+			lo -= 63
+		} else if !m.has(lo - 1) {
+			break
+		}
+	}
+	return lo, min(hi, n)
+}

@@ -23,12 +23,16 @@ const (
 // goroutine, no randomness; the same calls in the same order give the same requests, so that it can be tested by property
 // and simulated by the thousand. It is not safe for concurrent use: one job's loop owns it.
 //
-// This file keeps its books; the rules by which it draws stand in draw.go.
+// Of a source that gives, it draws: it asks for a chunk of the source's choice (Request.Draw). Such a request waits at the
+// source and reserves nothing here but its place in the source's window, until Granted, Refused or Spent.
+//
+// This file keeps its books; the rules by which it decides stand in rules.go.
 type Picker struct {
 	size  int64
 	chunk int
 	n     int
 	self  uint64
+	place Place
 	start int // where this host begins to look at chunks that are nobody's in particular
 
 	prio    []Priority                     // of each chunk
@@ -45,11 +49,12 @@ type Picker struct {
 	flying  int       // bytes requested of all of them
 	turn    int       // whose turn it is to be asked first
 
-	own      mask // chunks that fall to this host; see divide
-	heir     mask // chunks that would, but for one fellow
-	shared   mask // chunks that a fellow has
+	own      [levels]mask // chunks that fall to this host; see divide
+	heir     [levels]mask // chunks that would, but for one fellow
 	ownStale bool
-	poach    int // chunks that may be on their way when one is poached
+	scope    mask // chunks that are or were wanted: what a draw may range over
+	drawing  int  // draws that wait
+	poach    int  // chunks that may be on their way when one is poached
 }
 
 // flight is one requested chunk: from whom, and from whom else.
@@ -62,8 +67,13 @@ type flight struct {
 // Source is a holder of chunks as the picker sees it. Its fields belong to the picker that made it.
 type Source struct {
 	key    uint64
+	dist   int  // see Place
 	fellow bool // it fetches as well, as far as we know
+	gives  bool // it grants draws
 	have   mask
+	fresh  mask     // chunks that it may still grant; of one that gives
+	spent  mask     // the others
+	draws  int      // draws that wait
 	count  int      // chunks in have
 	queue  []int    // requested chunks, oldest first
 	flying int      // bytes requested
@@ -76,28 +86,35 @@ type Source struct {
 // Owes returns the bytes requested of s.
 func (s *Source) Owes() int { return s.flying }
 
-// Request is one decision: ask Source for Chunk, which is Len bytes.
+// Draws returns how many draws wait at s.
+func (s *Source) Draws() int { return s.draws }
+
+// Request is one decision: ask Source for Chunk, which is Len bytes; or, if Draw is set, for any one chunk in [Lo, Hi) that it
+// likes, of at most Len bytes.
 type Request struct {
 	Source   *Source
-	Chunk    int
+	Draw     bool
+	Chunk    int // of no meaning in a draw
+	Lo, Hi   int // of a draw
 	Len      int
 	Priority Priority
 }
 
 // NewPicker makes a picker for a file of size bytes in chunks of chunk bytes.
 // self is this host's key: any number that is uniform over hosts and that its
-// peers know it by.
-func NewPicker(self uint64, size int64, chunk int) *Picker {
+// peers know it by. place is where it stands.
+func NewPicker(self uint64, place Place, size int64, chunk int) *Picker {
 	n := int((size + int64(chunk) - 1) / int64(chunk))
 	p := &Picker{
-		size: size, chunk: chunk, n: n, self: self,
+		size: size, chunk: chunk, n: n, self: self, place: place,
 		prio:     make([]Priority, n),
 		holders:  make([]uint16, n),
 		flights:  make(map[int]flight),
-		own:      newMask(n),
-		heir:     newMask(n),
-		shared:   newMask(n),
+		scope:    newMask(n),
 		ownStale: true,
+	}
+	for d := range p.own {
+		p.own[d], p.heir[d] = newMask(n), newMask(n)
 	}
 	if n > 0 {
 		p.start = int(Mix(self) % uint64(n))
@@ -128,6 +145,7 @@ func (p *Picker) Want(c int, prio Priority) {
 		p.shut(c)
 	}
 	p.wish(c, prio)
+	p.scope.put(c, prio != Unwanted)
 	if !flying {
 		p.unshut(c)
 	}
@@ -148,8 +166,8 @@ func (p *Picker) Wanted(c int) Priority { return p.prio[c] }
 
 // Add takes a source with the chunks that has reports true for. Its key is the one that the source itself gives to its
 // own picker as self.
-func (p *Picker) Add(key uint64, has func(c int) bool) *Source {
-	s := &Source{key: key, have: newMask(p.n), window: 2 * p.chunk}
+func (p *Picker) Add(key uint64, place Place, has func(c int) bool) *Source {
+	s := &Source{key: key, dist: p.place.Distance(place), have: newMask(p.n), window: 2 * p.chunk}
 	p.sources = append(p.sources, s)
 	p.ownStale = true
 	for c := range p.n {
@@ -158,6 +176,55 @@ func (p *Picker) Add(key uint64, has func(c int) bool) *Source {
 		}
 	}
 	return s
+}
+
+// Gives notes that s grants draws: from now on it is drawn from, and asked for what it chose to give to others only where the
+// rules say so.
+func (p *Picker) Gives(s *Source) {
+	if s.gives {
+		return
+	}
+	s.gives, s.dry = true, false
+	s.fresh, s.spent = slices.Clone(s.have), newMask(p.n)
+}
+
+// Granted notes that a draw of s became chunk c: it is a request like any other now. False says that it is of no use, because
+// the chunk is here, is not wanted, or is on its way from another: the caller gives it up, and the draw is over.
+func (p *Picker) Granted(s *Source, c int) bool {
+	p.undraw(s, 1)
+	_, flying := p.flights[c]
+	if flying || p.prio[c] == Unwanted {
+		return false
+	}
+	p.Have(s, c)
+	s.spend(c)
+	p.take(s, c)
+	return true
+}
+
+// Refused notes that a draw of s is over without a chunk.
+func (p *Picker) Refused(s *Source) { p.undraw(s, 1) }
+
+// Spent notes that s answered a draw of [lo, hi) so: it has given all that it holds of it. That draw is over; it is not asked
+// for another there until it has more.
+func (p *Picker) Spent(s *Source, lo, hi int) {
+	p.undraw(s, 1)
+	for c := max(lo, 0); c < min(hi, p.n); c++ {
+		s.spend(c)
+	}
+	s.dry = false
+}
+
+// spend notes that a source which gives has given chunk c.
+func (s *Source) spend(c int) {
+	s.fresh.clear(c)
+	s.spent.put(c, s.have.has(c))
+}
+
+func (p *Picker) undraw(s *Source, n int) {
+	n = min(n, s.draws)
+	s.draws -= n
+	p.drawing -= n
 }
 
 // Fellow notes that s fetches the file as well: until it is complete, a part of what the seeds have falls to it.
@@ -170,6 +237,7 @@ func (p *Picker) Fellow(s *Source) {
 
 // Remove forgets a source. What was requested from it is open again unless another source was asked too.
 func (p *Picker) Remove(s *Source) {
+	p.undraw(s, s.draws)
 	for len(s.queue) > 0 {
 		p.Release(s, s.queue[0])
 	}
@@ -194,6 +262,9 @@ func (p *Picker) Lost(s *Source, c int) {
 	}
 	p.ownStale = true
 	s.have.clear(c)
+	if s.gives {
+		s.spend(c)
+	}
 	s.count--
 	p.recount(c, -1)
 }
@@ -310,15 +381,19 @@ func (p *Picker) rarity(c int) int { return min(int(p.holders[c]), maxRarity) }
 
 func (p *Picker) gain(s *Source, c int) {
 	s.have.set(c)
+	if s.gives {
+		s.fresh.set(c)
+	}
 	s.count++
 	s.dry = false
-	switch {
-	case s.count == p.n:
+	for d := s.dist; d < levels; d++ {
+		if d < Elsewhere || s.fellow {
+			p.own[d].clear(c)
+			p.heir[d].clear(c)
+		}
+	}
+	if s.fellow && s.count == p.n {
 		p.ownStale = true // it fetches no longer
-	case s.fellow:
-		p.own.clear(c)
-		p.heir.clear(c)
-		p.shared.set(c)
 	}
 	p.recount(c, 1)
 }

@@ -27,7 +27,7 @@ func newMachine(t *rapid.T) *machine {
 	if n > 0 {
 		size -= int64(rapid.IntRange(0, testChunk-1).Draw(t, "short"))
 	}
-	return &machine{p: NewPicker(rapid.Uint64().Draw(t, "self"), size, testChunk), n: n, prio: make([]Priority, n),
+	return &machine{p: NewPicker(rapid.Uint64().Draw(t, "self"), Place{}, size, testChunk), n: n, prio: make([]Priority, n),
 		has: map[*Source]map[int]bool{}, asked: map[*Source]map[int]bool{}, least: map[*Source]Priority{}, window: map[*Source]int{},
 		fellow: map[*Source]bool{}}
 }
@@ -191,7 +191,7 @@ func TestPickerKeepsItsRules(t *testing.T) {
 						has[c] = true
 					}
 				}
-				s := m.p.Add(rnd.Uint64(), func(c int) bool { return has[c] })
+				s := m.p.Add(rnd.Uint64(), Place{}, func(c int) bool { return has[c] })
 				m.sources = append(m.sources, s)
 				m.has[s], m.asked[s], m.window[s] = has, map[int]bool{}, 2*testChunk
 			},

@@ -18,10 +18,10 @@ func none(int) bool { return false }
 func TestPickerIsDeterministic(t *testing.T) {
 	run := func() (asked []int) {
 		rnd := rand.New(rand.NewPCG(1, 2))
-		p := NewPicker(7, 500*testChunk, testChunk)
+		p := NewPicker(7, Place{}, 500*testChunk, testChunk)
 		var sources []*Source
 		for i := range 10 {
-			sources = append(sources, p.Add(uint64(i)<<50, func(int) bool { return i == 0 || rnd.IntN(3) == 0 }))
+			sources = append(sources, p.Add(uint64(i)<<50, Place{}, func(int) bool { return i == 0 || rnd.IntN(3) == 0 }))
 		}
 		for c := range 500 {
 			p.Want(c, Distribute)
@@ -49,8 +49,8 @@ func TestPickerIsDeterministic(t *testing.T) {
 
 // TestAloneInOrder: with seeds only, the file comes from this host's start to its end, and then from its beginning.
 func TestAloneInOrder(t *testing.T) {
-	p := NewPicker(99, 100*testChunk, testChunk)
-	s := p.Add(1, all)
+	p := NewPicker(99, Place{}, 100*testChunk, testChunk)
+	s := p.Add(1, Place{}, all)
 	for c := range 100 {
 		p.Want(c, Distribute)
 	}
@@ -67,93 +67,11 @@ func TestAloneInOrder(t *testing.T) {
 	}
 }
 
-// TestFellowsDivideASeed: fetchers who know of each other ask a seed for different chunks, and between them for all.
-func TestFellowsDivideASeed(t *testing.T) {
-	const n, fellows = 1000, 8
-	asked := map[int]int{}
-	for self := range uint64(fellows) {
-		p := NewPicker(Mix(self), n*testChunk, testChunk)
-		seed := p.Add(Mix(100), all)
-		for o := range uint64(fellows) {
-			if o != self {
-				p.Fellow(p.Add(Mix(o), none))
-			}
-		}
-		for c := range n {
-			p.Want(c, Distribute)
-		}
-		p.SetPace(seed, 1e6, n*testChunk) // as much as it likes
-		own := 0
-		for {
-			r, ok := p.Next()
-			if !ok {
-				break
-			}
-			asked[r.Chunk]++
-			own++
-		}
-		if own < n/fellows/2 || own > n/fellows*2 {
-			t.Errorf("fetcher %d asks for %d of %d chunks", self, own, n)
-		}
-	}
-	twice := 0
-	for _, times := range asked {
-		twice += times - 1
-	}
-	if len(asked) != n || twice > 0 {
-		t.Errorf("%d of %d chunks were asked for, %d times too often", len(asked), n, twice)
-	}
-}
-
-// TestPoachingGrowsWhileNobodyMinds: a fellow that does not want its part keeps nobody from it for long, and one that
-// does is soon left alone.
-func TestPoachingGrowsWhileNobodyMinds(t *testing.T) {
-	const n = 1000
-	p := NewPicker(Mix(1), n*testChunk, testChunk)
-	seed, fellow := p.Add(Mix(2), all), p.Add(Mix(3), none)
-	p.Fellow(fellow)
-	p.SetPace(seed, 1e6, 32*testChunk)
-	for c := range n {
-		p.Want(c, Distribute)
-	}
-	fill := func() {
-		for ok := true; ok; {
-			_, ok = p.Next()
-		}
-	}
-	for fill(); p.own.has(seed.queue[0]); fill() {
-		p.Done(seed.queue[0])
-	}
-	if len(seed.queue) > 1 {
-		t.Fatalf("began with %d chunks of the fellow's part", len(seed.queue))
-	}
-	for range 40 {
-		p.Done(seed.queue[0])
-		fill()
-	}
-	if len(seed.queue) != 32 {
-		t.Errorf("asks for %d chunks although nobody minds, want a window of 32", len(seed.queue))
-	}
-	c := seed.queue[0]
-	p.Have(fellow, c)
-	p.Done(c)
-	for len(seed.queue) > 1 {
-		p.Done(seed.queue[0])
-		if c := seed.queue[0]; len(seed.queue) > 1 {
-			p.Have(fellow, c)
-		}
-	}
-	fill()
-	if len(seed.queue) > 2 {
-		t.Errorf("asks for %d chunks which the fellow fetched meanwhile", len(seed.queue))
-	}
-}
-
 // TestFetcherBeforeSeed: what both have is asked of the fetcher.
 func TestFetcherBeforeSeed(t *testing.T) {
-	p := NewPicker(1, 10*testChunk, testChunk)
-	p.Add(2, all)
-	fetcher := p.Add(3, func(c int) bool { return c == 4 })
+	p := NewPicker(1, Place{}, 10*testChunk, testChunk)
+	p.Gives(p.Add(2, Place{}, all))
+	fetcher := p.Add(3, Place{}, func(c int) bool { return c == 4 })
 	p.Want(4, Distribute)
 	if r, ok := p.Next(); !ok || r.Source != fetcher {
 		t.Errorf("asked the seed")
@@ -162,19 +80,18 @@ func TestFetcherBeforeSeed(t *testing.T) {
 
 // TestRarestFirst: of what a source has, what fewest others have.
 func TestRarestFirst(t *testing.T) {
-	p := NewPicker(1, 4*testChunk, testChunk)
-	a := p.Add(2, func(c int) bool { return c != 3 })
-	p.Add(3, func(c int) bool { return c == 0 || c == 1 })
-	p.Add(4, func(c int) bool { return c == 0 })
+	p := NewPicker(1, Place{}, 4*testChunk, testChunk)
+	a := p.Add(2, Place{}, func(c int) bool { return c != 3 })
+	p.Add(3, Place{}, func(c int) bool { return c == 0 || c == 1 })
+	p.Add(4, Place{}, func(c int) bool { return c == 0 })
 	for c := range 3 {
 		p.Want(c, Distribute)
 	}
 	p.SetPace(a, 0, 4*testChunk)
 	var order []int
 	for range 3 {
-		c, _ := fromFellow(p, a)
-		order = append(order, c)
-		p.take(a, c)
+		r, _ := fromFellow(p, a)
+		order = append(order, r.Chunk)
 	}
 	if fmt.Sprint(order) != "[2 1 0]" {
 		t.Errorf("order %v", order)
@@ -187,14 +104,14 @@ func TestTwinOnlyOfStragglers(t *testing.T) {
 		rate float64
 		want bool
 	}{{1e6, false}, {1.5e6, false}, {10e6, true}} {
-		p := NewPicker(1, 2*testChunk, testChunk)
-		slow := p.Add(2, all)
+		p := NewPicker(1, Place{}, 2*testChunk, testChunk)
+		slow := p.Add(2, Place{}, all)
 		p.SetPace(slow, 1e6, 2*testChunk)
 		p.Want(0, Distribute)
 		if r, ok := p.Next(); !ok || r.Source != slow {
 			t.Fatal("did not ask the only source")
 		}
-		fast := p.Add(3, all)
+		fast := p.Add(3, Place{}, all)
 		p.SetPace(fast, tc.rate, 2*testChunk)
 		r, ok := p.Next()
 		if ok != tc.want || ok && r.Source != fast {
@@ -208,8 +125,8 @@ func TestTwinOnlyOfStragglers(t *testing.T) {
 
 // TestDemandGoesToTheSoonest: not to the first that has room.
 func TestDemandGoesToTheSoonest(t *testing.T) {
-	p := NewPicker(1, 100*testChunk, testChunk)
-	slow, fast := p.Add(2, all), p.Add(3, all)
+	p := NewPicker(1, Place{}, 100*testChunk, testChunk)
+	slow, fast := p.Add(2, Place{}, all), p.Add(3, Place{}, all)
 	p.SetPace(slow, 1e6, 10*testChunk)
 	p.SetPace(fast, 5e6, 10*testChunk)
 	for c := range 20 {
@@ -233,10 +150,10 @@ func BenchmarkPick(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		rnd := rand.New(rand.NewPCG(1, 2))
-		p := NewPicker(1, n*testChunk, testChunk)
-		p.Add(2, all)
+		p := NewPicker(1, Place{}, n*testChunk, testChunk)
+		p.Add(2, Place{}, all)
 		for i := range uint64(49) {
-			p.Add(Mix(i+3), func(int) bool { return rnd.IntN(2) == 0 })
+			p.Add(Mix(i+3), Place{}, func(int) bool { return rnd.IntN(2) == 0 })
 		}
 		for c := range n {
 			p.Want(c, Distribute)
@@ -257,24 +174,4 @@ func BenchmarkPick(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/chunk")
-}
-
-// TestSlowFellowDoesNotSpareTheSeed: a host that joins late gets what a slow fellow has from the seed, as fast as that can.
-func TestSlowFellowDoesNotSpareTheSeed(t *testing.T) {
-	const n = 1000
-	p := NewPicker(Mix(1), n*testChunk, testChunk)
-	seed := p.Add(Mix(2), all)
-	fellow := p.Add(Mix(3), func(c int) bool { return c%2 == 0 })
-	p.Fellow(fellow)
-	p.SetPace(seed, 100e6, 50*testChunk)
-	p.SetPace(fellow, 1e6, 2*testChunk)
-	for c := 0; c < n; c += 2 {
-		p.Want(c, Distribute)
-	}
-	for ok := true; ok; {
-		_, ok = p.Next()
-	}
-	if seed.Owes() != 50*testChunk || fellow.Owes() != 2*testChunk {
-		t.Errorf("asked the seed for %d bytes and the fellow for %d, want both windows full", seed.Owes(), fellow.Owes())
-	}
 }

@@ -6,14 +6,13 @@ import "math"
 //
 //  1. Demand before ReadAhead before Distribute before Repair.
 //  2. A demanded chunk goes to the source that will deliver it first; if a slow one owes it already, to another as well.
-//  3. Sources that are not complete are filled before those that are, with the rarest that each has: what a fellow can
-//     give, the seed need not.
-//  4. A seed, that is a complete source, is asked for what no fellow has and what falls to this host by rendezvous hashing
-//     over the fellows that it knows. So they divide a seed's chunks among them without a word.
-//  5. A fellow may be slow, or not want its part. So a seed that owes nothing is asked for a chunk of which this host is
-//     the heir, the second by the same hash; and when nobody owes anything, for any chunk. That is poaching: it begins
-//     with one chunk at a time, and one more for each that nobody else had fetched meanwhile. And what a fellow has is
-//     asked of a seed as well if that is faster than all fellows together.
+//  3. Sources that do not give are asked for the rarest that each has. One in another rack is asked only for what nobody in
+//     the own rack has, and of that for what falls to this host by rendezvous hashing over its rack-mates; zones alike.
+//  4. Sources that give are drawn from: what they choose has never been given before.
+//  5. A source that is spent is asked, if nothing else is to be had, for what no fellow has: a fellow may be slow or dead.
+//     That is poaching, and so is to ask another rack for what falls to a rack-mate: it begins with one chunk at a time,
+//     and one more for each that nobody else had fetched meanwhile. And what a fellow has is asked of a spent source as
+//     well if that is faster than all fellows together.
 //  6. When a source has nothing open to give, it may be asked for a chunk that a much slower one owes.
 //
 // Of equally rare chunks the first is taken, from a place in the file where each host begins by itself and around its end:
@@ -31,19 +30,18 @@ const (
 	demandWindow = 2
 	// ownGroups bounds the work of dividing chunks among fellows: a file of more chunks is divided in groups.
 	ownGroups = 1 << 16
+	// levels is how many circles of hosts chunks are divided in: the rack, the zone, all.
+	levels = Elsewhere + 1
 )
 
-// draws are rules 3 to 5: each finds a chunk to ask of one source.
-var draws = [...]func(*Picker, *Source) (int, bool){fromFellow, ownFromSeed, sharedFromSeed, heirFromSeed, anyFromSeed}
+// rules are 3 to 5: each finds what to ask of one source.
+var rules = [...]func(*Picker, *Source) (Request, bool){fromFellow, draw, faster, poach, poachAny}
 
-// poaching is the index of the first draw which is that.
+// poaching is the index of the first rule which is that.
 const poaching = 3
 
 // Next decides on the next request and counts it as under way; false if there is nothing to ask of anyone now.
 func (p *Picker) Next() (Request, bool) {
-	if p.ownStale {
-		p.divide()
-	}
 	if s, c, ok := p.demanded(); ok {
 		return p.take(s, c), true
 	}
@@ -52,19 +50,18 @@ func (p *Picker) Next() (Request, bool) {
 			return p.take(s, c), true
 		}
 	}
-	for rule, draw := range draws {
-		for i := range p.sources {
-			s := p.sources[(p.turn+i)%len(p.sources)]
-			if s.dry || !p.room(s, 1) {
+	for i, rule := range rules {
+		for k := range p.sources {
+			s := p.sources[(p.turn+k)%len(p.sources)]
+			if s.dry || s.least > ReadAhead || !p.room(s, 1) {
 				continue
 			}
-			if c, ok := draw(p, s); ok {
+			if r, ok := rule(p, s); ok {
 				p.turn++
-				r := p.take(s, c)
-				if rule >= poaching {
-					f := p.flights[c]
-					f.poached, f.holders = true, p.holders[c]
-					p.flights[c] = f
+				if i >= poaching {
+					f := p.flights[r.Chunk]
+					f.poached, f.holders = true, p.holders[r.Chunk]
+					p.flights[r.Chunk] = f
 				}
 				return r, true
 			}
@@ -76,48 +73,105 @@ func (p *Picker) Next() (Request, bool) {
 	return Request{}, false
 }
 
-// fromFellow draws the rarest chunk from a source that is not complete (rule 3).
-func fromFellow(p *Picker, s *Source) (int, bool) {
-	if p.Complete(s) {
-		return 0, false
+// seed says whether s is drawn from: it gives, and does not fetch.
+func (s *Source) seed() bool { return s.gives && !s.fellow }
+
+// pick requests the chunk in set that is worth most, if any is open.
+func (p *Picker) pick(s *Source, set, part mask) (Request, bool) {
+	c, ok := p.rarest(s, set, part)
+	if !ok {
+		return Request{}, false
 	}
-	c, ok := p.rarest(s, nil)
+	return p.take(s, c), true
+}
+
+// fromFellow asks for the rarest chunk that a source has which is not drawn from (rule 3). Of a seed it asks for what is read
+// ahead.
+func fromFellow(p *Picker, s *Source) (Request, bool) {
+	switch {
+	case s.seed():
+		if p.opens[ReadAhead] > 0 {
+			if c, ok := firstIn(0, p.open[ReadAhead], s.have, nil, nil); ok {
+				return p.take(s, c), true
+			}
+		}
+		return Request{}, false
+	case s.dist > SameRack:
+		return p.pick(s, s.have, p.mine(s.dist-1))
+	}
+	r, ok := p.pick(s, s.have, nil)
 	s.dry = !ok
-	return c, ok
+	return r, ok
 }
 
-// ownFromSeed draws from a seed what no fellow has and what falls to this host (rule 4).
-func ownFromSeed(p *Picker, s *Source) (int, bool) {
-	if !p.Complete(s) {
-		return 0, false
+// draw asks a seed for a chunk of its choice (rule 4).
+func draw(p *Picker, s *Source) (Request, bool) {
+	if !s.seed() || p.drawing >= p.opens[Distribute]+p.opens[Repair] {
+		return Request{}, false
 	}
-	return p.rarest(s, p.own)
+	for prio := Distribute; prio >= Repair && prio >= s.least; prio-- {
+		if p.opens[prio] == 0 {
+			continue
+		}
+		if c, ok := firstFrom(p.start, p.open[prio], s.fresh, nil, nil); ok {
+			lo, hi := run(p.scope, c, p.n)
+			s.draws++
+			p.drawing++
+			return Request{Source: s, Draw: true, Lo: lo, Hi: hi, Len: p.chunk, Priority: prio}, true
+		}
+	}
+	return Request{}, false
 }
 
-// sharedFromSeed draws from a seed what a fellow has too, if they are slow (rule 5).
-func sharedFromSeed(p *Picker, s *Source) (int, bool) {
-	if !p.Complete(s) || s.rate <= p.fellowRate() {
-		return 0, false
+// faster asks a spent seed for anything if it is faster than all fellows together (rule 5).
+func faster(p *Picker, s *Source) (Request, bool) {
+	if !s.seed() || s.rate <= p.fellowRate() {
+		return Request{}, false
 	}
-	return p.rarest(s, p.shared)
+	return p.pick(s, s.spent, p.crossing(s))
 }
 
-// heirFromSeed draws from a seed what no fellow has and what falls to this host if one of them does not fetch it (rule 5).
-func heirFromSeed(p *Picker, s *Source) (int, bool) {
-	if !p.Complete(s) || s.flying > p.poach*p.chunk {
-		return 0, false
+// poach asks for what falls to this host of a spent seed, and for what it is heir of in another rack (rule 5).
+func poach(p *Picker, s *Source) (Request, bool) {
+	switch {
+	case s.flying > p.poach*p.chunk:
+		return Request{}, false
+	case s.seed() && s.dist == SameRack:
+		return p.pick(s, s.spent, p.mine(Elsewhere))
+	case s.seed():
+		return p.pick(s, s.spent, p.mine(s.dist-1))
+	case s.dist > SameRack:
+		p.mine(s.dist - 1)
+		return p.pick(s, s.have, p.heir[s.dist-1])
 	}
-	return p.rarest(s, p.heir)
+	return Request{}, false
 }
 
-// anyFromSeed draws anything from a seed (rule 5).
-func anyFromSeed(p *Picker, s *Source) (int, bool) {
-	if !p.Complete(s) || p.flying > p.poach*p.chunk {
-		return 0, false
+// poachAny asks for anything (rule 5).
+func poachAny(p *Picker, s *Source) (Request, bool) {
+	if p.flying > p.poach*p.chunk {
+		return Request{}, false
 	}
-	c, ok := p.rarest(s, nil)
-	s.dry = !ok
-	return c, ok
+	if s.seed() {
+		return p.pick(s, s.spent, nil)
+	}
+	return p.pick(s, s.have, nil)
+}
+
+// crossing returns the chunks that may be asked of s as far as its place is concerned; nil is all.
+func (p *Picker) crossing(s *Source) mask {
+	if s.dist == SameRack {
+		return nil
+	}
+	return p.mine(s.dist - 1)
+}
+
+// mine returns the chunks that fall to this host at a level.
+func (p *Picker) mine(level int) mask {
+	if p.ownStale {
+		p.divide()
+	}
+	return p.own[level]
 }
 
 // fellowRate is what the fellows deliver together, in bytes a second.
@@ -142,14 +196,11 @@ func (p *Picker) learn(c int, before uint16) {
 	}
 }
 
-// rarest finds the chunk of s that is worth most, among those in part (nil is all): by priority and rarity, but what is read
-// ahead in its order, and whatever part it is in.
-func (p *Picker) rarest(s *Source, part mask) (int, bool) {
-	if s.least > ReadAhead {
-		return 0, false
-	}
+// rarest finds the chunk in set that is worth most to ask of s, among those in part (nil is all): by priority and rarity, but
+// what is read ahead in its order, and whatever part it is in.
+func (p *Picker) rarest(s *Source, set, part mask) (int, bool) {
 	if p.opens[ReadAhead] > 0 {
-		if c, ok := firstIn(0, p.open[ReadAhead], s.have, nil, nil); ok {
+		if c, ok := firstIn(0, p.open[ReadAhead], set, nil, nil); ok {
 			return c, true
 		}
 	}
@@ -158,7 +209,7 @@ func (p *Picker) rarest(s *Source, part mask) (int, bool) {
 			if p.count[prio][r] == 0 {
 				continue
 			}
-			if c, ok := firstFrom(p.start, p.open[prio], p.rare[r], s.have, part); ok {
+			if c, ok := firstFrom(p.start, p.open[prio], p.rare[r], set, part); ok {
 				return c, true
 			}
 		}
@@ -243,41 +294,42 @@ func (p *Picker) eta(s *Source, n int) float64 {
 
 // room says whether s may be asked for one more chunk when it may owe that many windows.
 func (p *Picker) room(s *Source, windows int) bool {
-	return s.least <= Demand && (s.flying == 0 || s.flying+p.chunk <= s.window*windows)
+	return s.least <= Demand && (s.flying+s.draws == 0 || s.flying+(s.draws+1)*p.chunk <= s.window*windows)
 }
 
 // divide finds the chunks that fall to this host: those for which it has the highest random weight (Thaler and
-// Ravishankar 1996) among the fellows that it knows; and those for which it has the second highest. What a fellow has already
-// falls to nobody. Every fetcher comes to the same division by itself, and one that
-// joins or leaves moves only its own part.
+// Ravishankar 1996) among the fellows that it knows in its rack, in its zone, and everywhere; and those for which it has the
+// second highest. What a source in the circle has already falls to nobody in it; everywhere, only fellows count. Every fetcher
+// comes to the same division by itself, and one that joins or leaves moves only its own part.
 func (p *Picker) divide() {
 	p.ownStale = false
 	per := (p.n + ownGroups - 1) / ownGroups
 	for g := 0; g*per < p.n; g++ {
-		rank := p.rank(Mix(uint64(g)))
+		before := p.rank(Mix(uint64(g)))
 		for c := g * per; c < min((g+1)*per, p.n); c++ {
-			p.own.put(c, rank == 0)
-			p.heir.put(c, rank == 1)
-			p.shared.clear(c)
+			for d := range levels {
+				p.own[d].put(c, before[d] == 0)
+				p.heir[d].put(c, before[d] == 1)
+			}
 		}
 	}
 	for _, s := range p.sources {
-		if p.fetches(s) {
-			p.own.remove(s.have)
-			p.heir.remove(s.have)
-			p.shared.add(s.have)
+		for d := s.dist; d < levels; d++ {
+			if d < Elsewhere || s.fellow {
+				p.own[d].remove(s.have)
+				p.heir[d].remove(s.have)
+			}
 		}
-		s.dry = false
 	}
 }
 
-// rank returns how many fellows a group of chunks falls to before this host, as far as 2.
-func (p *Picker) rank(group uint64) (before int) {
+// rank returns to how many fellows in each circle a group of chunks falls before this host.
+func (p *Picker) rank(group uint64) (before [levels]int) {
 	weight := Mix(p.self ^ group)
 	for _, s := range p.sources {
 		if p.fetches(s) && Mix(s.key^group) > weight {
-			if before++; before == 2 {
-				break
+			for d := s.dist; d < levels; d++ {
+				before[d]++
 			}
 		}
 	}
