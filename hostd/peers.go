@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -109,12 +110,22 @@ func (d directory) Holders(file content.Digest) []placement.HostID {
 	var hosts []placement.HostID
 	d.node.View(func(s *placement.State) {
 		for _, holder := range s.Holders(file) {
-			if h, ok := s.Host(holder.Host); ok && h.State != placement.Down {
+			if h, ok := s.Host(holder.Host); ok && h.State.Serves() {
 				hosts = append(hosts, h.ID)
 			}
 		}
 	})
 	return hosts
+}
+
+// Place implements swarm.Directory: labels rack and zone.
+func (d directory) Place(host placement.HostID) (p swarm.Place) {
+	d.node.View(func(s *placement.State) {
+		if h, ok := s.Host(host); ok {
+			p = swarm.Place{Zone: h.Labels["zone"], Rack: h.Labels["rack"]}
+		}
+	})
+	return p
 }
 
 // address is where a host is reached, as the catalogue has it.

@@ -80,7 +80,12 @@ type Store interface {
 type Directory interface {
 	// Holders returns the hosts that say they hold some or all of a file and are not known to be down.
 	Holders(file content.Digest) []placement.HostID
+	// Place returns where a host stands, by its labels; the zero Place of one that is not known or has none.
+	Place(host placement.HostID) Place
 }
+
+// Place is where a host stands; see package plan.
+type Place = plan.Place
 
 // Dialer opens a stream to a host, which must turn out to be that host. It is called concurrently.
 type Dialer interface {

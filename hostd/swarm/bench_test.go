@@ -103,6 +103,7 @@ type benchEnd struct {
 
 func (e *benchEnd) Get(id content.Digest) (File, bool)              { return e.store.Get(id) }
 func (e *benchEnd) Holders(content.Digest) (all []placement.HostID) { return append(all, e.other) }
+func (e *benchEnd) Place(placement.HostID) Place                    { return Place{} }
 func (e *benchEnd) Dial(ctx context.Context, _ placement.HostID) (net.Conn, error) {
 	return e.dialer.Dial(ctx, e.addr, netlink.ProtoWire, "")
 }

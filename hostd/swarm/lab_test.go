@@ -34,6 +34,7 @@ type lab struct {
 	mu      sync.Mutex
 	hosts   map[placement.HostID]*labHost
 	holders map[content.Digest][]placement.HostID // the common catalogue
+	places  map[placement.HostID]Place
 }
 
 // labHost is one host.
@@ -60,7 +61,8 @@ type labHost struct {
 }
 
 func newLab(t *testing.T) *lab {
-	l := &lab{t: t, hosts: map[placement.HostID]*labHost{}, holders: map[content.Digest][]placement.HostID{}}
+	l := &lab{t: t, hosts: map[placement.HostID]*labHost{}, holders: map[content.Digest][]placement.HostID{},
+		places: map[placement.HostID]Place{}}
 	return l
 }
 
@@ -139,6 +141,13 @@ func (h *labHost) Holders(file content.Digest) []placement.HostID {
 	h.lab.mu.Lock()
 	defer h.lab.mu.Unlock()
 	return append([]placement.HostID(nil), h.lab.holders[file]...)
+}
+
+// Place implements Directory.
+func (h *labHost) Place(host placement.HostID) Place {
+	h.lab.mu.Lock()
+	defer h.lab.mu.Unlock()
+	return h.lab.places[host]
 }
 
 // Dial implements Dialer.
