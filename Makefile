@@ -5,7 +5,7 @@ GO       ?= go
 TESTARGS ?=
 PACKAGES  = acceptance/packages.sh
 
-.PHONY: build demo test check bench generate fuzz clean
+.PHONY: build demo test check bench bench-swarm generate fuzz clean
 
 build: ## the three programs, in bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -14,7 +14,7 @@ demo: build ## three daemons on loopback: publish, distribute, kill, pull, compa
 	acceptance/demo.sh
 
 test: build ## every test, with the race detector
-	$(PACKAGES) xfsprogs e2fsprogs util-linux
+	$(PACKAGES) xfsprogs e2fsprogs util-linux iproute2
 	$(GO) test -race -timeout 15m $(TESTARGS) ./...
 
 check: ## formatting, vet, staticcheck, import walls, package docs
@@ -26,6 +26,10 @@ check: ## formatting, vet, staticcheck, import walls, package docs
 bench: build ## speed beside its rivals in the same run, as ratios. SIZE=1GiB TOOLS=file,virtswarm BENCHARGS='-runs 5'
 	$(PACKAGES) nginx-light curl util-linux
 	$(GO) run ./acceptance/bench $(BENCHARGS)
+
+bench-swarm: build ## one host to eight beside its rivals, as root. TOOLS=virtswarm,plain RATE=100 SIZE=128MiB RUNS=1, or SCENARIO=racks,slow,late,killed
+	$(PACKAGES) iproute2 util-linux socat aria2 python3-libtorrent nginx-light curl
+	$(GO) run ./acceptance/benchswarm $(BENCHARGS)
 
 generate: ## the API's code from its .proto files
 	$(PACKAGES) protobuf-compiler
