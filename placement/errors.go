@@ -16,6 +16,7 @@ var (
 	ErrNoContent       = errors.New("no such content")
 	ErrNoHost          = errors.New("no such host")
 	ErrNameTaken       = errors.New("host name is taken")
+	ErrTooFewHosts     = errors.New("too few hosts for the copies that are wanted")
 	ErrLastHost        = errors.New("the last host cannot leave")
 	ErrTokenUnknown    = errors.New("unknown join token")
 	ErrTokenUsed       = errors.New("join token was used already")
@@ -38,6 +39,7 @@ var codes = map[string]error{
 	"no_content":       ErrNoContent,
 	"no_host":          ErrNoHost,
 	"name_taken":       ErrNameTaken,
+	"too_few_hosts":    ErrTooFewHosts,
 	"last_host":        ErrLastHost,
 	"token_unknown":    ErrTokenUnknown,
 	"token_used":       ErrTokenUsed,

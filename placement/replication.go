@@ -1,6 +1,8 @@
 package placement
 
 import (
+	"fmt"
+
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
@@ -217,6 +219,57 @@ func (s *State) Draining(host HostID) Drain {
 		})
 	}
 	return d
+}
+
+// CanDrain returns an error if the copies of what a host holds cannot be had without it: ErrLastHost if no other host
+// is alive, ErrTooFewHosts with the first file that wants more copies than there would be hosts.
+func (s *State) CanDrain(host HostID) error {
+	others := s.ring.alive
+	if h := s.hosts[host]; h != nil && h.State == Alive {
+		others--
+	}
+	if others == 0 {
+		return ErrLastHost
+	}
+	for _, name := range s.names {
+		for _, v := range s.files[name].versions {
+			if v.Replicas > others && !s.contents[v.ID].held(host).Empty() {
+				return fmt.Errorf("%q wants %d copies, and the other hosts are %d: %w", name, v.Replicas, others, ErrTooFewHosts)
+			}
+		}
+	}
+	return nil
+}
+
+// Load is what a host must hold.
+type Load struct {
+	Shards int
+	Bytes  int64 // what they weigh
+	Held   int   // shards of them that it says it holds
+}
+
+// Load returns what a host must hold of all contents together. It costs a walk over them.
+func (s *State) Load(host HostID) Load {
+	var l Load
+	for id, c := range s.contents {
+		must := s.HomeShards(host, id)
+		if must.Empty() {
+			continue
+		}
+		n := must.Count(c.shards)
+		l.Shards += n
+		l.Bytes += int64(n) * c.shardBytes()
+		if held := c.held(host); held.All() {
+			l.Held += n
+		} else if !held.Empty() {
+			for shard := range c.shards {
+				if held.Has(shard) && must.Has(shard) {
+					l.Held++
+				}
+			}
+		}
+	}
+	return l
 }
 
 // Summary is the replication of the whole catalogue.
