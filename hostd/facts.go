@@ -7,7 +7,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/virtswarm/virtswarm/hostd/keeper"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/placement"
@@ -28,19 +27,36 @@ const (
 // facts tells the catalogue what this disk holds, and tells it again whenever the two differ: after a fetch, after
 // damage, after a start, or when a content enters the catalogue that this host has had all along.
 type facts struct {
-	self  placement.HostID
-	node  *raft.Node
-	store *store.Store
-	log   hclog.Logger
-	wake  chan struct{} // something is dirty; holds one
+	self    placement.HostID
+	node    *raft.Node
+	store   *store.Store
+	told    func(*store.File) placement.ShardSet // what to tell of a file
+	log     hclog.Logger
+	wake    chan struct{} // something is dirty; holds one
+	telling chan struct{} // holds one while the catalogue is told, so that no older word comes after a newer one
 
 	mu    sync.Mutex
 	dirty map[content.Digest]bool
 }
 
-// newFacts makes facts that can be touched from now on; node and store are set before run.
+// newFacts makes facts that can be touched from now on; node, store and told are set before run.
 func newFacts(self placement.HostID, log hclog.Logger) *facts {
-	return &facts{self: self, log: log, wake: make(chan struct{}, 1), dirty: map[content.Digest]bool{}}
+	return &facts{
+		self: self, log: log, wake: make(chan struct{}, 1), telling: make(chan struct{}, 1), dirty: map[content.Digest]bool{},
+	}
+}
+
+// Touch implements keeper.Reporter.
+func (f *facts) Touch(id content.Digest) { f.touch(id) }
+
+// Report implements keeper.Reporter.
+func (f *facts) Report(ctx context.Context, ids []content.Digest) error {
+	dirty := map[content.Digest]bool{}
+	for _, id := range ids {
+		dirty[id] = true
+	}
+	_, err := f.tell(ctx, dirty, true)
+	return err
 }
 
 // touch notes that what this disk holds of a content changed. It does not block.
@@ -113,10 +129,35 @@ func (f *facts) report(ctx context.Context) (told bool, err error) {
 	dirty := f.dirty
 	f.dirty = map[content.Digest]bool{}
 	f.mu.Unlock()
+	told, err = f.tell(ctx, dirty, false)
+	if err != nil {
+		f.mu.Lock()
+		for id := range dirty {
+			f.dirty[id] = true
+		}
+		f.mu.Unlock()
+	}
+	return told, err
+}
+
+// tell tells the catalogue of those of the contents of which it says something else than this disk; sure means the
+// catalogue as it is, not only as this host knows it.
+func (f *facts) tell(ctx context.Context, dirty map[content.Digest]bool, sure bool) (told bool, err error) {
+	select {
+	case f.telling <- struct{}{}:
+		defer func() { <-f.telling }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	if sure {
+		if err := f.node.ReadIndex(ctx); err != nil {
+			return false, err
+		}
+	}
 	held := map[content.Digest]placement.ShardSet{}
 	for id := range dirty {
 		if file, ok := f.store.Get(id); ok {
-			held[id] = keeper.Held(file)
+			held[id] = f.told(file)
 		}
 	}
 	r := placement.Report{Host: f.self}
@@ -139,11 +180,6 @@ func (f *facts) report(ctx context.Context) (told bool, err error) {
 	}
 	for _, part := range r.Split() {
 		if _, err := f.node.Apply(ctx, placement.Command{Report: &part}); err != nil {
-			f.mu.Lock()
-			for id := range dirty {
-				f.dirty[id] = true
-			}
-			f.mu.Unlock()
 			return false, err
 		}
 	}

@@ -209,7 +209,7 @@ func (h *Host) open(port net.Listener) error {
 	var err error
 	h.facts = newFacts(h.self, h.log.Named("facts"))
 	h.store, err = store.Open(store.Options{
-		Dir: filepath.Join(h.cfg.Data, "store"), FS: h.fs, Quota: int64(h.cfg.Quota), Logger: h.log.Named("store"),
+		Dir: filepath.Join(h.cfg.Data, "store"), FS: h.fs, Quota: store.Quota{Bytes: int64(h.cfg.Quota)}, Logger: h.log.Named("store"),
 		Metrics: h.registry, OnDurable: func(f *store.File) { h.facts.touch(f.ID()) },
 	})
 	if err != nil {
@@ -234,8 +234,10 @@ func (h *Host) open(port net.Listener) error {
 	h.facts.node, h.facts.store = h.node, h.store
 	h.fetches = newFetches(fetch.New(h.store, h.swarm, h.log.Named("fetch")))
 	h.keeper = keeper.New(keeper.Config{
-		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: h.fetches, Fetches: h.cfg.Fetches, Logger: h.log.Named("keeper"),
+		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: h.fetches, Reporter: h.facts, Fetches: h.cfg.Fetches,
+		Logger: h.log.Named("keeper"), Metrics: h.registry,
 	})
+	h.facts.told = h.keeper.Told
 	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self))
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/placement"
@@ -14,10 +15,19 @@ import (
 // the priority of what an operator asked for, later at that of a repair.
 const freshTime = 15 * time.Minute
 
+// errMoreUrgent ends a try that goes on at a higher priority.
+var errMoreUrgent = errors.New("somebody waits for it now")
+
 // job brings one content to this disk. It ends when nothing of the duty is missing.
 type job struct {
 	cancel context.CancelFunc
-	retry  chan struct{} // the catalogue changed: another try is worth it at once; holds one
+	retry  chan struct{} // the catalogue changed, or there is room: another try is worth it at once; holds one
+
+	// Guarded by the keeper's mu.
+	prio   swarm.Priority          // of the try that runs
+	stop   context.CancelCauseFunc // ends that; nil if none runs
+	rate   float64                 // bytes a second that it brings
+	noRoom bool                    // the last one failed for lack of room
 }
 
 // again ends the job's wait after a failure.
@@ -25,6 +35,14 @@ func (j *job) again() {
 	select {
 	case j.retry <- struct{}{}:
 	default:
+	}
+}
+
+// news has a job look at its duty again, because the catalogue changed. It is called with mu held.
+func (k *Keeper) news(id content.Digest, j *job) {
+	j.again()
+	if _, prio := k.duty(id); j.stop != nil && prio > j.prio {
+		j.stop(errMoreUrgent)
 	}
 }
 
@@ -77,15 +95,13 @@ func (k *Keeper) duty(id content.Digest) (must placement.ShardSet, prio swarm.Pr
 // bring fetches until the duty is fulfilled, which is nil, or until ctx ends.
 func (k *Keeper) bring(ctx context.Context, id content.Digest, j *job) error {
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
-		select {
-		case k.free <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		err := k.fetch(ctx, id)
-		<-k.free
+		err := k.try(ctx, id, j)
 		if err == nil || ctx.Err() != nil {
 			return err
+		}
+		if errors.Is(err, errMoreUrgent) {
+			wait = firstRetry / 2
+			continue
 		}
 		level := k.log.Warn
 		if errors.Is(err, swarm.ErrNoHolder) {
@@ -101,9 +117,44 @@ func (k *Keeper) bring(ctx context.Context, id content.Digest, j *job) error {
 	}
 }
 
-// fetch tries once to fulfil the duty for a content and to make it durable.
-func (k *Keeper) fetch(ctx context.Context, id content.Digest) error {
+// try waits for its turn and tries once to fulfil the duty for a content.
+func (k *Keeper) try(ctx context.Context, id content.Digest, j *job) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	k.mu.Lock()
 	must, prio := k.duty(id)
+	j.prio, j.stop = prio, stop
+	k.mu.Unlock()
+	var err error
+	select {
+	case k.free[prio] <- struct{}{}:
+		err = k.fetch(ctx, id, j, must, prio)
+		<-k.free[prio]
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	j.stop, j.rate, j.noRoom = nil, 0, errors.Is(err, store.ErrNoSpace)
+	if err != nil && errors.Is(context.Cause(ctx), errMoreUrgent) {
+		return errMoreUrgent
+	}
+	return err
+}
+
+// roomAgain has the jobs tried again that lacked room.
+func (k *Keeper) roomAgain() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, j := range k.running {
+		if j.noRoom {
+			j.again()
+		}
+	}
+}
+
+// fetch brings what a duty says, and makes it durable.
+func (k *Keeper) fetch(ctx context.Context, id content.Digest, j *job, must placement.ShardSet, prio swarm.Priority) error {
 	if must.Empty() {
 		return nil
 	}
@@ -113,7 +164,12 @@ func (k *Keeper) fetch(ctx context.Context, id content.Digest) error {
 	}
 	lack, start := missing(f, must), time.Now()
 	if !lack.Empty() {
-		if err := k.cfg.Fetch.Ensure(ctx, id, lack.Chunks(f.Manifest()), prio, nil); err != nil {
+		err := k.cfg.Fetch.Ensure(ctx, id, lack.Chunks(f.Manifest()), prio, func(p swarm.Progress) {
+			k.mu.Lock()
+			j.rate = p.Rate
+			k.mu.Unlock()
+		})
+		if err != nil {
 			return err
 		}
 	}

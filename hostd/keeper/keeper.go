@@ -10,9 +10,11 @@ package keeper
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
@@ -47,15 +49,17 @@ type Fetcher interface {
 	Ensure(ctx context.Context, id content.Digest, want content.Bits, prio swarm.Priority, progress func(swarm.Progress)) error
 }
 
-// Config is what a Keeper works with. All fields but Logger are needed.
+// Config is what a Keeper works with. All fields but Logger and Metrics are needed.
 type Config struct {
 	Self      placement.HostID
 	Catalogue Catalogue
 	Store     *store.Store
 	Fetch     Fetcher
-	// Fetches is how many files are fetched at once.
+	Reporter  Reporter
+	// Fetches is how many files are fetched at once because somebody waits for them; repairs come on top, half as many.
 	Fetches int
 	Logger  hclog.Logger
+	Metrics prometheus.Registerer
 }
 
 // Keeper runs until its context ends. Its methods are safe for concurrent use.
@@ -64,11 +68,16 @@ type Keeper struct {
 	log  hclog.Logger
 	wake chan struct{} // a look at everything is wanted; holds one
 	jobs sync.WaitGroup
-	free chan struct{} // holds one for each fetch that runs
+	free map[swarm.Priority]chan struct{} // hold one for each fetch that runs
+
+	evictor *evictor
+	evicted atomic.Int64 // bytes
 
 	mu      sync.Mutex
-	pins    map[content.Digest]int
+	pins    map[content.Digest]*pin
 	running map[content.Digest]*job
+	// withdrawn are the shards that are about to be evicted.
+	withdrawn map[content.Digest]content.Bits
 	// known are the contents that the catalogue named since Run began: once it does not any more, they may go.
 	known map[content.Digest]bool
 	// found are the contents that were in the store when Run began: they may go too, but this host's catalogue may
@@ -81,32 +90,70 @@ func New(cfg Config) *Keeper {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
-	return &Keeper{
-		cfg:     cfg,
-		log:     cfg.Logger,
-		wake:    make(chan struct{}, 1),
-		free:    make(chan struct{}, cfg.Fetches),
-		pins:    map[content.Digest]int{},
-		running: map[content.Digest]*job{},
-		known:   map[content.Digest]bool{},
-		found:   map[content.Digest]bool{},
+	k := &Keeper{
+		cfg:  cfg,
+		log:  cfg.Logger,
+		wake: make(chan struct{}, 1),
+		free: map[swarm.Priority]chan struct{}{
+			swarm.Distribute: make(chan struct{}, cfg.Fetches),
+			swarm.Repair:     make(chan struct{}, max(1, cfg.Fetches/2)),
+		},
+		pins:      map[content.Digest]*pin{},
+		running:   map[content.Digest]*job{},
+		withdrawn: map[content.Digest]content.Bits{},
+		known:     map[content.Digest]bool{},
+		found:     map[content.Digest]bool{},
 	}
+	k.evictor = newEvictor(k)
+	k.register()
+	cfg.Store.SetEvictor(k)
+	return k
 }
 
-// Held returns the shards of a file that are whole and durable on this disk: what the catalogue is told.
+// Held returns the shards of a file that are whole and durable on this disk.
 func Held(f *store.File) placement.ShardSet {
 	return placement.ShardsHeld(f.Manifest(), f.Durable())
 }
 
-// Pin keeps a content from being dropped until the returned function is called, whatever the catalogue says.
+// Told returns the shards of a file that the catalogue is to be told of: those held, but for those that are about to be
+// evicted.
+func (k *Keeper) Told(f *store.File) placement.ShardSet {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	held := Held(f)
+	gone, ok := k.withdrawn[f.ID()]
+	if !ok {
+		return held
+	}
+	told := held.Bits(gone.Len())
+	told.AndNot(gone)
+	return placement.ShardsIn(told)
+}
+
+// pin counts those who want a content to stay.
+type pin struct {
+	count int
+	done  func() // ends the use of the file, if there was one when it was pinned first
+}
+
+// Pin keeps a content from being dropped or evicted until the returned function is called, whatever the catalogue says.
 func (k *Keeper) Pin(id content.Digest) (unpin func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.pins[id]++
+	p := k.pins[id]
+	if p == nil {
+		p = &pin{done: func() {}}
+		if f, ok := k.cfg.Store.Get(id); ok {
+			p.done = f.Use() // an eviction that has chosen it already finds it in use
+		}
+		k.pins[id] = p
+	}
+	p.count++
 	return sync.OnceFunc(func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		if k.pins[id]--; k.pins[id] == 0 {
+		if p.count--; p.count == 0 {
+			p.done()
 			delete(k.pins, id)
 			k.found[id] = true // if the publication failed, nothing else remembers it
 			k.Recheck()
@@ -125,6 +172,7 @@ func (k *Keeper) Recheck() {
 // Run compares and fetches until ctx ends; then it waits for the fetches to stop. It may be called once.
 func (k *Keeper) Run(ctx context.Context) {
 	defer k.jobs.Wait()
+	k.jobs.Go(func() { k.evictor.run(ctx) })
 	k.mu.Lock()
 	for _, f := range k.cfg.Store.List() {
 		k.found[f.ID()] = true
@@ -178,7 +226,7 @@ func (k *Keeper) compare(ctx context.Context, since uint64) uint64 {
 	for _, d := range duties {
 		k.known[d.ID] = true
 		if j := k.running[d.ID]; j != nil {
-			j.again()
+			k.news(d.ID, j)
 		} else if k.lacks(d) {
 			k.start(ctx, d.ID)
 		}
@@ -235,7 +283,7 @@ func (k *Keeper) dropFound(ctx context.Context) {
 	})
 	clear(k.found) // what the catalogue knows is among known by now, or will be
 	for _, id := range gone {
-		if k.pins[id] == 0 { // unpinning puts it back
+		if k.pins[id] == nil { // unpinning puts it back
 			k.drop(id)
 		}
 	}
@@ -243,7 +291,7 @@ func (k *Keeper) dropFound(ctx context.Context) {
 
 // drop takes a content off this disk, unless it is pinned. It is called with mu held.
 func (k *Keeper) drop(id content.Digest) {
-	if k.pins[id] > 0 {
+	if k.pins[id] != nil {
 		return
 	}
 	delete(k.known, id)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,12 +142,42 @@ func (r *remote) Ensure(_ context.Context, id content.Digest, want content.Bits,
 	return nil
 }
 
+// reporter tells the room's catalogue at once.
+type reporter struct {
+	*room
+	keeper *Keeper
+	fails  atomic.Bool
+}
+
+func (r *reporter) Touch(id content.Digest) { _ = r.Report(context.Background(), []content.Digest{id}) }
+
+func (r *reporter) Report(_ context.Context, ids []content.Digest) error {
+	if r.fails.Load() {
+		return errors.New("no leader")
+	}
+	report := placement.Report{Host: self}
+	for _, id := range ids {
+		var told placement.ShardSet
+		if f, ok := r.here.Get(id); ok {
+			told = r.keeper.Told(f)
+		}
+		if told.Empty() {
+			report.Dropped = append(report.Dropped, id)
+		} else {
+			report.Holdings = append(report.Holdings, placement.Holding{ID: id, Shards: told})
+		}
+	}
+	r.catalogue.apply(r.T, placement.Command{Report: &report})
+	return nil
+}
+
 // room is a keeper with all that it works with.
 type room struct {
 	*testing.T
 	catalogue   *catalogue
 	here, there *store.Store
 	fetch       *remote
+	reporter    reporter
 	keeper      *Keeper
 	stop        func()
 }
@@ -155,6 +186,7 @@ func newRoom(t *testing.T) *room {
 	r := &room{T: t, catalogue: newCatalogue(t)}
 	r.here, r.there = r.open("here"), r.open("there")
 	r.fetch = &remote{from: r.there, to: r.here}
+	r.reporter.room = r
 	return r
 }
 
@@ -169,7 +201,8 @@ func (r *room) open(name string) *store.Store {
 
 // run starts the keeper.
 func (r *room) run() {
-	r.keeper = New(Config{Self: self, Catalogue: r.catalogue, Store: r.here, Fetch: r.fetch, Fetches: 2})
+	r.keeper = New(Config{Self: self, Catalogue: r.catalogue, Store: r.here, Fetch: r.fetch, Reporter: &r.reporter, Fetches: 2})
+	r.reporter.keeper = r.keeper
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); r.keeper.Run(ctx) }()

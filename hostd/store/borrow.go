@@ -22,8 +22,8 @@ type loan struct {
 	at   int32 // chunk of from
 }
 
-// borrow fills f with the chunks that other files hold. What cannot be had, for whatever reason but a full disk
-// or the end of ctx, is left to be fetched.
+// borrow fills f with the chunks that other files hold. What cannot be had, for whatever reason but the end of ctx, is
+// left to be fetched; on a full disk that is all the rest.
 func (s *Store) borrow(ctx context.Context, f *File) error {
 	loans := s.loans(f)
 	var next atomic.Int64
@@ -35,9 +35,14 @@ func (s *Store) borrow(ctx context.Context, f *File) error {
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
-				if err := f.settleLoan(loans[k], buf); errors.Is(err, disk.ErrNoSpace) || errors.Is(err, ErrClosed) {
+				err := f.settleLoan(loans[k], buf)
+				if errors.Is(err, disk.ErrNoSpace) {
+					next.Store(int64(len(loans)))
+				}
+				if errors.Is(err, ErrClosed) {
 					return err
-				} else if err != nil {
+				}
+				if err != nil {
 					s.log.Debug("cannot copy a local chunk, it will be fetched", "file", f.id, "chunk", loans[k].to, "error", err)
 				}
 			}
@@ -128,7 +133,7 @@ func prefix(d content.Digest) uint64 { return binary.LittleEndian.Uint64(d[:8]) 
 func (f *File) settleLoan(l loan, buf []byte) error {
 	n := f.manifest.ChunkLen(int(l.to))
 	if !f.store.noClone.Load() {
-		err := f.fill(int(l.to), nil, &lender{l, buf[:n]})
+		err := f.tryFill(int(l.to), nil, &lender{l, buf[:n]})
 		if err == nil {
 			f.store.metrics.dedupBytes.Add(float64(n))
 			return nil
@@ -138,11 +143,11 @@ func (f *File) settleLoan(l loan, buf []byte) error {
 			f.store.noClone.Store(true)
 		}
 	}
-	p, err := l.from.ReadChunk(int(l.at), buf)
+	p, err := l.from.read(int(l.at), buf)
 	if err != nil {
 		return err
 	}
-	if err := f.fill(int(l.to), p, nil); err != nil {
+	if err := f.tryFill(int(l.to), p, nil); err != nil {
 		return err
 	}
 	f.store.metrics.dedupBytes.Add(float64(n))

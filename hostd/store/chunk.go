@@ -14,6 +14,12 @@ import (
 // With a large enough buf it does not allocate. Errors: ErrMissing if the chunk is not held; a CorruptError if
 // it is damaged or cannot be read, and is from now on missing; ErrRemoved, ErrClosed.
 func (f *File) ReadChunk(i int, buf []byte) ([]byte, error) {
+	f.Touch()
+	return f.read(i, buf)
+}
+
+// read is ReadChunk for the store's own purposes: it is no use of the file.
+func (f *File) read(i int, buf []byte) ([]byte, error) {
 	n := f.manifest.ChunkLen(i)
 	if cap(buf) < n {
 		buf = make([]byte, n)
@@ -32,7 +38,9 @@ func (f *File) ReadChunk(i int, buf []byte) ([]byte, error) {
 		err = f.readVerified(i, buf)
 	}
 	if isDamage(err) {
-		f.unmark(i, err)
+		if !f.unmark(i, err) { // dropped meanwhile, or another reader has found out
+			return nil, f.chunkError("read", i, ErrMissing)
+		}
 		return nil, &CorruptError{File: f.id, Chunks: []int{i}}
 	}
 	if err != nil {
@@ -67,18 +75,35 @@ func isDamage(err error) bool {
 // chunk that is held already is left alone, and of several writers of one chunk one writes and the others wait.
 // It does not allocate.
 //
-// Errors: content.ErrMismatch; ErrNoSpace, and the place is punched free again; ErrRemoved, ErrClosed.
+// If there is no room the evictor is asked to make some. Errors: content.ErrMismatch; ErrNoSpace, and the place is
+// punched free again; ErrRemoved, ErrClosed.
 func (f *File) WriteChunk(i int, p []byte) error {
 	if err := f.manifest.Verify(i, p); err != nil {
 		return err
 	}
-	return f.fill(i, p, nil)
+	f.Touch()
+	err := f.tryFill(i, p, nil)
+	for ask := 0; errors.Is(err, ErrNoSpace) && ask < maxAsks; ask++ {
+		if failed := f.store.askForRoom(f.store.ctx, int64(len(p)), err); failed != nil {
+			return failed
+		}
+		err = f.tryFill(i, p, nil)
+	}
+	return err
 }
 
-// fill puts chunk i into its place: the verified bytes p, or if from is not nil what from does. It returns nil
-// at once for a chunk that is held.
-func (f *File) fill(i int, p []byte, from filler) error {
+// tryFill puts chunk i into its place if there is room: the verified bytes p, or if from is not nil what from does. It
+// returns nil at once for a chunk that is held.
+func (f *File) tryFill(i int, p []byte, from filler) error {
 	epoch, todo, err := f.begin(i)
+	if todo {
+		n := int64(f.manifest.ChunkLen(i))
+		if err = f.store.space.take(n); err != nil {
+			f.end(i, nil, nil)
+			return f.chunkError("write", i, err)
+		}
+		defer f.store.space.giveBack(n)
+	}
 	for todo {
 		todo, err = f.put(i, p, from, &epoch)
 	}
@@ -163,8 +188,8 @@ func (f *File) end(i int, hd *handle, epoch *uint64) (again bool, err error) {
 }
 
 // unmark takes a damaged chunk out of have and makes the disk forget it too, as far as it can: a bitmap that still
-// names it after a crash is put right by the next read.
-func (f *File) unmark(i int, cause error) {
+// names it after a crash is put right by the next read. It returns false if the chunk was not held any more.
+func (f *File) unmark(i int, cause error) bool {
 	f.flushing <- struct{}{}
 	f.mu.Lock()
 	held, named := f.have.Has(i), f.durable.Has(i)
@@ -176,8 +201,8 @@ func (f *File) unmark(i int, cause error) {
 		err = f.bitmap.write(f.store.fs, durable)
 	}
 	<-f.flushing
-	if !held { // another reader was faster
-		return
+	if !held {
+		return false
 	}
 	f.store.metrics.corrupt.Inc()
 	f.store.log.Warn("damaged chunk found, it must be fetched again", "file", f.id, "chunk", i, "error", cause)
@@ -187,6 +212,7 @@ func (f *File) unmark(i int, cause error) {
 	if named {
 		f.store.changed(f)
 	}
+	return true
 }
 
 func (f *File) chunkError(verb string, i int, err error) error {

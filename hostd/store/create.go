@@ -11,11 +11,13 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
-// Create returns the file with this manifest, the one that is there or a new one. A new one is reserved for as a
-// whole, and the chunks that other files here hold are in it when Create returns, shared where the file system
-// can, otherwise copied. ctx ends the copying; a file that was not finished is removed again.
+// Create returns the file with this manifest, the one that is there or a new one. The chunks that other files here hold
+// are in a new one when Create returns, as far as there is room without evicting, shared where the file system can,
+// otherwise copied. ctx ends the copying; a file that was not finished is removed again.
 //
-// Errors: ErrNoSpace if it does not fit, before anything is written; ErrClosed.
+// Nothing is reserved: which of its chunks the file will hold is not known yet. See MakeRoom.
+//
+// Errors: ErrNoSpace if the disk is so full that not even an empty file can be made; ErrClosed.
 func (s *Store) Create(ctx context.Context, m *content.Manifest) (*File, error) {
 	id := m.ID()
 	if f, ok := s.Get(id); ok {
@@ -47,16 +49,9 @@ func (s *Store) Create(ctx context.Context, m *content.Manifest) (*File, error) 
 
 // build makes a file without chunks on disk.
 func (s *Store) build(m *content.Manifest) (_ *File, err error) {
-	if err := s.room(m.DataBytes()); err != nil {
-		return nil, err
-	}
-	if err := s.reserve(m.DataBytes()); err != nil {
-		return nil, err
-	}
 	dir := s.layout.fresh()
 	defer func() {
 		if err != nil {
-			s.unreserve(m.DataBytes())
 			s.sweep(dir)
 			err = s.explain(err, 0)
 		}

@@ -17,6 +17,8 @@ var (
 	ErrUnknown    = errors.New("not in the store")            // no file of this id
 	ErrRemoved    = errors.New("file was removed from store") // an operation that began after Remove
 	ErrMissing    = errors.New("chunk is not held")           // reading, exporting what is not complete
+	ErrInUse      = errors.New("file is in use")              // Drop
+	ErrLinked     = errors.New("data file has another name")  // Drop, after an export by hard link
 	ErrCorrupt    = errors.New("chunk is damaged on disk")    // a CorruptError is around it
 	ErrChanged    = errors.New("file changed while it was read")
 	ErrNotRegular = errors.New("not a regular file")

@@ -44,6 +44,7 @@ func (f *File) Export(ctx context.Context, dest string, mode ExportMode, progres
 	ctx, leave, err := f.store.enter(ctx)
 	if err == nil {
 		defer leave()
+		defer f.Use()()
 		err = f.export(ctx, dest, mode, progress)
 	}
 	if errors.Is(err, fs.ErrExist) {

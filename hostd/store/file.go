@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/virtswarm/virtswarm/internal/content"
 )
@@ -17,7 +18,9 @@ type File struct {
 	manifest *content.Manifest
 	dir      string
 
-	handle *handle // guarded by store.handles.mu
+	handle *handle      // guarded by store.handles.mu
+	used   atomic.Int64 // time of last use, in Unix nanoseconds
+	saved  int64        // of these, what is on the disk; the flusher's
 
 	// flushing is held, by a value in it, by whoever syncs the data or writes the bitmap, so that both happen
 	// in one order. What follows it here is only theirs.
@@ -31,6 +34,7 @@ type File struct {
 	busy    content.Bits // chunks that are being written
 	missing int          // chunks not in have
 	held    int64        // data bytes in have
+	users   int          // uses that have not ended
 	pinned  *handle      // kept open since the first write that is not synced
 	epoch   uint64       // counts failures to sync: what was written before one may be lost
 	lost    error        // the last such failure, until Sync has told it
@@ -48,6 +52,7 @@ func newFile(s *Store, m *content.Manifest, dir string) *File {
 		missing:  m.DataChunks(),
 	}
 	f.written = sync.NewCond(&f.mu)
+	f.Touch()
 	return f
 }
 
@@ -126,7 +131,7 @@ func (f *File) take(i int) {
 func (f *File) count(n int64) {
 	f.held += n
 	if f.gone == nil {
-		f.store.held.Add(n)
+		f.store.space.held.Add(n)
 	}
 }
 
@@ -146,7 +151,6 @@ func (f *File) discard() error {
 	err := errors.Join(s.handles.drop(f), s.fs.SyncDir(s.layout.files()), s.fs.SyncDir(s.layout.incoming()))
 	s.mu.Lock()
 	delete(s.files, f.id)
-	s.reserved -= f.manifest.DataBytes()
 	s.mu.Unlock()
 	return err
 }
@@ -158,7 +162,7 @@ func (f *File) retire(why error) {
 	hd := f.pinned
 	f.pinned = nil
 	f.written.Broadcast()
-	f.store.held.Add(-f.held)
+	f.store.space.held.Add(-f.held)
 	f.mu.Unlock()
 	f.unpin(hd)
 }

@@ -72,9 +72,14 @@ func notify(c chan struct{}) {
 }
 
 func (fl *flusher) run() {
+	uses := time.NewTicker(useEvery)
+	defer uses.Stop()
 	for {
 		select {
 		case <-fl.wake:
+		case <-uses.C:
+			fl.saveUses()
+			continue
 		case <-fl.ctx.Done():
 			return
 		}
@@ -88,6 +93,13 @@ func (fl *flusher) run() {
 		}
 		timer.Stop()
 		fl.round()
+	}
+}
+
+// saveUses writes down when files were used.
+func (fl *flusher) saveUses() {
+	for _, f := range fl.store.List() {
+		f.saveUse()
 	}
 }
 

@@ -22,7 +22,7 @@ type ImportOptions struct {
 // own copy, or else reads, hashes and writes in one go; holes are not read. When it returns, the content is
 // durable. After an error, the end of ctx included, nothing of it is left. It moves the file offset of src.
 //
-// A content that is here already is found again, but only after it was read: until then it needs room.
+// A content that is here already is found again, after it was read, and needs no room.
 //
 // Errors: ErrNotRegular; ErrChanged if src was written to meanwhile; ErrNoSpace; ErrClosed.
 func (s *Store) Import(ctx context.Context, src *os.File, o ImportOptions) (*File, error) {
@@ -50,15 +50,20 @@ func (s *Store) importFile(ctx context.Context, src *os.File, o ImportOptions) (
 	if err := s.fs.MkdirAll(dir, dirPerm); err != nil {
 		return nil, s.explain(err, 0)
 	}
-	defer s.sweep(dir) // which is gone if all went well
 	c := &claim{store: s}
 	defer c.release()
+	defer s.sweep(dir) // which is gone if all went well
 	in := &intake{store: s, src: src, before: before, claim: c, o: o}
 	m, err := in.read(ctx, dir)
-	if err != nil {
-		return nil, s.explain(err, 0)
+	if errors.Is(err, ErrNoSpace) {
+		s.sweep(dir)
+		c.release()
+		return in.recognise(ctx, s.explain(err, 0))
 	}
-	f, err := s.adopt(ctx, dir, m, c)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.adopt(ctx, dir, m)
 	if err != nil {
 		return nil, s.explain(err, 0)
 	}
@@ -104,7 +109,7 @@ func (in *intake) share(ctx context.Context, data disk.File) (*content.Manifest,
 	if err != nil {
 		return nil, err
 	}
-	return m, in.claim.addShared(m.DataBytes())
+	return m, in.claim.shared(ctx, m.DataBytes())
 }
 
 // copy reads the source once; what is hashed is what is written.
@@ -114,11 +119,10 @@ func (in *intake) copy(ctx context.Context, data disk.File) (*content.Manifest, 
 	}
 	o := in.options()
 	o.Each = func(i int, p []byte) error {
-		if err := in.claim.add(int64(len(p))); err != nil {
+		return in.claim.write(ctx, int64(len(p)), func() error {
+			_, err := data.WriteAt(p, int64(i)*int64(o.ChunkSize))
 			return err
-		}
-		_, err := data.WriteAt(p, int64(i)*int64(o.ChunkSize))
-		return err
+		})
 	}
 	m, err := content.ChunkFile(ctx, in.src, in.before.Size(), o)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -160,15 +164,14 @@ func (in *intake) unchanged() error {
 }
 
 // adopt makes the directory a file of the store, or gives its chunks to the file of the same content.
-func (s *Store) adopt(ctx context.Context, dir string, m *content.Manifest, c *claim) (*File, error) {
+func (s *Store) adopt(ctx context.Context, dir string, m *content.Manifest) (*File, error) {
 	unlatch, err := s.latch(ctx, m.ID())
 	if err != nil {
 		return nil, err
 	}
 	defer unlatch()
 	if f, ok := s.Get(m.ID()); ok {
-		c.release()
-		return f, s.complete(ctx, f, dir)
+		return f, s.completeFrom(ctx, f, dir)
 	}
 	all := content.NewBits(m.Chunks())
 	all.SetRange(0, m.Chunks())
@@ -176,18 +179,41 @@ func (s *Store) adopt(ctx context.Context, dir string, m *content.Manifest, c *c
 	if err != nil {
 		return nil, err
 	}
-	c.settle()
 	s.add(f)
 	return f, nil
 }
 
-// complete writes what f misses from dir/data, and syncs it.
-func (s *Store) complete(ctx context.Context, f *File, dir string) (err error) {
+// recognise reads the source, for which there was no room because of full, once more, to see whether it is here already.
+func (in *intake) recognise(ctx context.Context, full error) (*File, error) {
+	o := in.options()
+	o.Progress = nil // it has been told once
+	m, err := content.ChunkFile(ctx, in.src, in.before.Size(), o)
+	if err != nil {
+		return nil, errors.Join(full, err)
+	}
+	f, ok := in.store.Get(m.ID())
+	if !ok {
+		return nil, full
+	}
+	if err := errors.Join(in.unchanged(), f.complete(ctx, in.src)); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// completeFrom writes what f misses from dir/data, and syncs it.
+func (s *Store) completeFrom(ctx context.Context, f *File, dir string) (err error) {
 	data, err := s.fs.OpenFile(dataIn(dir), os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, data.Close()) }()
+	return f.complete(ctx, data)
+}
+
+// complete writes what f misses from a source of the same content, and syncs it.
+func (f *File) complete(ctx context.Context, data io.ReaderAt) error {
+	defer f.Use()()
 	buf := make([]byte, f.manifest.ChunkSize())
 	have := f.Have()
 	for i, ok := have.NextClear(0); ok; i, ok = have.NextClear(i + 1) {

@@ -82,7 +82,7 @@ func TestImportOfChangingFile(t *testing.T) {
 			}
 			wantEmptyDir(t, filepath.Join(dir, "incoming"))
 			wantEmptyDir(t, filepath.Join(dir, "files"))
-			if u := s.Usage(); u.Reserved != 0 || u.Bytes != 0 {
+			if u := s.Usage(); u.Arriving != 0 || u.Bytes != 0 {
 				t.Errorf("usage %+v", u)
 			}
 		})
@@ -167,7 +167,7 @@ func TestImportCompletesAFetch(t *testing.T) {
 	if !f.Durable().Full() {
 		t.Error("not durable")
 	}
-	if u := s.Usage(); u.Files != 1 || u.Reserved != int64(len(p)) || u.Bytes != int64(len(p)) {
+	if u := s.Usage(); u.Files != 1 || u.Arriving != 0 || u.Bytes != int64(len(p)) {
 		t.Errorf("usage %+v", u)
 	}
 }
@@ -201,7 +201,7 @@ func TestSparse(t *testing.T) {
 	s := open(t, t.TempDir())
 	f, err := s.Import(t.Context(), w, ImportOptions{})
 	must(t, err)
-	if f.HeldBytes() != data || s.Usage().Reserved != data {
+	if f.HeldBytes() != data || s.Usage().Bytes != data {
 		t.Errorf("%d bytes held", f.HeldBytes())
 	}
 	dir := t.TempDir()
@@ -284,7 +284,7 @@ func TestCreateIsCancelled(t *testing.T) {
 	if _, err := s.Create(ctx, m); !errors.Is(err, context.Canceled) {
 		t.Errorf("create: %v", err)
 	}
-	if len(s.List()) != 1 || s.Usage().Reserved != int64(len(p)) || s.Usage().Bytes != int64(len(p)) {
+	if len(s.List()) != 1 || s.Usage().Arriving != 0 || s.Usage().Bytes != int64(len(p)) {
 		t.Errorf("usage %+v", s.Usage())
 	}
 	wantEmptyDir(t, filepath.Join(dir, "incoming"))

@@ -71,12 +71,11 @@ func (s *Store) loadFile(name string) error {
 		return unusable(dir, err)
 	}
 	f := newFile(s, m, dir)
-	if err := f.restore(); err != nil {
+	if err := errors.Join(f.restore(), f.loadUse()); err != nil {
 		return unusable(dir, err)
 	}
 	s.mu.Lock()
 	s.files[id] = f
-	s.reserved += m.DataBytes()
 	s.mu.Unlock()
 	return nil
 }

@@ -11,6 +11,7 @@ type metrics struct {
 
 	readBytes, writtenBytes, importedBytes, dedupBytes   prometheus.Counter
 	corrupt, recovered, damagedFiles, damagedBitmapSlots prometheus.Counter
+	droppedBytes                                         prometheus.Counter
 	syncSeconds                                          prometheus.Histogram
 }
 
@@ -28,6 +29,7 @@ func newMetrics(s *Store) *metrics {
 	m.writtenBytes = counter("written_bytes_total", "Bytes of chunks verified and written.")
 	m.importedBytes = counter("imported_bytes_total", "Data bytes of files taken in.")
 	m.dedupBytes = counter("dedup_bytes_total", "Bytes of chunks that another local file had, copied instead of fetched.")
+	m.droppedBytes = counter("dropped_bytes_total", "Bytes of chunks given up to make room.")
 	m.corrupt = counter("corrupt_chunks_total", "Chunks found damaged on disk.")
 	m.recovered = counter("recovered_chunks_total", "Chunks found on disk at start that no bitmap named yet.")
 	m.damagedFiles = counter("damaged_files_total", "Files set aside at start because of a damaged manifest.")
@@ -43,14 +45,11 @@ func newMetrics(s *Store) *metrics {
 		defer s.mu.Unlock()
 		return float64(len(s.files))
 	})
-	gauge("held_bytes", "Data bytes held.", func() float64 { return float64(s.held.Load()) })
+	gauge("held_bytes", "Data bytes held.", func() float64 { return float64(s.space.held.Load()) })
 	gauge("found_bytes", "Data bytes held when the store was opened.", func() float64 { return float64(s.found) })
-	gauge("reserved_bytes", "Data bytes of all files once they are complete.", func() float64 {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return float64(s.reserved)
-	})
-	gauge("quota_bytes", "Limit on the reserved bytes, 0 for none.", func() float64 { return float64(s.o.Quota) })
+	gauge("arriving_bytes", "Data bytes that are being written or given back.", func() float64 { return float64(s.Usage().Arriving) })
+	gauge("quota_bytes", "Limit on the held bytes, 0 for none but the file system's.", func() float64 { return float64(s.Usage().Quota) })
+	gauge("budget_bytes", "Bytes that the store may hold now, by the quota and by the file system.", func() float64 { return float64(s.Usage().Budget) })
 	gauge("free_bytes", "Bytes free in the store's file system.", func() float64 { return float64(s.Usage().Free) })
 	gauge("open_files", "Data files kept open.", func() float64 { return float64(s.handles.count()) })
 	return m

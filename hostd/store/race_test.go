@@ -69,7 +69,7 @@ func TestSameFileAtOnce(t *testing.T) {
 		}
 	}
 	wantContent(t, files[0], p)
-	if u := s.Usage(); u.Files != 1 || u.Reserved != int64(len(p)) {
+	if u := s.Usage(); u.Files != 1 || u.Arriving != 0 {
 		t.Errorf("usage %+v", u)
 	}
 	wantEmptyDir(t, filepath.Join(dir, "incoming"))

@@ -33,40 +33,42 @@ func mount(t *testing.T, fstype, source, options string) string {
 
 func TestQuota(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, dir, func(o *Options) { o.Quota = 5 * testChunk })
+	s := open(t, dir, func(o *Options) { o.Quota.Bytes = 5 * testChunk })
 	p := random(1, 3*testChunk)
 	f := put(t, s, p)
-	if u := s.Usage(); u.Files != 1 || u.Bytes != 3*testChunk || u.Reserved != 3*testChunk || u.Quota != 5*testChunk || u.Free <= 0 {
+	if u := s.Usage(); u.Files != 1 || u.Bytes != 3*testChunk || u.Arriving != 0 || u.Quota != 5*testChunk || u.Budget != u.Quota || u.Free <= 0 {
 		t.Errorf("usage %+v", u)
 	}
-	wantContent(t, put(t, s, random(1, 2*testChunk)), random(1, 2*testChunk)) // fills it
-	must(t, s.Remove(manifestOf(t, random(1, 2*testChunk)).ID()))
-	// What is promised counts, not what is there: a second fetch would not fit.
-	small := create(t, s, random(2, 2*testChunk))
-	for name, err := range map[string]error{
-		"import": importError(t, s, random(3, testChunk)),
-		"create": createError(t, s, random(4, 1)),
-	} {
-		if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "quota of 327680 bytes") {
-			t.Errorf("%s beyond the quota: %v", name, err)
-		}
+	q := random(2, 3*testChunk)
+	g := create(t, s, q) // what counts is what is there, not what may come
+	must(t, errors.Join(g.WriteChunk(0, part(g, q, 0)), g.WriteChunk(2, part(g, q, 2))))
+	if err := g.WriteChunk(1, part(g, q, 1)); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "quota of 327680 bytes") {
+		t.Errorf("write beyond the quota: %v", err)
+	}
+	if err := importError(t, s, random(3, testChunk)); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "quota of 327680 bytes") {
+		t.Errorf("import beyond the quota: %v", err)
+	}
+	if err := s.MakeRoom(t.Context(), 1); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("room beyond the quota: %v", err)
 	}
 	wantEmptyDir(t, filepath.Join(dir, "incoming"))
-	if u := s.Usage(); u.Reserved != 5*testChunk || u.Bytes != 3*testChunk {
+	if u := s.Usage(); u.Arriving != 0 || u.Bytes != 5*testChunk {
 		t.Errorf("usage after failures %+v", u)
 	}
-	// Holes take nothing, and the same content again nothing more, though it needs room until it is known.
-	put(t, s, make([]byte, 10*testChunk))
-	must(t, s.Remove(small.ID()))
-	put(t, s, random(3, testChunk))
-	must(t, s.Remove(manifestOf(t, random(3, testChunk)).ID()))
-	if g := put(t, s, p[:2*testChunk]); g == f {
-		t.Error("another content, the same file")
+	put(t, s, make([]byte, 10*testChunk)) // holes take nothing
+	if again := put(t, s, p); again != f { // nor does what is here already
+		t.Error("the same content, another file")
 	}
-	if u := s.Usage(); u.Reserved != 5*testChunk {
+	s.SetQuota(Quota{Bytes: 6 * testChunk})
+	must(t, errors.Join(s.MakeRoom(t.Context(), testChunk), g.WriteChunk(1, part(g, q, 1))))
+	must(t, s.Remove(g.ID()))
+	s.SetQuota(Quota{})
+	put(t, s, random(3, 9*testChunk))
+	s.SetQuota(Quota{Bytes: testChunk}) // nothing is lost by a smaller quota
+	wantContent(t, f, p)
+	if u := s.Usage(); u.Bytes != 12*testChunk || u.Arriving != 0 || u.Excess() != 12*testChunk-u.Low {
 		t.Errorf("usage at last %+v", u)
 	}
-	wantContent(t, f, p)
 }
 
 func importError(t *testing.T, s *Store, p []byte) error {
@@ -78,18 +80,10 @@ func importError(t *testing.T, s *Store, p []byte) error {
 	return err
 }
 
-func createError(t *testing.T, s *Store, p []byte) error {
-	t.Helper()
-	f, err := s.Create(context.Background(), manifestOf(t, p))
-	if err == nil {
-		t.Errorf("creation of %s went well", f.ID())
-	}
-	return err
-}
-
 func TestKeepFree(t *testing.T) {
 	s := open(t, t.TempDir(), func(o *Options) { o.KeepFree = 1 << 60 })
-	if err := createError(t, s, random(1, 1)); !errors.Is(err, ErrNoSpace) {
+	f := create(t, s, random(1, 1))
+	if err := f.WriteChunk(0, random(1, 1)); !errors.Is(err, ErrNoSpace) {
 		t.Error(err)
 	}
 	put(t, s, make([]byte, testChunk)) // nothing but a hole
@@ -110,8 +104,8 @@ func TestFullDisk(t *testing.T) {
 	} else {
 		t.Log(err)
 	}
-	if err := createError(t, s, random(3, size)); !errors.Is(err, ErrNoSpace) {
-		t.Errorf("create: %v", err)
+	if err := s.MakeRoom(t.Context(), size); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("room: %v", err)
 	} else {
 		t.Log(err)
 	}

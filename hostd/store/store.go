@@ -23,8 +23,8 @@ import (
 type Options struct {
 	Dir      string                // made if it does not exist
 	FS       disk.FS               // nil means disk.OS
-	Quota    int64                 // bytes of data that files may have together, 0 = no limit; see Usage
-	KeepFree int64                 // bytes of the file system that Create and Import leave free
+	Quota    Quota                 // see SetQuota
+	KeepFree int64                 // bytes of the file system that are left free; 0 = a twentieth of it, at most 4 GiB
 	Logger   hclog.Logger          // nil means none
 	Metrics  prometheus.Registerer // nil means none
 
@@ -44,27 +44,19 @@ type Store struct {
 	handles *handles
 	flusher *flusher
 
-	noClone  atomic.Bool    // the file system has refused to share blocks between files of the store
-	ops      sync.WaitGroup // the operations in running
-	held     atomic.Int64   // data bytes in the files
-	found    int64          // of these, what was there at Open
-	arriving atomic.Int64   // data bytes that imports have reserved and need no more room for
+	space  space
+	ctx    context.Context // ends when the store begins to close
+	cancel context.CancelFunc
 
-	mu       sync.Mutex // guards all below; never held during I/O
-	files    map[content.Digest]*File
-	latches  map[content.Digest]chan struct{} // ids that are being added or removed; closed when done
-	reserved int64                            // data bytes of all files and of those that are being added
-	closed   bool
-	running  map[*operation]struct{} // long operations, which Close ends
-}
+	noClone atomic.Bool    // the file system has refused to share blocks between files of the store
+	ops     sync.WaitGroup // the operations in running
+	found   int64          // data bytes that were there at Open
 
-// Usage says what the store takes.
-type Usage struct {
-	Files    int   // files, complete or not
-	Bytes    int64 // data bytes held now
-	Reserved int64 // data bytes of all files once they are complete; the quota is on these
-	Quota    int64 // 0 = no limit
-	Free     int64 // bytes free in the file system
+	mu      sync.Mutex // guards all below; never held during I/O
+	files   map[content.Digest]*File
+	latches map[content.Digest]chan struct{} // ids that are being added or removed; closed when done
+	closed  bool
+	running map[*operation]struct{} // long operations, which Close ends
 }
 
 // Open opens the store at o.Dir, or makes one, and takes its lock. It brings a store that was killed back to
@@ -85,6 +77,8 @@ func Open(o Options) (_ *Store, err error) {
 		latches: make(map[content.Digest]chan struct{}),
 		running: make(map[*operation]struct{}),
 	}
+	s.space.fs, s.space.dir, s.space.keepFree, s.space.quota = o.FS, o.Dir, o.KeepFree, o.Quota.defaults()
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.handles = newHandles(maxOpenFiles)
 	s.metrics = newMetrics(s)
 	if s.lock, err = s.layout.prepare(s.fs); err != nil {
@@ -94,7 +88,7 @@ func Open(o Options) (_ *Store, err error) {
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, s.lock.Close())
 	}
-	s.found = s.held.Load()
+	s.found = s.space.held.Load()
 	if err := s.metrics.register(o.Metrics); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", o.Dir, err), s.lock.Close())
 	}
@@ -111,6 +105,7 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.closed = true
+	s.cancel()
 	for op := range s.running {
 		op.cancel(ErrClosed)
 	}
@@ -120,6 +115,7 @@ func (s *Store) Close() error {
 	s.handles.drain()
 	s.flusher.stop()
 	var errs []error
+	s.flusher.saveUses()
 	for _, f := range s.List() {
 		errs = append(errs, f.flush(context.Background()), f.close())
 	}
@@ -166,23 +162,6 @@ func (s *Store) Remove(id content.Digest) error {
 	}
 	s.changed(f)
 	return nil
-}
-
-// Usage says what the store takes. Free is 0 if the file system does not tell.
-func (s *Store) Usage() Usage {
-	free, _, err := s.fs.Space(s.o.Dir)
-	if err != nil {
-		s.log.Warn("cannot tell the free space", "dir", s.o.Dir, "error", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return Usage{
-		Files:    len(s.files),
-		Bytes:    s.held.Load(),
-		Reserved: s.reserved,
-		Quota:    s.o.Quota,
-		Free:     free,
-	}
 }
 
 // operation is a long one: Close ends it and waits for it.

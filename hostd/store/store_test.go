@@ -229,7 +229,7 @@ func TestWriteRefusesWrongBytes(t *testing.T) {
 
 func TestRemove(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, dir, func(o *Options) { o.Quota = 3 * testChunk })
+	s := open(t, dir, func(o *Options) { o.Quota.Bytes = 3 * testChunk })
 	p := random(1, 3*testChunk)
 	f := put(t, s, p)
 	if err := s.Remove(f.ID()); err != nil {
@@ -244,7 +244,7 @@ func TestRemove(t *testing.T) {
 	if err := f.Sync(t.Context()); !errors.Is(err, ErrRemoved) {
 		t.Errorf("sync after remove: %v", err)
 	}
-	if u := s.Usage(); u.Files != 0 || u.Bytes != 0 || u.Reserved != 0 {
+	if u := s.Usage(); u.Files != 0 || u.Bytes != 0 || u.Arriving != 0 {
 		t.Errorf("usage after remove: %+v", u)
 	}
 	wantEmptyDir(t, filepath.Join(dir, "files"))

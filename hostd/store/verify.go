@@ -77,7 +77,7 @@ func (f *File) verifyChunk(ctx context.Context, i int, buf []byte, limit *rate.L
 	}
 	hd.DropCache(f.manifest.Offset(i), int64(n))
 	f.store.handles.release(hd)
-	_, err = f.ReadChunk(i, buf)
+	_, err = f.read(i, buf)
 	return err
 }
 

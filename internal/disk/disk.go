@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/virtswarm/virtswarm/internal/content"
 )
@@ -47,6 +48,8 @@ type FS interface {
 	Lstat(path string) (fs.FileInfo, error)
 	// Chmod sets the permissions of the file at path.
 	Chmod(path string, perm fs.FileMode) error
+	// Chtimes sets the time of change of the file at path, lazily: a loss of power may undo it.
+	Chtimes(path string, t time.Time) error
 	// SyncDir makes the names in a directory durable.
 	SyncDir(path string) error
 	// Lock takes the lock on the file at path, creating it, until the Closer is closed or the process ends.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,7 +28,7 @@ const faultPage = 4096
 // Op is one operation on a file system, as a hook sees it.
 type Op struct {
 	N    int    // counts all operations that change something, from 1; 0 for those that only look
-	Name string // open, create, write, sync, truncate, punch, clone, link, rename, remove, mkdir, chmod, syncdir; look: read, stat, readdir, lock, space
+	Name string // open, create, write, sync, truncate, punch, clone, link, rename, remove, mkdir, chmod, syncdir; look: read, stat, readdir, lock, space, chtimes
 	Path string // the file or directory; where to, if there are two
 }
 
@@ -323,6 +324,14 @@ func (f *Fault) Chmod(path string, perm fs.FileMode) error {
 		return err
 	}
 	return f.under.Chmod(path, perm)
+}
+
+// Chtimes implements FS. The time is not among what PowerOff loses.
+func (f *Fault) Chtimes(path string, t time.Time) error {
+	if err := f.look("chtimes", path); err != nil {
+		return err
+	}
+	return f.under.Chtimes(path, t)
 }
 
 // SyncDir implements FS.

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,6 +99,9 @@ func (OS) Lstat(path string) (fs.FileInfo, error) { return os.Lstat(path) }
 
 // Chmod implements FS.
 func (OS) Chmod(path string, perm fs.FileMode) error { return os.Chmod(path, perm) }
+
+// Chtimes implements FS.
+func (OS) Chtimes(path string, t time.Time) error { return os.Chtimes(path, time.Time{}, t) }
 
 // SyncDir implements FS.
 func (OS) SyncDir(path string) error {
