@@ -14,76 +14,86 @@ import (
 const memoryBacklog = 128
 
 // Memory is a network within the process, for tests: no sockets and no time but package time's, so that it works in a
-// testing/synctest bubble. Anything that is a URL of a link may be listened at.
-type Memory struct {
-	mu        sync.Mutex
-	listeners map[memoryAddr]*memoryListener
-	ports     int // the last one that was given to port 0
-}
+// testing/synctest bubble. Anything that is a URL of a link may be listened at. It is a Fabric with one host.
+type Memory struct{ *Plug }
 
 // NewMemory returns an empty network.
-func NewMemory() *Memory { return &Memory{listeners: make(map[memoryAddr]*memoryListener)} }
+func NewMemory() *Memory { return &Memory{NewFabric().Plug("caller")} }
 
 type memoryAddr struct{ network, address string }
 
 func (a memoryAddr) Network() string { return a.network }
 func (a memoryAddr) String() string  { return a.address }
 
+// A Plug is one host's place in a Fabric, from when it is switched on until it is switched off: a Network.
+type Plug struct {
+	fabric *Fabric
+	host   string
+	out    bool // guarded by fabric.mu
+}
+
 // Listen implements Network.
-func (m *Memory) Listen(ctx context.Context, url string) (net.Listener, error) {
+func (p *Plug) Listen(_ context.Context, url string) (net.Listener, error) {
 	network, address, err := Split(url)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	f := p.fabric
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if host, port, err := net.SplitHostPort(address); err == nil && network == "tcp" && port == "0" {
-		m.ports++
-		address = net.JoinHostPort(host, strconv.Itoa(m.ports))
+		f.ports++
+		address = net.JoinHostPort(host, strconv.Itoa(f.ports))
 	}
 	addr := memoryAddr{network, address}
-	if m.listeners[addr] != nil {
-		return nil, &net.OpError{Op: "listen", Net: network, Addr: addr, Err: os.NewSyscallError("bind", syscall.EADDRINUSE)}
+	fail := func(errno syscall.Errno) (net.Listener, error) {
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: addr, Err: os.NewSyscallError("bind", errno)}
 	}
-	l := &memoryListener{network: m, addr: addr, queue: make(chan net.Conn, memoryBacklog), closed: make(chan struct{})}
-	m.listeners[addr] = l
+	switch {
+	case p.out:
+		return fail(syscall.ENETDOWN)
+	case f.listeners[addr] != nil:
+		return fail(syscall.EADDRINUSE)
+	}
+	l := &memoryListener{plug: p, addr: addr, queue: make(chan net.Conn, memoryBacklog), closed: make(chan struct{})}
+	f.listeners[addr] = l
+	f.owners[addr] = p.host
 	return l, nil
 }
 
-// Dial implements Network.
-func (m *Memory) Dial(ctx context.Context, url string) (net.Conn, error) {
+// Dial implements Network. Where nothing gets through, it waits until something does, or until ctx ends.
+func (p *Plug) Dial(ctx context.Context, url string) (net.Conn, error) {
 	network, address, err := Split(url)
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
 	}
 	addr := memoryAddr{network, address}
-	fail := func(err error) (net.Conn, error) {
+	c, err := p.dial(ctx, addr)
+	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: addr, Err: err}
 	}
+	return c, nil
+}
+
+func (p *Plug) dial(ctx context.Context, addr memoryAddr) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
-		return fail(err)
+		return nil, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	l := m.listeners[addr]
-	if l == nil {
-		return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
+	there, back := p.fabric.way(p.host, addr)
+	for _, r := range []*road{there, back} { // a call and the answer to it
+		if err := r.pass(ctx); err != nil {
+			return nil, err
+		}
 	}
-	here, there := newPipe(memoryAddr{network, "caller"}, addr)
-	select {
-	case l.queue <- there:
-		return here, nil
-	default:
-		return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
-	}
+	return p.fabric.connect(p, addr)
 }
 
 type memoryListener struct {
-	network *Memory
-	addr    memoryAddr
-	queue   chan net.Conn
-	closed  chan struct{}
-	once    sync.Once
+	plug   *Plug
+	addr   memoryAddr
+	queue  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
 }
 
 func (l *memoryListener) Addr() net.Addr { return l.addr }
@@ -104,9 +114,10 @@ func (l *memoryListener) Accept() (net.Conn, error) {
 // Close stops listening and resets the connections that nobody has accepted.
 func (l *memoryListener) Close() error {
 	l.once.Do(func() {
-		l.network.mu.Lock()
-		delete(l.network.listeners, l.addr) // from now on nothing enters queue
-		l.network.mu.Unlock()
+		f := l.plug.fabric
+		f.mu.Lock()
+		delete(f.listeners, l.addr) // from now on nothing enters queue
+		f.mu.Unlock()
 		close(l.closed)
 		for {
 			select {

@@ -9,8 +9,15 @@ import (
 	"time"
 )
 
-// pipeBuffer is how many bytes a direction of a Pipe holds before Write blocks, like a socket's buffers.
-const pipeBuffer = 64 << 10
+const (
+	// pipeBuffer is how many bytes a direction of a Pipe holds before Write blocks, like a socket's buffers.
+	pipeBuffer = 64 << 10
+	// roadBuffer is the same where a road can be slow or cut: more than is ever written while others wait for the
+	// writer's mutex, as a bubble's clock, and with it the road, stands still for them.
+	roadBuffer = 4 << 20
+	// firstRing is what a direction's memory begins with; it grows with its use.
+	firstRing = 4 << 10
+)
 
 // Pipe returns the two ends of a connection within the process: buffered, with deadlines and half-close, and fit for a
 // testing/synctest bubble. Like a socket, an end that is closed while bytes wait to be read resets the connection.
@@ -30,6 +37,7 @@ func newPipe(local, remote net.Addr) (a, b *pipeEnd) {
 type pipeEnd struct {
 	in, out       *stream
 	local, remote net.Addr
+	closed        func() // told of Close; may be nil
 }
 
 func (p *pipeEnd) Read(b []byte) (int, error) {
@@ -52,6 +60,9 @@ func (p *pipeEnd) wrap(op string, err error) error {
 func (p *pipeEnd) Close() error {
 	unread := p.in.closeRead()
 	p.out.closeWrite(unread)
+	if p.closed != nil {
+		p.closed()
+	}
 	return nil
 }
 
@@ -87,16 +98,26 @@ type stream struct {
 
 	mu                          sync.Mutex
 	changed                     sync.Cond
+	limit                       int // how long the ring may get
 	ring                        []byte
 	start, length               int
 	readClosed                  bool // by the reader
 	writeClosed                 bool // by the writer
 	reset                       bool // by the writer, with bytes of the other direction unread
 	readDeadline, writeDeadline deadline
+
+	// What follows is for streams of a Fabric.
+	road    *road  // nil: whatever is written arrives at once
+	arrived int    // of length, what the reader may have
+	marks   []mark // when the rest arrives, soonest first
+	alarm   *time.Timer
+	alarmAt time.Time
+	mute    bool // one side is gone, and the other is not told
+	broken  bool // for both sides
 }
 
 func newStream() *stream {
-	s := &stream{ring: make([]byte, pipeBuffer), writing: make(chan struct{}, 1)}
+	s := &stream{limit: pipeBuffer, writing: make(chan struct{}, 1)}
 	s.changed.L = &s.mu
 	return s
 }
@@ -105,6 +126,7 @@ func (s *stream) read(b []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
+		ready, all := s.ready()
 		switch {
 		case s.readClosed:
 			return 0, net.ErrClosed
@@ -112,22 +134,42 @@ func (s *stream) read(b []byte) (int, error) {
 			return 0, os.ErrDeadlineExceeded
 		case len(b) == 0:
 			return 0, nil
-		case s.reset:
+		case s.broken || s.reset && all:
 			return 0, os.NewSyscallError("read", syscall.ECONNRESET)
-		case s.length > 0:
-			n := copy(b, s.ring[s.start:min(s.start+s.length, len(s.ring))])
-			if n == len(s.ring)-s.start && n < s.length { // the rest is at the ring's beginning
-				n += copy(b[n:], s.ring[:s.length-n])
-			}
-			s.start = (s.start + n) % len(s.ring)
-			s.length -= n
+		case ready > 0:
+			n := s.take(b[:min(ready, len(b))])
 			s.changed.Broadcast()
 			return n, nil
-		case s.writeClosed:
+		case s.writeClosed && all:
 			return 0, io.EOF
 		}
 		s.changed.Wait()
 	}
+}
+
+// take moves the first bytes of the ring to b, which is no longer than what is there.
+func (s *stream) take(b []byte) int {
+	n := copy(b, s.ring[s.start:])
+	n += copy(b[n:], s.ring) // the rest is at the ring's beginning
+	s.start = (s.start + n) % len(s.ring)
+	s.length -= n
+	s.arrived -= n
+	return n
+}
+
+// put moves the first bytes of b into the ring, as many as there is room for. The ring grows with its use.
+func (s *stream) put(b []byte) int {
+	if need := s.length + len(b); need > len(s.ring) && len(s.ring) < s.limit {
+		ring := make([]byte, min(s.limit, max(need, 2*len(s.ring), firstRing)))
+		n := copy(ring, s.ring[s.start:min(s.start+s.length, len(s.ring))])
+		copy(ring[n:s.length], s.ring)
+		s.ring, s.start = ring, 0
+	}
+	end := (s.start + s.length) % len(s.ring)
+	n := copy(s.ring[end:min(end+len(s.ring)-s.length, len(s.ring))], b)
+	s.length += n
+	s.sent(n)
+	return n
 }
 
 func (s *stream) write(b []byte) (int, error) {
@@ -142,15 +184,14 @@ func (s *stream) write(b []byte) (int, error) {
 			return done, net.ErrClosed
 		case s.writeDeadline.passed:
 			return done, os.ErrDeadlineExceeded
-		case s.readClosed:
+		case s.broken:
+			return done, os.NewSyscallError("write", syscall.ECONNRESET)
+		case s.readClosed && !s.mute:
 			return done, os.NewSyscallError("write", syscall.EPIPE)
 		case done == len(b):
 			return done, nil
-		case s.length < len(s.ring):
-			end := (s.start + s.length) % len(s.ring)
-			n := copy(s.ring[end:min(end+len(s.ring)-s.length, len(s.ring))], b[done:])
-			s.length += n
-			done += n
+		case s.length < s.limit:
+			done += s.put(b[done:])
 			s.changed.Broadcast()
 			continue
 		}
@@ -164,7 +205,11 @@ func (s *stream) closeRead() (unread bool) {
 	defer s.mu.Unlock()
 	unread = s.length > 0 && !s.readClosed
 	s.readClosed, s.length = true, 0
+	s.arrived, s.marks = 0, nil
 	s.readDeadline.stop()
+	if s.alarm != nil {
+		s.alarm.Stop()
+	}
 	s.changed.Broadcast()
 	return unread
 }
@@ -172,6 +217,9 @@ func (s *stream) closeRead() (unread bool) {
 func (s *stream) closeWrite(reset bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.writeClosed {
+		s.sent(0)
+	}
 	s.writeClosed = true
 	s.reset = s.reset || reset
 	s.writeDeadline.stop()
