@@ -55,7 +55,7 @@ func TestQuota(t *testing.T) {
 	if u := s.Usage(); u.Arriving != 0 || u.Bytes != 5*testChunk {
 		t.Errorf("usage after failures %+v", u)
 	}
-	put(t, s, make([]byte, 10*testChunk)) // holes take nothing
+	put(t, s, make([]byte, 10*testChunk))  // holes take nothing
 	if again := put(t, s, p); again != f { // nor does what is here already
 		t.Error("the same content, another file")
 	}

@@ -53,6 +53,7 @@ type Fault struct {
 	order  []*inode      // in the order of their first opening, so that a seed decides alike
 	names  []*nameChange // not durable yet, the oldest first
 	buried int
+	locks  map[*faultLock]struct{}
 }
 
 var _ FS = (*Fault)(nil)
@@ -67,6 +68,7 @@ func NewFault(under FS, attic string, seed uint64) (*Fault, error) {
 		under: under, attic: attic,
 		rng:    rand.New(rand.NewPCG(seed, 0)),
 		inodes: make(map[inodeID]*inode),
+		locks:  make(map[*faultLock]struct{}),
 	}, nil
 }
 
@@ -113,14 +115,23 @@ func (f *Fault) Killed() bool {
 func (f *Fault) Kill() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.die()
+}
+
+// die is the end of the process, and so of its locks. The caller holds mu.
+func (f *Fault) die() {
 	f.killed = true
+	for l := range f.locks {
+		_ = l.under.Close()
+	}
+	clear(f.locks)
 }
 
 // PowerOff is Kill, and then loses of what was not synced: names from a random one on, and random pages.
 func (f *Fault) PowerOff() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.killed = true
+	f.die()
 	var errs []error
 	for keep := f.rng.IntN(len(f.names) + 1); len(f.names) > keep; {
 		last := f.names[len(f.names)-1]
@@ -150,7 +161,7 @@ func (f *Fault) before(name, path string, changes bool) error {
 	}
 	err := f.hook(op)
 	if errors.Is(err, ErrKilled) {
-		f.killed = true
+		f.die()
 	}
 	if err != nil {
 		return spaced(&fs.PathError{Op: name, Path: path, Err: err})
@@ -346,10 +357,35 @@ func (f *Fault) SyncDir(path string) error {
 
 // Lock implements FS.
 func (f *Fault) Lock(path string) (io.Closer, error) {
-	if err := f.look("lock", path); err != nil {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.before("lock", path, false); err != nil {
 		return nil, err
 	}
-	return f.under.Lock(path)
+	under, err := f.under.Lock(path)
+	if err != nil {
+		return nil, err
+	}
+	l := &faultLock{f, under}
+	f.locks[l] = struct{}{}
+	return l, nil
+}
+
+// faultLock is a lock that ends with the process.
+type faultLock struct {
+	fault *Fault
+	under io.Closer
+}
+
+// Close gives up the lock, unless the process is dead.
+func (l *faultLock) Close() error {
+	l.fault.mu.Lock()
+	defer l.fault.mu.Unlock()
+	if _, held := l.fault.locks[l]; !held {
+		return nil
+	}
+	delete(l.fault.locks, l)
+	return l.under.Close()
 }
 
 // Space implements FS.

@@ -20,7 +20,7 @@ func TestWriteFileIsAtomic(t *testing.T) {
 			if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, before, 0o600)); err != nil {
 				t.Fatal(err)
 			}
-			f := newFault(t, dir, seed)
+			f := newFault(t, OS{}, dir, seed)
 			f.KillAt(step)
 			err := WriteFile(f, path, after, 0o600)
 			finished = err == nil
@@ -45,27 +45,25 @@ func TestWriteFileIsAtomic(t *testing.T) {
 }
 
 // losses runs do, cuts the power and returns which of the states that look tells were seen, over many seeds.
-func losses(t *testing.T, do func(f *Fault, dir string), look func(dir string) string) map[string]int {
+func losses(t *testing.T, do func(f *Fault, dir string), look func(f FS, dir string) string) map[string]int {
 	t.Helper()
 	seen := map[string]int{}
 	for seed := range uint64(60) {
-		dir := t.TempDir()
-		f := newFault(t, dir, seed)
-		inside := filepath.Join(dir, "inside")
-		if err := os.Mkdir(inside, 0o700); err != nil {
-			t.Fatal(err)
+		for i, base := range bases {
+			under, dir := base.make(t)
+			f := newFault(t, under, dir, seed*7+uint64(i))
+			inside := filepath.Join(dir, "inside")
+			must(t, under.MkdirAll(inside, 0o700))
+			do(f, inside)
+			must(t, f.PowerOff())
+			seen[look(under, inside)]++
 		}
-		do(f, inside)
-		if err := f.PowerOff(); err != nil {
-			t.Fatal(err)
-		}
-		seen[look(inside)]++
 	}
 	return seen
 }
 
-func state(dir string) string {
-	p, err := os.ReadFile(filepath.Join(dir, "f"))
+func state(f FS, dir string) string {
+	p, err := ReadFile(f, filepath.Join(dir, "f"), 1<<20)
 	if err != nil {
 		return "missing"
 	}
@@ -143,10 +141,10 @@ func TestPowerOffLosesWhatIsNotSynced(t *testing.T) {
 }
 
 func TestPowerOffLosesNames(t *testing.T) {
-	look := func(dir string) string {
+	look := func(f FS, dir string) string {
 		s := ""
 		for _, name := range []string{"a", "b", "d/x", "e/x"} {
-			if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			if _, err := f.Lstat(filepath.Join(dir, name)); err == nil {
 				s += name + " "
 			}
 		}
@@ -206,19 +204,19 @@ func TestPowerOffLosesNames(t *testing.T) {
 
 func TestTornWrite(t *testing.T) {
 	dir := t.TempDir()
-	f := newFault(t, dir, 0)
+	f := newFault(t, OS{}, dir, 0)
 	w := write(t, f, filepath.Join(dir, "f"), []byte("12345678"))
 	f.FailAt(1, errors.Join(ErrTorn, NoSpace()))
 	n, err := w.WriteAt([]byte("abcdefgh"), 0)
 	if n != 4 || !errors.Is(err, ErrNoSpace) {
 		t.Errorf("%d bytes, %v", n, err)
 	}
-	want(t, filepath.Join(dir, "f"), []byte("abcd5678"))
+	want(t, OS{}, filepath.Join(dir, "f"), []byte("abcd5678"))
 }
 
 func TestKillEndsEverything(t *testing.T) {
 	dir := t.TempDir()
-	f := newFault(t, dir, 0)
+	f := newFault(t, OS{}, dir, 0)
 	w := write(t, f, filepath.Join(dir, "f"), []byte("1"))
 	f.Kill()
 	_, readErr := w.ReadAt(make([]byte, 1), 0)
@@ -229,5 +227,22 @@ func TestKillEndsEverything(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	want(t, filepath.Join(dir, "f"), []byte("1"))
+	want(t, OS{}, filepath.Join(dir, "f"), []byte("1"))
+}
+
+func TestLocksEndWithTheProcess(t *testing.T) {
+	for _, base := range bases {
+		under, dir := base.make(t)
+		f := newFault(t, under, dir, 0)
+		path := filepath.Join(dir, "LOCK")
+		dead, err := f.Lock(path)
+		must(t, err)
+		f.Kill()
+		alive, err := under.Lock(path)
+		must(t, err, dead.Close())
+		if _, err := under.Lock(path); !errors.Is(err, ErrLocked) {
+			t.Errorf("%s: the dead has given up a lock of the living: %v", base.name, err)
+		}
+		must(t, alive.Close())
+	}
 }
