@@ -91,7 +91,7 @@ func run(ctx context.Context, cfg hostd.Config) error {
 		Name: "virtswarmd", Level: hclog.LevelFromString(cfg.Log.Level), JSONFormat: cfg.Log.JSON, Output: os.Stderr,
 	})
 	host, err := hostd.New(ctx, cfg, hostd.Options{
-		Version: api.Version(), Logger: logger,
+		Version: api.Version(), Logger: logger, FS: dataDisk(),
 		Ready: func() { notify(logger, daemon.SdNotifyReady) },
 	})
 	if err != nil {
