@@ -182,13 +182,20 @@ func (h *Host) describeHost(host placement.Host, status raft.Status) *v1.Host {
 		Id: string(host.ID), Name: host.Name, Address: host.Addr, Weight: host.Weight, Labels: host.Labels,
 		State: hostStates[host.State], Self: host.ID == h.self,
 		Voter: slices.Contains(status.Voters, host.ID), Leader: host.ID == status.Leader,
+		Limits: describeLimits(host.Limits), StateSince: host.At,
 	}
+}
+
+func describeLimits(l placement.Limits) *v1.HostLimits {
+	high, low := l.Watermarks()
+	return &v1.HostLimits{Up: uint64(l.Up), Down: uint64(l.Down), Quota: uint64(l.Quota), High: uint32(high), Low: uint32(low)}
 }
 
 var hostStates = map[placement.HostState]v1.HostState{
 	placement.Alive:   v1.HostState_HOST_STATE_ALIVE,
 	placement.Down:    v1.HostState_HOST_STATE_DOWN,
 	placement.Leaving: v1.HostState_HOST_STATE_LEAVING,
+	placement.Lost:    v1.HostState_HOST_STATE_LOST,
 }
 
 // describe gives a version of a file in the API's words.
@@ -235,10 +242,13 @@ func homes(s *placement.State, host placement.HostID, c placement.Content) (n in
 	return n
 }
 
-// hostNamed finds a host by name or id.
+// hostNamed finds a host by name or id; no name means this one.
 func (h *Host) hostNamed(name string) (placement.Host, error) {
 	var host placement.Host
 	var ok bool
+	if name == "" {
+		name = string(h.self)
+	}
 	h.node.View(func(s *placement.State) { host, ok = s.HostByName(name) })
 	if !ok {
 		return host, api.NewError(api.NoSuchHost, fmt.Sprintf("%.200q", name), nil)

@@ -15,13 +15,15 @@ import (
 
 	"github.com/virtswarm/virtswarm/internal/api"
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/placement"
 )
 
 // Defaults of a Config. The timings suit a LAN; Raft's own stand in package raft.
 const (
 	DefaultData        = "/var/lib/virtswarm"
 	DefaultListen      = ":7117"
-	DefaultHostTimeout = 60 * time.Second
+	DefaultHostTimeout = 10 * time.Second
+	DefaultGrace       = 10 * time.Minute
 	DefaultScrubEvery  = 7 * 24 * time.Hour
 	DefaultScrubRate   = Bytes(100 << 20)
 	// DefaultFetches bounds how many files a host fetches at once on its own account: enough to hide one slow
@@ -52,14 +54,27 @@ type Config struct {
 	Metrics string `yaml:"metrics"`
 	// Name is what operators call this host; unique in the cluster. By default the machine's host name.
 	Name string `yaml:"name"`
+	// HostTimeout is how long a host may be out of the leader's reach before its copies do not count any more; Grace is
+	// how long after that its shards are rebuilt elsewhere. Those of the host that leads count.
+	HostTimeout time.Duration `yaml:"host_timeout"`
+	Grace       time.Duration `yaml:"grace"`
+
+	// What follows, up to Low, is what the catalogue is told of this host at its first start, and again when the file
+	// was edited; in between, 'virtswarm host set' changes it while the host runs.
+
 	// Weight is this host's share of the files relative to other hosts, 1 to 10000; 100 by default.
 	Weight uint32 `yaml:"weight"`
 	// Labels say where the host stands, such as rack: r1.
 	Labels map[string]string `yaml:"labels"`
+	// Up and Down bound what goes to and comes from other hosts; 0 is no limit.
+	Up   Rate `yaml:"up"`
+	Down Rate `yaml:"down"`
 	// Quota bounds the bytes of stored file data; 0 leaves it to the disk.
 	Quota Bytes `yaml:"quota"`
-	// HostTimeout is how long a host may be out of the leader's reach before its shards are rebuilt elsewhere.
-	HostTimeout time.Duration `yaml:"host_timeout"`
+	// High and Low are the parts of the quota at which eviction begins and ends; 90% and 80% by default.
+	High Percent `yaml:"high"`
+	Low  Percent `yaml:"low"`
+
 	// ScrubEvery is how often all stored files are read and checked; ScrubRate bounds the bytes read a second.
 	ScrubEvery time.Duration `yaml:"scrub_every"`
 	ScrubRate  Bytes         `yaml:"scrub_rate"`
@@ -97,6 +112,39 @@ func (b *Bytes) UnmarshalYAML(p []byte) error {
 	return nil
 }
 
+// Rate is in bytes a second; in YAML a text such as 200Mbit.
+type Rate int64
+
+// UnmarshalYAML reads a rate.
+func (r *Rate) UnmarshalYAML(p []byte) error {
+	var text string
+	if err := yaml.Unmarshal(p, &text); err != nil {
+		return err
+	}
+	n, err := api.ParseRate(text)
+	*r = Rate(n)
+	return err
+}
+
+// Percent is 1 to 100; in YAML a number or a text such as 90%.
+type Percent int
+
+// UnmarshalYAML reads a percentage.
+func (p *Percent) UnmarshalYAML(b []byte) error {
+	var text string
+	if err := yaml.Unmarshal(b, &text); err != nil {
+		return err
+	}
+	n, err := api.ParsePercent(text)
+	*p = Percent(n)
+	return err
+}
+
+// limits returns what the host is to keep to.
+func (c *Config) limits() placement.Limits {
+	return placement.Limits{Up: int64(c.Up), Down: int64(c.Down), Quota: int64(c.Quota), High: int(c.High), Low: int(c.Low)}
+}
+
 // LoadConfig reads a YAML file. An empty path gives the defaults.
 func LoadConfig(path string) (Config, error) {
 	var c Config
@@ -132,6 +180,8 @@ func (c *Config) Validate() error {
 		return bad("quota", "is negative")
 	case c.HostTimeout < minHostTimeout:
 		return bad("host_timeout", "%s is too short: a busy host would count as dead; take at least %s", c.HostTimeout, minHostTimeout)
+	case c.Grace < time.Second:
+		return bad("grace", "%s is too short: every restart would move files; take at least a second, better some minutes", c.Grace)
 	case c.ScrubEvery < time.Minute:
 		return bad("scrub_every", "%s is too often; take at least a minute", c.ScrubEvery)
 	case c.ScrubRate < 1<<20:
@@ -148,6 +198,9 @@ func (c *Config) Validate() error {
 			return bad(a.key, "%q is not HOST:PORT: %v", a.addr, err)
 		}
 	}
+	if high, low := c.limits().Watermarks(); low >= high {
+		return bad("low", "%d%% is not below high, %d%%", low, high)
+	}
 	return c.validLog()
 }
 
@@ -163,8 +216,11 @@ func (c *Config) defaults() error {
 	or(&c.Data, DefaultData)
 	or(&c.Listen, DefaultListen)
 	or(&c.Socket, api.DefaultSocket)
-	or(&c.Weight, 100)
+	or(&c.Weight, placement.DefaultWeight)
+	or(&c.High, placement.DefaultHigh)
+	or(&c.Low, min(placement.DefaultLow, c.High-1))
 	or(&c.HostTimeout, DefaultHostTimeout)
+	or(&c.Grace, DefaultGrace)
 	or(&c.ScrubEvery, DefaultScrubEvery)
 	or(&c.ScrubRate, DefaultScrubRate)
 	or(&c.Fetches, DefaultFetches)

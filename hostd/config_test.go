@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/virtswarm/virtswarm/placement"
 )
 
 // The configuration file that is shipped names every key, with its default.
@@ -25,7 +27,7 @@ func TestShippedConfigurationIsTheDefault(t *testing.T) {
 	}
 	shipped.Labels = nil
 	if got, want := shipped, def; got.Data != want.Data || got.Listen != want.Listen || got.Socket != want.Socket ||
-		got.Weight != want.Weight || got.Quota != want.Quota || got.HostTimeout != want.HostTimeout ||
+		got.Weight != want.Weight || got.limits() != want.limits() || got.HostTimeout != want.HostTimeout || got.Grace != want.Grace ||
 		got.ScrubEvery != want.ScrubEvery || got.ScrubRate != want.ScrubRate || got.Fetches != want.Fetches || got.Log != want.Log {
 		t.Errorf("packaging/virtswarm.yaml gives %+v, the defaults are %+v", got, want)
 	}
@@ -34,7 +36,7 @@ func TestShippedConfigurationIsTheDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"data", "listen", "advertise", "socket", "metrics", "name", "weight", "labels", "quota",
-		"host_timeout", "scrub_every", "scrub_rate", "fetches", "log", "level", "json"} {
+		"up", "down", "high", "low", "host_timeout", "grace", "scrub_every", "scrub_rate", "fetches", "log", "level", "json"} {
 		if !strings.Contains(string(text), key+":") {
 			t.Errorf("packaging/virtswarm.yaml does not tell of %q", key)
 		}
@@ -55,6 +57,11 @@ func TestBadConfigurations(t *testing.T) {
 		{"quota: -5", "-5"},
 		{"host_timeout: 1s", "host_timeout"},
 		{"host_timeout: soon", "soon"},
+		{"grace: 1ms", "grace"},
+		{"up: fast", "fast"},
+		{"down: -1M", "-1M"},
+		{"high: 101%", "101%"},
+		{"high: 80%\nlow: 80%", "low"},
 		{"scrub_every: 1s", "scrub_every"},
 		{"scrub_rate: 1", "scrub_rate"},
 		{"fetches: 65", "fetches"},
@@ -78,7 +85,7 @@ func TestBadConfigurations(t *testing.T) {
 
 func TestGoodConfiguration(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "virtswarm.yaml")
-	text := "quota: 500GiB\nhost_timeout: 90s\nlabels: {rack: r1}\nname: hv-1\nlog: {json: true}\n"
+	text := "quota: 500GiB\nhost_timeout: 90s\ngrace: 5m\nup: 200Mbit\nlow: 50%\nlabels: {rack: r1}\nname: hv-1\nlog: {json: true}\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +96,10 @@ func TestGoodConfiguration(t *testing.T) {
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	if c.Quota != 500<<30 || c.HostTimeout != 90*time.Second || c.Labels["rack"] != "r1" || !c.Log.JSON || c.Log.Level != "info" {
+	if want := (placement.Limits{Up: 25_000_000, Quota: 500 << 30, High: 90, Low: 50}); c.limits() != want {
+		t.Errorf("limits %+v, want %+v", c.limits(), want)
+	}
+	if c.Grace != 5*time.Minute || c.HostTimeout != 90*time.Second || c.Labels["rack"] != "r1" || !c.Log.JSON || c.Log.Level != "info" {
 		t.Errorf("%+v", c)
 	}
 }

@@ -23,7 +23,7 @@ const (
 
 // Distribute implements server.Host.
 func (h *Host) Distribute(ctx context.Context, req *v1.DistributeRequest, send func(*v1.DistributeProgress) error) error {
-	targets, err := h.targets(req)
+	targets, err := h.meant("--to", req.GetAll(), req.GetHosts())
 	if err != nil {
 		return err
 	}
@@ -49,13 +49,40 @@ func (h *Host) Distribute(ctx context.Context, req *v1.DistributeRequest, send f
 	return w.run(ctx, send)
 }
 
-// targets finds the hosts that are meant.
-func (h *Host) targets(req *v1.DistributeRequest) ([]placement.HostID, error) {
-	if req.GetAll() == (len(req.GetHosts()) > 0) {
-		return nil, api.NewError(api.Usage, "--to", errors.New("name hosts, or 'all'"))
+// Unpin implements server.Host.
+func (h *Host) Unpin(ctx context.Context, req *v1.UnpinRequest) (*v1.UnpinResponse, error) {
+	v, err := h.lookup(ctx, req.GetName(), req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := h.meant("--from", req.GetAll(), req.GetHosts())
+	if err != nil {
+		return nil, err
+	}
+	r := &v1.UnpinResponse{Name: req.GetName(), Id: v.ID.String()}
+	h.node.View(func(s *placement.State) {
+		c, _ := s.Content(v.ID)
+		for _, host := range s.Hosts() {
+			pinned := c.Targets.All || slices.Contains(c.Targets.Hosts, host.ID)
+			if pinned && (req.GetAll() || slices.Contains(hosts, host.ID)) {
+				r.Hosts = append(r.Hosts, host.Name)
+			}
+		}
+	})
+	done, err := h.write(ctx, placement.Command{Unpin: &placement.Unpin{
+		Name: req.GetName(), ID: v.ID, All: req.GetAll(), Hosts: hosts,
+	}}, req.GetName())
+	r.Index = done.Index
+	return r, err
+}
+
+// meant finds the hosts that a request names.
+func (h *Host) meant(flag string, all bool, names []string) ([]placement.HostID, error) {
+	if all == (len(names) > 0) {
+		return nil, api.NewError(api.Usage, flag, errors.New("name hosts, or 'all'"))
 	}
 	var ids []placement.HostID
-	for _, name := range req.GetHosts() {
+	for _, name := range names {
 		host, err := h.hostNamed(name)
 		if err != nil {
 			return nil, err
@@ -141,7 +168,7 @@ func (w *watch) hostProgress(c placement.Content, host placement.Host, held plac
 	switch {
 	case held.Full(c.Shards):
 		p.State = v1.HoldState_HOLD_STATE_COMPLETE
-	case host.State == placement.Down:
+	case !host.State.Serves():
 		p.State = v1.HoldState_HOLD_STATE_DOWN
 	case said.GetKnown():
 		p.State = v1.HoldState_HOLD_STATE_FETCHING

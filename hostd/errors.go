@@ -40,6 +40,7 @@ var reasons = []struct {
 	{placement.ErrNoFile, api.NotFound},
 	{placement.ErrNoContent, api.NotFound},
 	{placement.ErrNoHost, api.NoSuchHost},
+	{placement.ErrTooFewHosts, api.TooFewCopies},
 	{placement.ErrNameTaken, api.HostNameTaken},
 	{placement.ErrTokenUnknown, api.BadToken},
 	{placement.ErrTokenUsed, api.BadToken},

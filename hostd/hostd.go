@@ -217,8 +217,8 @@ func (h *Host) open(port net.Listener) error {
 	}
 	h.node, err = raft.Open(raft.Config{
 		ID: h.self, Dir: h.raftDir(), Stream: raftStream{h.mux.Listen(link.ProtoRaft), dialer}, Forwarder: h.peers,
-		Advertise: h.advertise, Bootstrap: h.founding, Refused: link.Refused, HostTimeout: h.cfg.HostTimeout,
-		FS: h.fs, Logger: h.log.Named("raft"), Metrics: h.registry,
+		Advertise: h.advertise, Bootstrap: h.founding, Refused: link.Refused,
+		HostTimeout: h.cfg.HostTimeout, Grace: h.cfg.Grace, FS: h.fs, Logger: h.log.Named("raft"), Metrics: h.registry,
 	})
 	if err != nil {
 		return err
@@ -257,6 +257,7 @@ func (h *Host) Run(ctx context.Context) error {
 	group.Go(func() error { h.keeper.Run(ctx); return nil })
 	group.Go(func() error { h.facts.run(ctx); return nil })
 	group.Go(func() error { h.introduce(ctx); return nil })
+	group.Go(func() error { h.followSettings(ctx); return nil })
 	group.Go(func() error { h.renew(ctx); return nil })
 	group.Go(func() error { h.scrubNowAndThen(ctx); return nil })
 	group.Go(func() error { defer stop(); return h.membership(ctx) })

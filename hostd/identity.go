@@ -138,7 +138,7 @@ func (h *Host) allow(id string) error {
 }
 
 // introduce tells the catalogue who this host is, if it says otherwise: after founding the cluster, and after a start
-// with another name, address, weight or labels.
+// with another name, address or settings.
 func (h *Host) introduce(ctx context.Context) {
 	for {
 		err := h.introduceOnce(ctx)
@@ -159,12 +159,17 @@ func (h *Host) introduce(ctx context.Context) {
 }
 
 func (h *Host) introduceOnce(ctx context.Context) error {
-	me := placement.Host{ID: h.self, Name: h.cfg.Name, Addr: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels}
+	me := placement.Host{
+		ID: h.self, Name: h.cfg.Name, Addr: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels, Limits: h.cfg.limits(),
+	}
 	if h.founding {
 		_, err := h.node.Apply(ctx, placement.Command{InitCluster: &placement.InitCluster{
 			ID: h.id.Cluster(), Host: me, Now: time.Now().Unix(),
 		}})
 		if err != nil {
+			return err
+		}
+		if err := h.noteSettings(); err != nil {
 			return err
 		}
 		h.founding = false
@@ -175,29 +180,17 @@ func (h *Host) introduceOnce(ctx context.Context) error {
 	}
 	var known placement.Host
 	h.node.View(func(s *placement.State) { known, _ = s.Host(h.self) })
-	if known.Name == me.Name && known.Addr == me.Addr && known.Weight == me.Weight && sameLabels(known.Labels, me.Labels) {
-		return nil
+	update, err := h.editedSettings()
+	if err != nil {
+		return err
 	}
-	labels := me.Labels
-	if labels == nil {
-		labels = map[string]string{}
+	if known.Name != me.Name || known.Addr != me.Addr {
+		update.Name, update.Addr = me.Name, me.Addr
 	}
-	_, err := h.node.Apply(ctx, placement.Command{UpdateHost: &placement.UpdateHost{
-		ID: me.ID, Name: me.Name, Addr: me.Addr, Weight: me.Weight, Labels: labels,
-	}})
-	return err
-}
-
-func sameLabels(a, b map[string]string) bool {
-	if len(a) != len(b) {
-		return false
+	if _, err := h.node.Apply(ctx, placement.Command{UpdateHost: &update}); err != nil {
+		return err
 	}
-	for k, v := range a {
-		if w, ok := b[k]; !ok || w != v {
-			return false
-		}
-	}
-	return true
+	return h.noteSettings()
 }
 
 // renew renews this host's certificate in time.

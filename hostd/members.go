@@ -102,15 +102,11 @@ func (h *Host) checkToken(id string, token pki.Token) error {
 // Leave implements server.Host.
 func (h *Host) Leave(ctx context.Context, req *v1.LeaveRequest, send func(*v1.LeaveProgress) error) error {
 	h.fresh(ctx)
-	name := req.GetHost()
-	if name == "" {
-		name = string(h.self)
-	}
-	host, err := h.hostNamed(name)
+	host, err := h.hostNamed(req.GetHost())
 	if err != nil {
 		return err
 	}
-	if host.ID != h.self && host.State != placement.Down && !req.GetForce() {
+	if host.ID != h.self && host.State.Serves() && !req.GetForce() {
 		return api.NewError(api.Usage, host.Name, errors.New("the host is up")).
 			WithHint("run 'virtswarm leave' on that host; or add --force, which cuts it off at once")
 	}
@@ -133,10 +129,11 @@ type leave struct {
 	event *v1.LeaveProgress
 }
 
-// drain waits until every shard has its copies on other hosts. If the caller gives up, the host stays.
+// drain waits until what the host holds is safe on other hosts. If the caller gives up, the host stays.
 func (l *leave) drain(ctx context.Context) (err error) {
-	if l.who.State == placement.Alive {
-		if err := l.setState(ctx, placement.Alive, placement.Leaving); err != nil {
+	switch l.who.State {
+	case placement.Alive:
+		if err := l.host.setState(ctx, l.who, placement.Leaving); err != nil {
 			return err
 		}
 		defer func() {
@@ -145,63 +142,18 @@ func (l *leave) drain(ctx context.Context) (err error) {
 			}
 			back, cancel := context.WithTimeout(context.WithoutCancel(ctx), writePatience)
 			defer cancel()
-			l.host.warn("take back the order to leave", l.setState(back, placement.Leaving, placement.Alive))
+			l.who.State = placement.Leaving
+			l.host.warn("take back the order to leave", l.host.setState(back, l.who, placement.Alive))
 		}()
-	}
-	pace := newPace()
-	poll := time.NewTicker(pollEvery)
-	defer poll.Stop()
-	for {
-		changed := l.host.node.Changed()
-		sum := l.summary()
-		if sum.alive == 0 {
-			return placement.ErrLastHost
-		}
-		l.event.Done, l.event.Total = uint64(sum.shards-sum.missing), uint64(sum.shards)
-		if sum.missing == 0 {
-			return l.send(l.event)
-		}
-		pace.tick(0, func(float64) { err = l.send(l.event) })
-		if err != nil {
+	case placement.Down: // the operator need not wait for the grace to end; if it comes back, it is alive again
+		if err := l.host.setState(ctx, l.who, placement.Lost); err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-changed:
-		case <-poll.C:
-		}
 	}
-}
-
-// drained is how far the other hosts have all shards.
-type drained struct{ alive, shards, missing int }
-
-// summary counts the shards that do not have as many copies as the other hosts can give. Homes are computed without a
-// host that is leaving or down.
-func (l *leave) summary() (d drained) {
-	l.host.node.View(func(s *placement.State) {
-		for _, host := range s.Hosts() {
-			if host.State == placement.Alive {
-				d.alive++
-			}
-		}
-		for _, id := range s.ChangedSince(0).Contents {
-			r, _ := s.Replication(id)
-			d.shards += r.Shards
-			if r.MinCopies < r.Possible {
-				d.missing += max(1, min(r.UnderReplicated, r.Shards))
-			}
-		}
+	return l.host.awaitDrained(ctx, l.who, func(left, total placement.Drain, _ float64) error {
+		l.event.Done, l.event.Total = uint64(total.Shards-left.Shards), uint64(total.Shards)
+		return l.send(l.event)
 	})
-	return d
-}
-
-func (l *leave) setState(ctx context.Context, from, to placement.HostState) error {
-	_, err := l.host.write(ctx, placement.Command{SetHostState: &placement.SetHostState{
-		ID: l.who.ID, From: from, To: to, Now: time.Now().Unix(),
-	}}, l.who.Name)
-	return err
 }
 
 // remove takes the host out of the cluster. If it is this one, its daemon ends.

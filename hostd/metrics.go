@@ -21,32 +21,38 @@ var (
 	descHosts = prometheus.NewDesc("virtswarm_hosts", "Hosts of the cluster by state.", []string{"state"}, nil)
 	descFiles = prometheus.NewDesc("virtswarm_files", "Names in the catalogue.", nil, nil)
 	descUnder = prometheus.NewDesc("virtswarm_under_replicated_shards", "Shards with fewer copies than wanted.", nil, nil)
+	descToGo  = prometheus.NewDesc("virtswarm_repair_shards", "Copies of shards that live hosts have still to make.", nil, nil)
+	descBytes = prometheus.NewDesc("virtswarm_repair_bytes", "Bytes of the copies that live hosts have still to make.", nil, nil)
+	descAway  = prometheus.NewDesc("virtswarm_awaited_shards", "Copies of shards on hosts that are down, not yet made anew.", nil, nil)
 	descLost  = prometheus.NewDesc("virtswarm_unavailable_shards", "Shards that no live host holds.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m catalogueMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descHosts, descFiles, descUnder, descLost} {
+	for _, d := range []*prometheus.Desc{descHosts, descFiles, descUnder, descToGo, descBytes, descAway, descLost} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
 func (m catalogueMetrics) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v int, labels ...string) {
+	gauge := func(d *prometheus.Desc, v int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
 	}
 	m.node.View(func(s *placement.State) {
-		states := map[placement.HostState]int{placement.Alive: 0, placement.Down: 0, placement.Leaving: 0}
+		states := map[placement.HostState]int{placement.Alive: 0, placement.Down: 0, placement.Lost: 0, placement.Leaving: 0}
 		for _, h := range s.Hosts() {
 			states[h.State]++
 		}
 		for state, n := range states {
-			gauge(descHosts, n, string(state))
+			gauge(descHosts, int64(n), string(state))
 		}
 		sum := s.UnderReplicated()
-		gauge(descFiles, s.Files())
-		gauge(descUnder, sum.UnderReplicated)
-		gauge(descLost, sum.Lost)
+		gauge(descFiles, int64(s.Files()))
+		gauge(descUnder, int64(sum.UnderReplicated))
+		gauge(descToGo, int64(sum.ToGo))
+		gauge(descBytes, sum.ToGoBytes)
+		gauge(descAway, int64(sum.Awaited))
+		gauge(descLost, int64(sum.Lost))
 	})
 }

@@ -70,6 +70,14 @@ func (p *peers) progress(ctx context.Context, host placement.HostID, id content.
 	return r, nil
 }
 
+// report asks a host how it is doing.
+func (p *peers) report(ctx context.Context, host placement.Host, rates bool) (*v1.HostReport, error) {
+	if !host.State.Serves() {
+		return nil, fmt.Errorf("the host is %s", host.State)
+	}
+	return p.client(host.ID, host.Addr).Cluster.Report(ctx, &v1.ReportRequest{Peers: rates})
+}
+
 func (p *peers) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

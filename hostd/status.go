@@ -2,7 +2,6 @@ package hostd
 
 import (
 	"context"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -12,17 +11,14 @@ import (
 )
 
 // Status implements server.Host.
-func (h *Host) Status(ctx context.Context, _ *v1.StatusRequest) (*v1.StatusResponse, error) {
+func (h *Host) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusResponse, error) {
 	r := &v1.StatusResponse{
 		Staleness: h.fresh(ctx), ClusterId: h.id.Cluster(), Version: h.version, UptimeSeconds: time.Since(h.started).Seconds(),
 	}
 	status := h.node.Status()
 	r.RaftState, r.Term, r.AppliedIndex, r.CommitIndex = string(status.Role), status.Term, status.Applied, status.Commit
-	usage := h.store.Usage()
-	r.Store = &v1.StoreUsage{
-		Files: uint64(usage.Files), Bytes: uint64(usage.Bytes), Quota: uint64(usage.Quota), Free: uint64(usage.Free),
-		Path: filepath.Join(h.cfg.Data, "store"),
-	}
+	r.Store = h.storeUsage()
+	var asked []placement.Host
 	active := h.fetches.underWay()
 	h.node.View(func(s *placement.State) {
 		for _, host := range s.Hosts() {
@@ -32,6 +28,9 @@ func (h *Host) Status(ctx context.Context, _ *v1.StatusRequest) (*v1.StatusRespo
 			}
 			if d.Leader {
 				r.Leader = d
+			}
+			if d.Self || req.GetHosts() {
+				asked = append(asked, host)
 			}
 			if host.State == placement.Alive {
 				r.HostsAlive++
@@ -43,6 +42,7 @@ func (h *Host) Status(ctx context.Context, _ *v1.StatusRequest) (*v1.StatusRespo
 		sum := s.UnderReplicated()
 		r.UnderReplicatedFiles, r.UnderReplicatedShards = uint64(sum.UnderContents), uint64(sum.UnderReplicated)
 		r.UnavailableFiles = uint64(sum.LostContents)
+		r.RepairShards, r.RepairBytes, r.AwaitedShards = uint64(sum.ToGo), uint64(sum.ToGoBytes), uint64(sum.Awaited)
 		for id, p := range active {
 			c, _ := s.Content(id)
 			name := ""
@@ -54,6 +54,7 @@ func (h *Host) Status(ctx context.Context, _ *v1.StatusRequest) (*v1.StatusRespo
 			})
 		}
 	})
+	r.Reports = h.reports(ctx, asked, req.GetPeers())
 	slices.SortFunc(r.Fetches, func(a, b *v1.ActiveFetch) int { return strings.Compare(a.Name+a.Id, b.Name+b.Id) })
 	return r, nil
 }

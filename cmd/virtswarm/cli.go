@@ -53,11 +53,13 @@ Exit codes say what went wrong, --json makes output for programs; docs/operation
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON: one object, or one line for each event")
 	root.AddGroup(&cobra.Group{ID: groupFiles, Title: "Files:"}, &cobra.Group{ID: groupCluster, Title: "Cluster:"})
 	for _, verb := range []func(*cli) *cobra.Command{
-		newPublish, newPull, newDistribute, newLs, newShow, newRm, newVerify, newScrub,
-		newHosts, newStatus, newToken, newLeave,
+		newPublish, newPull, newDistribute, newUnpin, newLs, newShow, newRm, newVerify, newScrub,
+		newHosts, newHost, newStatus, newToken, newDrain, newUndrain, newLeave,
 	} {
 		cmd := verb(c)
-		cmd.RunE = asVerb(cmd.RunE)
+		for _, sub := range append(cmd.Commands(), cmd) {
+			sub.RunE = asVerb(sub.RunE)
+		}
 		root.AddCommand(cmd)
 	}
 	return root

@@ -76,6 +76,14 @@ func (c *cli) completeHosts(cmd *cobra.Command, _ []string, typed string) ([]str
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeHost offers hosts for a first argument.
+func (c *cli) completeHost(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return c.hostNames(cmd, typed), cobra.ShellCompDirectiveNoFileComp
+}
+
 func (c *cli) hostNames(cmd *cobra.Command, typed string) []string {
 	ctx, cancel := context.WithTimeout(cmd.Context(), completionWait)
 	defer cancel()

@@ -18,6 +18,7 @@ type hostProgressShape struct {
 	HeldBytes  uint64  `json:"held_bytes"`
 	TotalBytes uint64  `json:"total_bytes"`
 	Rate       float64 `json:"rate"`
+	Seconds    float64 `json:"seconds"` // from the order until complete; 0 if it was so before, or is not yet
 }
 
 // distributeShape is one event of distribute; the last has done.
@@ -27,6 +28,7 @@ type distributeShape struct {
 	Size  uint64              `json:"size"`
 	Hosts []hostProgressShape `json:"hosts"`
 	Done  bool                `json:"done"`
+	Sent  uint64              `json:"sent_bytes"`
 }
 
 func newDistribute(c *cli) *cobra.Command {
@@ -92,7 +94,33 @@ func (c *cli) distribute(ctx context.Context, arg string, req *v1.DistributeRequ
 	for _, h := range last.GetHosts() {
 		t.row(h.GetHost(), enumText(h.GetState(), "HOLD_STATE_"), size(h.GetHeldBytes()), size(h.GetTotalBytes()))
 	}
-	return t.flush()
+	if err := t.flush(); err != nil {
+		return err
+	}
+	if text := spreadText(last); req.GetWatch() && text != "" {
+		_, err = fmt.Fprintln(c.stdout, text)
+	}
+	return err
+}
+
+// spreadText gives the times of the first, the median and the last host, of those that were not complete before.
+func spreadText(p *v1.DistributeProgress) string {
+	var took []float64
+	for _, h := range p.GetHosts() {
+		if h.GetSeconds() > 0 {
+			took = append(took, h.GetSeconds())
+		}
+	}
+	if len(took) == 0 {
+		return ""
+	}
+	slices.Sort(took)
+	text := fmt.Sprintf("%s: first after %s, half after %s, last after %s",
+		plural(len(took), "host"), seconds(took[0]), seconds(took[(len(took)-1)/2]), seconds(took[len(took)-1]))
+	if n := p.GetSentBytes(); n > 0 {
+		text += fmt.Sprintf("; this host sent %s", size(n))
+	}
+	return text
 }
 
 // distributeStep adds up what all hosts do.
@@ -113,11 +141,11 @@ func distributeStep(p *v1.DistributeProgress) step {
 
 func distributeJSON(p *v1.DistributeProgress) distributeShape {
 	return distributeShape{
-		Name: p.GetName(), ID: p.GetId(), Size: p.GetSize(), Done: p.GetDone(),
+		Name: p.GetName(), ID: p.GetId(), Size: p.GetSize(), Done: p.GetDone(), Sent: p.GetSentBytes(),
 		Hosts: list(p.GetHosts(), func(h *v1.HostProgress) hostProgressShape {
 			return hostProgressShape{
 				HostID: h.GetHostId(), Host: h.GetHost(), State: enumText(h.GetState(), "HOLD_STATE_"),
-				HeldBytes: h.GetHeldBytes(), TotalBytes: h.GetTotalBytes(), Rate: h.GetRate(),
+				HeldBytes: h.GetHeldBytes(), TotalBytes: h.GetTotalBytes(), Rate: h.GetRate(), Seconds: h.GetSeconds(),
 			}
 		}),
 	}

@@ -59,6 +59,16 @@ type hostShape struct {
 	Labels    map[string]string `json:"labels"`
 	Files     uint64            `json:"files"`
 	HeldBytes uint64            `json:"held_bytes"`
+	Limits    limitsShape       `json:"limits"`
+	Since     time.Time         `json:"state_since"`
+}
+
+type limitsShape struct {
+	Up    uint64 `json:"up"` // 0 means none, as below
+	Down  uint64 `json:"down"`
+	Quota uint64 `json:"quota"`
+	High  uint32 `json:"high"` // percent of the quota
+	Low   uint32 `json:"low"`
 }
 
 func errorJSON(e *api.Error) errorShape {
@@ -93,7 +103,11 @@ func hostJSON(h *v1.Host) hostShape {
 	return hostShape{
 		ID: h.GetId(), Name: h.GetName(), Address: h.GetAddress(), State: enumText(h.GetState(), "HOST_STATE_"),
 		Voter: h.GetVoter(), Leader: h.GetLeader(), Self: h.GetSelf(), Weight: h.GetWeight(), Labels: labels,
-		Files: h.GetFiles(), HeldBytes: h.GetHeldBytes(),
+		Files: h.GetFiles(), HeldBytes: h.GetHeldBytes(), Since: time.Unix(h.GetStateSince(), 0).UTC(),
+		Limits: limitsShape{
+			Up: h.GetLimits().GetUp(), Down: h.GetLimits().GetDown(), Quota: h.GetLimits().GetQuota(),
+			High: h.GetLimits().GetHigh(), Low: h.GetLimits().GetLow(),
+		},
 	}
 }
 

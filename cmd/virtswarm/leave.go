@@ -41,12 +41,7 @@ that is up is cut off: what nobody else holds is lost.`,
 			}
 			return c.leave(cmd.Context(), req)
 		},
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
-			return c.hostNames(cmd, typed), cobra.ShellCompDirectiveNoFileComp
-		},
+		ValidArgsFunction: c.completeHost,
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "wait for nothing, and cut it off if it is up")
 	return cmd

@@ -13,11 +13,14 @@ import (
 )
 
 type storeShape struct {
-	Files uint64 `json:"files"`
-	Bytes uint64 `json:"bytes"`
-	Quota uint64 `json:"quota"` // 0 means none
-	Free  uint64 `json:"free"`
-	Path  string `json:"path"`
+	Files  uint64 `json:"files"`
+	Bytes  uint64 `json:"bytes"`
+	Quota  uint64 `json:"quota"` // 0 means none
+	Free   uint64 `json:"free"`
+	Path   string `json:"path"`
+	Budget uint64 `json:"budget"` // what it may have at this moment
+	High   uint64 `json:"high"`   // bytes at which eviction begins
+	Low    uint64 `json:"low"`    // and ends
 }
 
 type fetchShape struct {
@@ -49,7 +52,11 @@ type statusShape struct {
 	UnderReplicatedFiles  uint64         `json:"under_replicated_files"`
 	UnderReplicatedShards uint64         `json:"under_replicated_shards"`
 	UnavailableFiles      uint64         `json:"unavailable_files"`
+	RepairShards          uint64         `json:"repair_shards"`
+	RepairBytes           uint64         `json:"repair_bytes"`
+	AwaitedShards         uint64         `json:"awaited_shards"`
 	Fetches               []fetchShape   `json:"fetches"`
+	Reports               []reportShape  `json:"reports"`
 }
 
 // lookEvery is how often status --wait asks again.
@@ -57,32 +64,56 @@ const lookEvery = 100 * time.Millisecond
 
 func newStatus(c *cli) *cobra.Command {
 	var wait time.Duration
+	var peers bool
 	cmd := &cobra.Command{
 		Use:     "status",
 		GroupID: groupCluster,
 		Short:   "Show the state of the cluster and of this host",
 		Long: `Status tells whether the cluster has a leader, whether all files have their copies, what the store of
-this host holds, and what it fetches right now. With --wait it first waits until the daemon answers, is a member, and has a leader.`,
+this host holds, what it fetches right now, how every host is doing, and how long the last transfers took beside the
+least time they could have taken. With --peers it tells what goes between this host and each other one. With --wait it
+first waits until the daemon answers, is a member, and has a leader.`,
 		Example: `  virtswarm status
+  virtswarm status --peers
   virtswarm status --wait 30s
   virtswarm status --json | jq .under_replicated_files`,
-		Args:              cobra.NoArgs,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return c.status(cmd.Context(), wait) },
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := c.awaitStatus(cmd.Context(), wait, &v1.StatusRequest{Hosts: !peers, Peers: peers})
+			if err != nil {
+				return err
+			}
+			return c.showStatus(s, peers)
+		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait so long at most until this host takes part in the cluster")
+	cmd.Flags().BoolVar(&peers, "peers", false, "tell the rates between this host and others instead")
 	return cmd
 }
 
-func (c *cli) status(ctx context.Context, wait time.Duration) error {
-	s, err := c.awaitStatus(ctx, wait)
-	if err != nil {
-		return err
-	}
+func (c *cli) showStatus(s *v1.StatusResponse, peers bool) error {
 	if c.json {
 		return c.printJSON(statusJSON(s))
 	}
 	c.noteStale(s.GetStaleness())
+	if peers {
+		return c.showPeers(s.GetReports())
+	}
+	if err := c.showCluster(s); err != nil {
+		return err
+	}
+	if err := c.showFetches(s.GetFetches()); err != nil {
+		return err
+	}
+	if err := c.showReports(s.GetReports()); err != nil {
+		return err
+	}
+	return c.showRecent(s.GetReports())
+}
+
+// showCluster tells of the cluster, and of the host that answers.
+func (c *cli) showCluster(s *v1.StatusResponse) error {
 	leader := "none"
 	if s.GetLeader() != nil {
 		leader = s.GetLeader().GetName()
@@ -101,24 +132,32 @@ func (c *cli) status(ctx context.Context, wait time.Duration) error {
 	t.row("Catalogue", fmt.Sprintf("%s, entry %d of %d applied",
 		plural(s.GetFiles(), "name"), s.GetAppliedIndex(), s.GetCommitIndex()))
 	t.row("Copies", copiesText(s))
-	t.row("Store", storeText(s.GetStore()))
-	if err := t.flush(); err != nil || len(s.GetFetches()) == 0 {
-		return err
+	if n := s.GetRepairShards(); n > 0 {
+		t.row("Repair", fmt.Sprintf("%s to copy, %s, at %s", plural(n, "shard"), size(s.GetRepairBytes()), rate(repairRate(s))))
 	}
-	return c.showFetches(s.GetFetches())
+	t.row("Store", storeText(s.GetStore()))
+	return t.flush()
 }
 
-// awaitStatus asks until this host takes part in the cluster or the wait is over, then it returns the last answer.
-func (c *cli) awaitStatus(ctx context.Context, wait time.Duration) (*v1.StatusResponse, error) {
-	over := time.Now().Add(wait)
-	for {
+func repairRate(s *v1.StatusResponse) (sum float64) {
+	for _, r := range s.GetReports() {
+		sum += r.GetRepairRate()
+	}
+	return sum
+}
+
+// awaitStatus asks until this host takes part in the cluster or the wait is over, then it asks what is wanted.
+func (c *cli) awaitStatus(ctx context.Context, wait time.Duration, req *v1.StatusRequest) (*v1.StatusResponse, error) {
+	for over := time.Now().Add(wait); wait > 0; {
 		s, err := c.host().Control.Status(ctx, &v1.StatusRequest{})
-		ready := err == nil && !s.GetStaleness().GetStale() && s.GetHost() != nil
-		if ready || !time.Now().Before(over) {
-			if err == nil && !ready && wait > 0 {
+		if err == nil && !s.GetStaleness().GetStale() && s.GetHost() != nil {
+			break
+		}
+		if !time.Now().Before(over) {
+			if err == nil {
 				err = api.NewError(api.NoLeader, s.GetHost().GetName(), fmt.Errorf("not ready after %v", wait))
 			}
-			return s, err
+			return nil, err
 		}
 		select {
 		case <-ctx.Done():
@@ -126,6 +165,7 @@ func (c *cli) awaitStatus(ctx context.Context, wait time.Duration) (*v1.StatusRe
 		case <-time.After(lookEvery):
 		}
 	}
+	return c.host().Control.Status(ctx, req)
 }
 
 func copiesText(s *v1.StatusResponse) string {
@@ -135,6 +175,9 @@ func copiesText(s *v1.StatusResponse) string {
 	}
 	if n := s.GetUnderReplicatedFiles(); n > 0 {
 		parts = append(parts, fmt.Sprintf("%s missing in %s", plural(s.GetUnderReplicatedShards(), "shard"), plural(n, "file")))
+	}
+	if n := s.GetAwaitedShards(); n > 0 {
+		parts = append(parts, plural(n, "shard")+" on hosts that are down")
 	}
 	if len(parts) == 0 {
 		return "all there"
@@ -152,6 +195,9 @@ func storeText(u *v1.StoreUsage) string {
 }
 
 func (c *cli) showFetches(fetches []*v1.ActiveFetch) error {
+	if len(fetches) == 0 {
+		return nil
+	}
 	fmt.Fprintln(c.stdout)
 	t := newTable(c.stdout, "FETCHING", "DONE", "OF", "RATE", "SOURCES")
 	for _, f := range fetches {
@@ -173,7 +219,8 @@ func statusJSON(s *v1.StatusResponse) statusShape {
 		Voters: list(s.GetVoters(), same), Nonvoters: list(s.GetNonvoters(), same),
 		HostsAlive: s.GetHostsAlive(), HostsTotal: s.GetHostsTotal(), Files: s.GetFiles(),
 		UnderReplicatedFiles: s.GetUnderReplicatedFiles(), UnderReplicatedShards: s.GetUnderReplicatedShards(),
-		UnavailableFiles: s.GetUnavailableFiles(),
+		UnavailableFiles: s.GetUnavailableFiles(), RepairShards: s.GetRepairShards(), RepairBytes: s.GetRepairBytes(),
+		AwaitedShards: s.GetAwaitedShards(), Reports: list(s.GetReports(), reportJSON), Store: storeJSON(s.GetStore()),
 		Fetches: list(s.GetFetches(), func(f *v1.ActiveFetch) fetchShape {
 			return fetchShape{
 				Name: f.GetName(), ID: f.GetId(), Done: f.GetDone(), Total: f.GetTotal(), Rate: f.GetRate(), Sources: f.GetSources(),
@@ -184,7 +231,12 @@ func statusJSON(s *v1.StatusResponse) statusShape {
 		h := hostJSON(l)
 		out.Leader = &h
 	}
-	u := s.GetStore()
-	out.Store = storeShape{Files: u.GetFiles(), Bytes: u.GetBytes(), Quota: u.GetQuota(), Free: u.GetFree(), Path: u.GetPath()}
 	return out
+}
+
+func storeJSON(u *v1.StoreUsage) storeShape {
+	return storeShape{
+		Files: u.GetFiles(), Bytes: u.GetBytes(), Quota: u.GetQuota(), Free: u.GetFree(), Path: u.GetPath(),
+		Budget: u.GetBudget(), High: u.GetHigh(), Low: u.GetLow(),
+	}
 }

@@ -42,6 +42,18 @@ func rate(bytesPerSecond float64) string {
 	return humanize.IBytes(uint64(max(bytesPerSecond, 0))) + "/s"
 }
 
+// seconds gives a time as people say it: "850ms", "12.3s", "4m10s".
+func seconds(s float64) string {
+	d := time.Duration(s * float64(time.Second))
+	switch {
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}
+
 func shortID(id string) string { return id[:min(len(id), idDigits)] }
 
 func when(unix int64) string { return time.Unix(unix, 0).Format("2006-01-02 15:04") }

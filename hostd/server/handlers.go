@@ -32,6 +32,10 @@ func (c control) Scrub(ctx context.Context, req *v1.ScrubRequest, s *connect.Ser
 	return c.ControlHost.Scrub(ctx, req, s.Send)
 }
 
+func (c control) Drain(ctx context.Context, req *v1.DrainRequest, s *connect.ServerStream[v1.DrainProgress]) error {
+	return c.ControlHost.Drain(ctx, req, s.Send)
+}
+
 func (c control) Leave(ctx context.Context, req *v1.LeaveRequest, s *connect.ServerStream[v1.LeaveProgress]) error {
 	return c.ControlHost.Leave(ctx, req, s.Send)
 }

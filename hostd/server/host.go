@@ -29,14 +29,19 @@ type ControlHost interface {
 	Publish(ctx context.Context, req *v1.PublishRequest, send func(*v1.PublishProgress) error) error
 	Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.PullProgress) error) error
 	Distribute(ctx context.Context, req *v1.DistributeRequest, send func(*v1.DistributeProgress) error) error
+	Unpin(ctx context.Context, req *v1.UnpinRequest) (*v1.UnpinResponse, error)
 	List(ctx context.Context, req *v1.ListRequest) (*v1.ListResponse, error)
 	Show(ctx context.Context, req *v1.ShowRequest) (*v1.ShowResponse, error)
 	Remove(ctx context.Context, req *v1.RemoveRequest) (*v1.RemoveResponse, error)
 	Hosts(ctx context.Context, req *v1.HostsRequest) (*v1.HostsResponse, error)
+	ShowHost(ctx context.Context, req *v1.ShowHostRequest) (*v1.ShowHostResponse, error)
+	SetHost(ctx context.Context, req *v1.SetHostRequest) (*v1.SetHostResponse, error)
 	Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusResponse, error)
 	Verify(ctx context.Context, req *v1.VerifyRequest, send func(*v1.CheckProgress) error) error
 	Scrub(ctx context.Context, req *v1.ScrubRequest, send func(*v1.CheckProgress) error) error
 	CreateToken(ctx context.Context, req *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error)
+	Drain(ctx context.Context, req *v1.DrainRequest, send func(*v1.DrainProgress) error) error
+	Undrain(ctx context.Context, req *v1.UndrainRequest) (*v1.UndrainResponse, error)
 	Leave(ctx context.Context, req *v1.LeaveRequest, send func(*v1.LeaveProgress) error) error
 }
 
@@ -44,6 +49,7 @@ type ControlHost interface {
 type ClusterHost interface {
 	Forward(ctx context.Context, req *v1.ForwardRequest) (*v1.ForwardResponse, error)
 	Progress(ctx context.Context, req *v1.ProgressRequest) (*v1.ProgressResponse, error)
+	Report(ctx context.Context, req *v1.ReportRequest) (*v1.HostReport, error)
 }
 
 // JoinHost is asked by machines that are no hosts yet: nothing about the caller is proven but what the

@@ -94,7 +94,7 @@ func (h *Host) Hosts(ctx context.Context, _ *v1.HostsRequest) (*v1.HostsResponse
 }
 
 // Status implements server.ControlHost.
-func (h *Host) Status(ctx context.Context, _ *v1.StatusRequest) (*v1.StatusResponse, error) {
+func (h *Host) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusResponse, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	resp := &v1.StatusResponse{
@@ -102,10 +102,14 @@ func (h *Host) Status(ctx context.Context, _ *v1.StatusRequest) (*v1.StatusRespo
 		Host: h.describe(h.self()), RaftState: "leader", Leader: h.describe(h.self()),
 		Term: 3, AppliedIndex: h.index, CommitIndex: h.index,
 		HostsAlive: uint32(len(h.alive())), HostsTotal: uint32(len(h.hosts)), Files: uint64(len(h.names)),
-		Store: &v1.StoreUsage{
-			Files: h.describe(h.self()).GetFiles(), Bytes: h.usage(), Quota: h.quota, Free: 100 << 30, Path: "/var/lib/virtswarm/store",
-		},
+		Store: h.report(h.self(), false).GetStore(),
 	}
+	for _, m := range h.hosts {
+		if m == h.self() || req.GetHosts() {
+			resp.Reports = append(resp.Reports, h.report(m, req.GetPeers()))
+		}
+	}
+	slices.SortFunc(resp.Reports, func(a, b *v1.HostReport) int { return cmp.Compare(a.GetHost(), b.GetHost()) })
 	if h.noLeader {
 		resp.RaftState, resp.Leader = "candidate", nil
 	}
@@ -119,6 +123,8 @@ func (h *Host) Status(ctx context.Context, _ *v1.StatusRequest) (*v1.StatusRespo
 			resp.UnderReplicatedShards += uint64(f.GetShardsMissingCopies())
 			if f.GetShardsMissingCopies() > 0 {
 				resp.UnderReplicatedFiles++
+				resp.RepairShards += uint64(f.GetShards())
+				resp.RepairBytes += f.GetDataBytes()
 			}
 			if f.GetCopiesMade() == 0 {
 				resp.UnavailableFiles++
@@ -131,7 +137,7 @@ func (h *Host) Status(ctx context.Context, _ *v1.StatusRequest) (*v1.StatusRespo
 func (h *Host) describe(m *member) *v1.Host {
 	d := &v1.Host{
 		Id: m.id, Name: m.name, Address: m.name + ".example:7117", Weight: m.weight, Labels: m.labels, State: m.state,
-		Voter: true, Leader: m == h.self() && !h.noLeader, Self: m == h.self(),
+		Limits: m.limits, StateSince: h.now.Unix(), Voter: true, Leader: m == h.self() && !h.noLeader, Self: m == h.self(),
 	}
 	for _, b := range h.contents {
 		if _, ok := b.holders[m.id]; ok {

@@ -86,9 +86,10 @@ func readBlob(ctx context.Context, path string, chunkSize int) (*blob, error) {
 func (h *Host) commit(req *v1.PublishRequest, b *blob) (*v1.PublishProgress, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.quota > 0 && h.usage()+uint64(b.manifest.DataBytes()) > h.quota {
+	quota, used := h.self().limits.GetQuota(), h.usage(h.self())
+	if quota > 0 && used+uint64(b.manifest.DataBytes()) > quota {
 		return nil, api.NewError(api.NoSpace, req.GetPath(),
-			fmt.Errorf("%d bytes needed, %d of a quota of %d used", b.manifest.DataBytes(), h.usage(), h.quota))
+			fmt.Errorf("%d bytes needed, %d of a quota of %d used", b.manifest.DataBytes(), used, quota))
 	}
 	if err := h.write(); err != nil {
 		return nil, err

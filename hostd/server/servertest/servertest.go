@@ -40,7 +40,6 @@ type Host struct {
 	index    uint64
 	now      time.Time
 	noLeader bool
-	quota    uint64
 	held     map[string]*Hold
 }
 
@@ -49,6 +48,7 @@ type member struct {
 	state    v1.HostState
 	weight   uint32
 	labels   map[string]string
+	limits   *v1.HostLimits
 }
 
 // version is one version of a name.
@@ -120,6 +120,7 @@ func (h *Host) add(name string) *member {
 		name:   name,
 		state:  v1.HostState_HOST_STATE_ALIVE,
 		weight: 100,
+		limits: &v1.HostLimits{High: 90, Low: 80},
 	}
 	h.hosts = append(h.hosts, m)
 	h.index++
@@ -182,7 +183,7 @@ func (h *Host) SetLeader(present bool) {
 func (h *Host) SetQuota(bytes uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.quota = bytes
+	h.self().limits.Quota = bytes
 }
 
 // Damage flips a byte in the copy that a host has of the newest version of a file.
@@ -337,10 +338,10 @@ func (h *Host) spread(v *version) {
 	}
 }
 
-func (h *Host) usage() uint64 {
+func (h *Host) usage(m *member) uint64 {
 	n := uint64(0)
 	for _, b := range h.contents {
-		if _, ok := b.holders[h.self().id]; ok {
+		if _, ok := b.holders[m.id]; ok {
 			n += uint64(b.manifest.DataBytes())
 		}
 	}

@@ -117,6 +117,51 @@ func (x *ForwardResponse) GetResult() []byte {
 	return nil
 }
 
+type ReportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rates per peer too.
+	Peers         bool `protobuf:"varint,1,opt,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportRequest) Reset() {
+	*x = ReportRequest{}
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportRequest) ProtoMessage() {}
+
+func (x *ReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
+func (*ReportRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ReportRequest) GetPeers() bool {
+	if x != nil {
+		return x.Peers
+	}
+	return false
+}
+
 type ProgressRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Digest of the manifest.
@@ -127,7 +172,7 @@ type ProgressRequest struct {
 
 func (x *ProgressRequest) Reset() {
 	*x = ProgressRequest{}
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[2]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -139,7 +184,7 @@ func (x *ProgressRequest) String() string {
 func (*ProgressRequest) ProtoMessage() {}
 
 func (x *ProgressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[2]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -152,7 +197,7 @@ func (x *ProgressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgressRequest.ProtoReflect.Descriptor instead.
 func (*ProgressRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{2}
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ProgressRequest) GetId() string {
@@ -178,7 +223,7 @@ type ProgressResponse struct {
 
 func (x *ProgressResponse) Reset() {
 	*x = ProgressResponse{}
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[3]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -190,7 +235,7 @@ func (x *ProgressResponse) String() string {
 func (*ProgressResponse) ProtoMessage() {}
 
 func (x *ProgressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[3]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -203,7 +248,7 @@ func (x *ProgressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgressResponse.ProtoReflect.Descriptor instead.
 func (*ProgressResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProgressResponse) GetKnown() bool {
@@ -252,12 +297,14 @@ var File_virtswarm_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x1avirtswarm/v1/cluster.proto\x12\fvirtswarm.v1\":\n" +
+	"\x1avirtswarm/v1/cluster.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\":\n" +
 	"\x0eForwardRequest\x12\x0e\n" +
 	"\x02op\x18\x01 \x01(\tR\x02op\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\")\n" +
 	"\x0fForwardResponse\x12\x16\n" +
-	"\x06result\x18\x01 \x01(\fR\x06result\"!\n" +
+	"\x06result\x18\x01 \x01(\fR\x06result\"%\n" +
+	"\rReportRequest\x12\x14\n" +
+	"\x05peers\x18\x01 \x01(\bR\x05peers\"!\n" +
 	"\x0fProgressRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\xb2\x01\n" +
 	"\x10ProgressResponse\x12\x14\n" +
@@ -268,10 +315,11 @@ const file_virtswarm_v1_cluster_proto_rawDesc = "" +
 	"totalBytes\x12\x1a\n" +
 	"\bfetching\x18\x04 \x01(\bR\bfetching\x12\x12\n" +
 	"\x04rate\x18\x05 \x01(\x01R\x04rate\x12\x18\n" +
-	"\asources\x18\x06 \x01(\rR\asources2\x9c\x01\n" +
+	"\asources\x18\x06 \x01(\rR\asources2\xdd\x01\n" +
 	"\aCluster\x12F\n" +
 	"\aForward\x12\x1c.virtswarm.v1.ForwardRequest\x1a\x1d.virtswarm.v1.ForwardResponse\x12I\n" +
-	"\bProgress\x12\x1d.virtswarm.v1.ProgressRequest\x1a\x1e.virtswarm.v1.ProgressResponseBFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
+	"\bProgress\x12\x1d.virtswarm.v1.ProgressRequest\x1a\x1e.virtswarm.v1.ProgressResponse\x12?\n" +
+	"\x06Report\x12\x1b.virtswarm.v1.ReportRequest\x1a\x18.virtswarm.v1.HostReportBFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
 
 var (
 	file_virtswarm_v1_cluster_proto_rawDescOnce sync.Once
@@ -285,20 +333,24 @@ func file_virtswarm_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_virtswarm_v1_cluster_proto_rawDescData
 }
 
-var file_virtswarm_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_virtswarm_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_virtswarm_v1_cluster_proto_goTypes = []any{
 	(*ForwardRequest)(nil),   // 0: virtswarm.v1.ForwardRequest
 	(*ForwardResponse)(nil),  // 1: virtswarm.v1.ForwardResponse
-	(*ProgressRequest)(nil),  // 2: virtswarm.v1.ProgressRequest
-	(*ProgressResponse)(nil), // 3: virtswarm.v1.ProgressResponse
+	(*ReportRequest)(nil),    // 2: virtswarm.v1.ReportRequest
+	(*ProgressRequest)(nil),  // 3: virtswarm.v1.ProgressRequest
+	(*ProgressResponse)(nil), // 4: virtswarm.v1.ProgressResponse
+	(*HostReport)(nil),       // 5: virtswarm.v1.HostReport
 }
 var file_virtswarm_v1_cluster_proto_depIdxs = []int32{
 	0, // 0: virtswarm.v1.Cluster.Forward:input_type -> virtswarm.v1.ForwardRequest
-	2, // 1: virtswarm.v1.Cluster.Progress:input_type -> virtswarm.v1.ProgressRequest
-	1, // 2: virtswarm.v1.Cluster.Forward:output_type -> virtswarm.v1.ForwardResponse
-	3, // 3: virtswarm.v1.Cluster.Progress:output_type -> virtswarm.v1.ProgressResponse
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	3, // 1: virtswarm.v1.Cluster.Progress:input_type -> virtswarm.v1.ProgressRequest
+	2, // 2: virtswarm.v1.Cluster.Report:input_type -> virtswarm.v1.ReportRequest
+	1, // 3: virtswarm.v1.Cluster.Forward:output_type -> virtswarm.v1.ForwardResponse
+	4, // 4: virtswarm.v1.Cluster.Progress:output_type -> virtswarm.v1.ProgressResponse
+	5, // 5: virtswarm.v1.Cluster.Report:output_type -> virtswarm.v1.HostReport
+	3, // [3:6] is the sub-list for method output_type
+	0, // [0:3] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -309,13 +361,14 @@ func file_virtswarm_v1_cluster_proto_init() {
 	if File_virtswarm_v1_cluster_proto != nil {
 		return
 	}
+	file_virtswarm_v1_types_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_cluster_proto_rawDesc), len(file_virtswarm_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -999,9 +999,11 @@ type HostProgress struct {
 	Host   string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
 	State  HoldState              `protobuf:"varint,3,opt,name=state,proto3,enum=virtswarm.v1.HoldState" json:"state,omitempty"`
 	// Bytes of data held, of the file's data_bytes.
-	HeldBytes     uint64  `protobuf:"varint,4,opt,name=held_bytes,json=heldBytes,proto3" json:"held_bytes,omitempty"`
-	TotalBytes    uint64  `protobuf:"varint,5,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
-	Rate          float64 `protobuf:"fixed64,6,opt,name=rate,proto3" json:"rate,omitempty"`
+	HeldBytes  uint64  `protobuf:"varint,4,opt,name=held_bytes,json=heldBytes,proto3" json:"held_bytes,omitempty"`
+	TotalBytes uint64  `protobuf:"varint,5,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	Rate       float64 `protobuf:"fixed64,6,opt,name=rate,proto3" json:"rate,omitempty"`
+	// With COMPLETE: seconds from the order until it was so, as this call saw it; 0 if it was so before.
+	Seconds       float64 `protobuf:"fixed64,7,opt,name=seconds,proto3" json:"seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1078,6 +1080,13 @@ func (x *HostProgress) GetRate() float64 {
 	return 0
 }
 
+func (x *HostProgress) GetSeconds() float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
 type DistributeProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1087,7 +1096,9 @@ type DistributeProgress struct {
 	Hosts []*HostProgress `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	// The last event. Without watch it says that the order is committed, with watch that it is fulfilled
 	// on every live host.
-	Done          bool `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
+	Done bool `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
+	// Bytes that the host that is asked sent to others since the order, for whatever file.
+	SentBytes     uint64 `protobuf:"varint,6,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1157,6 +1168,153 @@ func (x *DistributeProgress) GetDone() bool {
 	return false
 }
 
+func (x *DistributeProgress) GetSentBytes() uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+type UnpinRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Full digest of a version; empty means the newest.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// All hosts; hosts must then be empty.
+	All bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	// Names or ids of hosts.
+	Hosts         []string `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpinRequest) Reset() {
+	*x = UnpinRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpinRequest) ProtoMessage() {}
+
+func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpinRequest.ProtoReflect.Descriptor instead.
+func (*UnpinRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *UnpinRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UnpinRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UnpinRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *UnpinRequest) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+type UnpinResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Names of the hosts that were told to hold it and are not any more.
+	Hosts         []string `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Index         uint64   `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpinResponse) Reset() {
+	*x = UnpinResponse{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpinResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpinResponse) ProtoMessage() {}
+
+func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpinResponse.ProtoReflect.Descriptor instead.
+func (*UnpinResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *UnpinResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UnpinResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UnpinResponse) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *UnpinResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 type ListRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Prefix string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
@@ -1170,7 +1328,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1340,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1353,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListRequest) GetPrefix() string {
@@ -1231,7 +1389,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1401,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1414,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListResponse) GetStaleness() *Staleness {
@@ -1291,7 +1449,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1461,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1474,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ShowRequest) GetName() string {
@@ -1352,7 +1510,7 @@ type Holding struct {
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1522,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1535,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Holding) GetHostId() string {
@@ -1444,7 +1602,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1614,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1627,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ShowResponse) GetStaleness() *Staleness {
@@ -1511,7 +1669,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1681,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1694,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RemoveRequest) GetName() string {
@@ -1564,7 +1722,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +1734,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +1747,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RemoveResponse) GetRemoved() []*File {
@@ -1614,7 +1772,7 @@ type HostsRequest struct {
 
 func (x *HostsRequest) Reset() {
 	*x = HostsRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1784,7 @@ func (x *HostsRequest) String() string {
 func (*HostsRequest) ProtoMessage() {}
 
 func (x *HostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1797,7 @@ func (x *HostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsRequest.ProtoReflect.Descriptor instead.
 func (*HostsRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 type HostsResponse struct {
@@ -1653,7 +1811,7 @@ type HostsResponse struct {
 
 func (x *HostsResponse) Reset() {
 	*x = HostsResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +1823,7 @@ func (x *HostsResponse) String() string {
 func (*HostsResponse) ProtoMessage() {}
 
 func (x *HostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +1836,7 @@ func (x *HostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsResponse.ProtoReflect.Descriptor instead.
 func (*HostsResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HostsResponse) GetStaleness() *Staleness {
@@ -1695,15 +1853,314 @@ func (x *HostsResponse) GetHosts() []*Host {
 	return nil
 }
 
-type StatusRequest struct {
+type ShowHostRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or id; empty means the host that is asked.
+	Host          string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowHostRequest) Reset() {
+	*x = ShowHostRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowHostRequest) ProtoMessage() {}
+
+func (x *ShowHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowHostRequest.ProtoReflect.Descriptor instead.
+func (*ShowHostRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ShowHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type ShowHostResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Staleness *Staleness             `protobuf:"bytes,1,opt,name=staleness,proto3" json:"staleness,omitempty"`
+	Host      *Host                  `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Report    *HostReport            `protobuf:"bytes,3,opt,name=report,proto3" json:"report,omitempty"`
+	// Shards it must hold, as a home or because it was told to, and those of them that it holds.
+	MustShards     uint64 `protobuf:"varint,4,opt,name=must_shards,json=mustShards,proto3" json:"must_shards,omitempty"`
+	MustHeldShards uint64 `protobuf:"varint,5,opt,name=must_held_shards,json=mustHeldShards,proto3" json:"must_held_shards,omitempty"`
+	// Of a host that is drained: what is not safe elsewhere yet.
+	DrainShards   uint64 `protobuf:"varint,6,opt,name=drain_shards,json=drainShards,proto3" json:"drain_shards,omitempty"`
+	DrainBytes    uint64 `protobuf:"varint,7,opt,name=drain_bytes,json=drainBytes,proto3" json:"drain_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowHostResponse) Reset() {
+	*x = ShowHostResponse{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowHostResponse) ProtoMessage() {}
+
+func (x *ShowHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowHostResponse.ProtoReflect.Descriptor instead.
+func (*ShowHostResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ShowHostResponse) GetStaleness() *Staleness {
+	if x != nil {
+		return x.Staleness
+	}
+	return nil
+}
+
+func (x *ShowHostResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+func (x *ShowHostResponse) GetReport() *HostReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *ShowHostResponse) GetMustShards() uint64 {
+	if x != nil {
+		return x.MustShards
+	}
+	return 0
+}
+
+func (x *ShowHostResponse) GetMustHeldShards() uint64 {
+	if x != nil {
+		return x.MustHeldShards
+	}
+	return 0
+}
+
+func (x *ShowHostResponse) GetDrainShards() uint64 {
+	if x != nil {
+		return x.DrainShards
+	}
+	return 0
+}
+
+func (x *ShowHostResponse) GetDrainBytes() uint64 {
+	if x != nil {
+		return x.DrainBytes
+	}
+	return 0
+}
+
+// SetHostRequest changes what is set.
+type SetHostRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or id; empty means the host that is asked.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// Labels to set; those with an empty value are removed, others stay.
+	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Weight *uint32           `protobuf:"varint,3,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	// See HostLimits.
+	Up            *uint64 `protobuf:"varint,4,opt,name=up,proto3,oneof" json:"up,omitempty"`
+	Down          *uint64 `protobuf:"varint,5,opt,name=down,proto3,oneof" json:"down,omitempty"`
+	Quota         *uint64 `protobuf:"varint,6,opt,name=quota,proto3,oneof" json:"quota,omitempty"`
+	High          *uint32 `protobuf:"varint,7,opt,name=high,proto3,oneof" json:"high,omitempty"`
+	Low           *uint32 `protobuf:"varint,8,opt,name=low,proto3,oneof" json:"low,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetHostRequest) Reset() {
+	*x = SetHostRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetHostRequest) ProtoMessage() {}
+
+func (x *SetHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetHostRequest.ProtoReflect.Descriptor instead.
+func (*SetHostRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SetHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *SetHostRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *SetHostRequest) GetWeight() uint32 {
+	if x != nil && x.Weight != nil {
+		return *x.Weight
+	}
+	return 0
+}
+
+func (x *SetHostRequest) GetUp() uint64 {
+	if x != nil && x.Up != nil {
+		return *x.Up
+	}
+	return 0
+}
+
+func (x *SetHostRequest) GetDown() uint64 {
+	if x != nil && x.Down != nil {
+		return *x.Down
+	}
+	return 0
+}
+
+func (x *SetHostRequest) GetQuota() uint64 {
+	if x != nil && x.Quota != nil {
+		return *x.Quota
+	}
+	return 0
+}
+
+func (x *SetHostRequest) GetHigh() uint32 {
+	if x != nil && x.High != nil {
+		return *x.High
+	}
+	return 0
+}
+
+func (x *SetHostRequest) GetLow() uint32 {
+	if x != nil && x.Low != nil {
+		return *x.Low
+	}
+	return 0
+}
+
+type SetHostResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetHostResponse) Reset() {
+	*x = SetHostResponse{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetHostResponse) ProtoMessage() {}
+
+func (x *SetHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetHostResponse.ProtoReflect.Descriptor instead.
+func (*SetHostResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SetHostResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+func (x *SetHostResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type StatusRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ask the other hosts too how they are doing: it takes as long as the slowest, or two seconds.
+	Hosts bool `protobuf:"varint,1,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	// Rates per peer in the reports.
+	Peers         bool `protobuf:"varint,2,opt,name=peers,proto3" json:"peers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +2172,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,87 +2185,21 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
-type StoreUsage struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Files uint64                 `protobuf:"varint,1,opt,name=files,proto3" json:"files,omitempty"`
-	// Bytes of blocks that data takes.
-	Bytes uint64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	// Bytes; 0 means no quota.
-	Quota uint64 `protobuf:"varint,3,opt,name=quota,proto3" json:"quota,omitempty"`
-	// Bytes free in the file system.
-	Free uint64 `protobuf:"varint,4,opt,name=free,proto3" json:"free,omitempty"`
-	// Directory of the store.
-	Path          string `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StoreUsage) Reset() {
-	*x = StoreUsage{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StoreUsage) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StoreUsage) ProtoMessage() {}
-
-func (x *StoreUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
+func (x *StatusRequest) GetHosts() bool {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
+		return x.Hosts
 	}
-	return mi.MessageOf(x)
+	return false
 }
 
-// Deprecated: Use StoreUsage.ProtoReflect.Descriptor instead.
-func (*StoreUsage) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{19}
-}
-
-func (x *StoreUsage) GetFiles() uint64 {
+func (x *StatusRequest) GetPeers() bool {
 	if x != nil {
-		return x.Files
+		return x.Peers
 	}
-	return 0
-}
-
-func (x *StoreUsage) GetBytes() uint64 {
-	if x != nil {
-		return x.Bytes
-	}
-	return 0
-}
-
-func (x *StoreUsage) GetQuota() uint64 {
-	if x != nil {
-		return x.Quota
-	}
-	return 0
-}
-
-func (x *StoreUsage) GetFree() uint64 {
-	if x != nil {
-		return x.Free
-	}
-	return 0
-}
-
-func (x *StoreUsage) GetPath() string {
-	if x != nil {
-		return x.Path
-	}
-	return ""
+	return false
 }
 
 type ActiveFetch struct {
@@ -1826,7 +2217,7 @@ type ActiveFetch struct {
 
 func (x *ActiveFetch) Reset() {
 	*x = ActiveFetch{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +2229,7 @@ func (x *ActiveFetch) String() string {
 func (*ActiveFetch) ProtoMessage() {}
 
 func (x *ActiveFetch) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +2242,7 @@ func (x *ActiveFetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActiveFetch.ProtoReflect.Descriptor instead.
 func (*ActiveFetch) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ActiveFetch) GetName() string {
@@ -1926,14 +2317,21 @@ type StatusResponse struct {
 	// Contents of which a shard has no copy on any live host.
 	UnavailableFiles uint64 `protobuf:"varint,19,opt,name=unavailable_files,json=unavailableFiles,proto3" json:"unavailable_files,omitempty"`
 	// What this host fetches at this moment.
-	Fetches       []*ActiveFetch `protobuf:"bytes,20,rep,name=fetches,proto3" json:"fetches,omitempty"`
+	Fetches []*ActiveFetch `protobuf:"bytes,20,rep,name=fetches,proto3" json:"fetches,omitempty"`
+	// Copies of shards that live hosts have still to make, and their bytes; and copies on hosts that are
+	// down, which come back with them or are made anew when they are lost.
+	RepairShards  uint64 `protobuf:"varint,21,opt,name=repair_shards,json=repairShards,proto3" json:"repair_shards,omitempty"`
+	RepairBytes   uint64 `protobuf:"varint,22,opt,name=repair_bytes,json=repairBytes,proto3" json:"repair_bytes,omitempty"`
+	AwaitedShards uint64 `protobuf:"varint,23,opt,name=awaited_shards,json=awaitedShards,proto3" json:"awaited_shards,omitempty"`
+	// How the host that answers is doing, and the others if they were asked, ordered by name.
+	Reports       []*HostReport `protobuf:"bytes,24,rep,name=reports,proto3" json:"reports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2343,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2356,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StatusResponse) GetStaleness() *Staleness {
@@ -2101,6 +2499,34 @@ func (x *StatusResponse) GetFetches() []*ActiveFetch {
 	return nil
 }
 
+func (x *StatusResponse) GetRepairShards() uint64 {
+	if x != nil {
+		return x.RepairShards
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetRepairBytes() uint64 {
+	if x != nil {
+		return x.RepairBytes
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetAwaitedShards() uint64 {
+	if x != nil {
+		return x.AwaitedShards
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetReports() []*HostReport {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
+
 type VerifyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: everything this host holds.
@@ -2113,7 +2539,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2551,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2564,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VerifyRequest) GetName() string {
@@ -2165,7 +2591,7 @@ type ScrubRequest struct {
 
 func (x *ScrubRequest) Reset() {
 	*x = ScrubRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2603,7 @@ func (x *ScrubRequest) String() string {
 func (*ScrubRequest) ProtoMessage() {}
 
 func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2616,7 @@ func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
 func (*ScrubRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ScrubRequest) GetRate() uint64 {
@@ -2223,7 +2649,7 @@ type CheckProgress struct {
 
 func (x *CheckProgress) Reset() {
 	*x = CheckProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2661,7 @@ func (x *CheckProgress) String() string {
 func (*CheckProgress) ProtoMessage() {}
 
 func (x *CheckProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2674,7 @@ func (x *CheckProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckProgress.ProtoReflect.Descriptor instead.
 func (*CheckProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CheckProgress) GetPhase() CheckPhase {
@@ -2333,7 +2759,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2771,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2784,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Damage) GetName() string {
@@ -2399,7 +2825,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2837,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2424,7 +2850,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateTokenRequest) GetTtlSeconds() uint64 {
@@ -2446,7 +2872,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2884,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2897,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -2495,6 +2921,268 @@ func (x *CreateTokenResponse) GetAddresses() []string {
 	return nil
 }
 
+type DrainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or id; empty means the host that is asked.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// Report until all is safe elsewhere; otherwise one event, once the order is committed.
+	Wait bool `protobuf:"varint,2,opt,name=wait,proto3" json:"wait,omitempty"`
+	// Even if the others cannot hold all of it: as far as they can.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *DrainRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DrainRequest) GetWait() bool {
+	if x != nil {
+		return x.Wait
+	}
+	return false
+}
+
+func (x *DrainRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type DrainProgress struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	HostId string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Host   string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	// What was not safe elsewhere when the call began, and what is not now.
+	TotalShards uint64  `protobuf:"varint,3,opt,name=total_shards,json=totalShards,proto3" json:"total_shards,omitempty"`
+	TotalBytes  uint64  `protobuf:"varint,4,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	LeftShards  uint64  `protobuf:"varint,5,opt,name=left_shards,json=leftShards,proto3" json:"left_shards,omitempty"`
+	LeftBytes   uint64  `protobuf:"varint,6,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
+	Rate        float64 `protobuf:"fixed64,7,opt,name=rate,proto3" json:"rate,omitempty"`
+	// The last event. With wait, nothing is left.
+	Done          bool `protobuf:"varint,8,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainProgress) Reset() {
+	*x = DrainProgress{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainProgress) ProtoMessage() {}
+
+func (x *DrainProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainProgress.ProtoReflect.Descriptor instead.
+func (*DrainProgress) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DrainProgress) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *DrainProgress) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DrainProgress) GetTotalShards() uint64 {
+	if x != nil {
+		return x.TotalShards
+	}
+	return 0
+}
+
+func (x *DrainProgress) GetTotalBytes() uint64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *DrainProgress) GetLeftShards() uint64 {
+	if x != nil {
+		return x.LeftShards
+	}
+	return 0
+}
+
+func (x *DrainProgress) GetLeftBytes() uint64 {
+	if x != nil {
+		return x.LeftBytes
+	}
+	return 0
+}
+
+func (x *DrainProgress) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *DrainProgress) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+type UndrainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or id; empty means the host that is asked.
+	Host          string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainRequest) Reset() {
+	*x = UndrainRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainRequest) ProtoMessage() {}
+
+func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
+func (*UndrainRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *UndrainRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type UndrainResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainResponse) Reset() {
+	*x = UndrainResponse{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainResponse) ProtoMessage() {}
+
+func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
+func (*UndrainResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *UndrainResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+func (x *UndrainResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 type LeaveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name or id; empty means the host that is asked.
@@ -2507,7 +3195,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2519,7 +3207,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2532,7 +3220,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LeaveRequest) GetHost() string {
@@ -2562,7 +3250,7 @@ type LeaveProgress struct {
 
 func (x *LeaveProgress) Reset() {
 	*x = LeaveProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2574,7 +3262,7 @@ func (x *LeaveProgress) String() string {
 func (*LeaveProgress) ProtoMessage() {}
 
 func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2587,7 +3275,7 @@ func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveProgress.ProtoReflect.Descriptor instead.
 func (*LeaveProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LeaveProgress) GetPhase() LeavePhase {
@@ -2683,7 +3371,7 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
 	"\x03all\x18\x03 \x01(\bR\x03all\x12\x14\n" +
 	"\x05hosts\x18\x04 \x03(\tR\x05hosts\x12\x14\n" +
-	"\x05watch\x18\x05 \x01(\bR\x05watch\"\xbe\x01\n" +
+	"\x05watch\x18\x05 \x01(\bR\x05watch\"\xd8\x01\n" +
 	"\fHostProgress\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12-\n" +
@@ -2692,13 +3380,26 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"held_bytes\x18\x04 \x01(\x04R\theldBytes\x12\x1f\n" +
 	"\vtotal_bytes\x18\x05 \x01(\x04R\n" +
 	"totalBytes\x12\x12\n" +
-	"\x04rate\x18\x06 \x01(\x01R\x04rate\"\x92\x01\n" +
+	"\x04rate\x18\x06 \x01(\x01R\x04rate\x12\x18\n" +
+	"\aseconds\x18\a \x01(\x01R\aseconds\"\xb1\x01\n" +
 	"\x12DistributeProgress\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x120\n" +
 	"\x05hosts\x18\x04 \x03(\v2\x1a.virtswarm.v1.HostProgressR\x05hosts\x12\x12\n" +
-	"\x04done\x18\x05 \x01(\bR\x04done\"Q\n" +
+	"\x04done\x18\x05 \x01(\bR\x04done\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x06 \x01(\x04R\tsentBytes\"Z\n" +
+	"\fUnpinRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\x12\x14\n" +
+	"\x05hosts\x18\x04 \x03(\tR\x05hosts\"_\n" +
+	"\rUnpinResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
+	"\x05hosts\x18\x03 \x03(\tR\x05hosts\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\"Q\n" +
 	"\vListRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\tR\x05after\x12\x14\n" +
@@ -2733,22 +3434,50 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\fHostsRequest\"p\n" +
 	"\rHostsResponse\x125\n" +
 	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x12(\n" +
-	"\x05hosts\x18\x02 \x03(\v2\x12.virtswarm.v1.HostR\x05hosts\"\x0f\n" +
-	"\rStatusRequest\"v\n" +
-	"\n" +
-	"StoreUsage\x12\x14\n" +
-	"\x05files\x18\x01 \x01(\x04R\x05files\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x14\n" +
-	"\x05quota\x18\x03 \x01(\x04R\x05quota\x12\x12\n" +
-	"\x04free\x18\x04 \x01(\x04R\x04free\x12\x12\n" +
-	"\x04path\x18\x05 \x01(\tR\x04path\"\x89\x01\n" +
+	"\x05hosts\x18\x02 \x03(\v2\x12.virtswarm.v1.HostR\x05hosts\"%\n" +
+	"\x0fShowHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\"\xb2\x02\n" +
+	"\x10ShowHostResponse\x125\n" +
+	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x12&\n" +
+	"\x04host\x18\x02 \x01(\v2\x12.virtswarm.v1.HostR\x04host\x120\n" +
+	"\x06report\x18\x03 \x01(\v2\x18.virtswarm.v1.HostReportR\x06report\x12\x1f\n" +
+	"\vmust_shards\x18\x04 \x01(\x04R\n" +
+	"mustShards\x12(\n" +
+	"\x10must_held_shards\x18\x05 \x01(\x04R\x0emustHeldShards\x12!\n" +
+	"\fdrain_shards\x18\x06 \x01(\x04R\vdrainShards\x12\x1f\n" +
+	"\vdrain_bytes\x18\a \x01(\x04R\n" +
+	"drainBytes\"\xed\x02\n" +
+	"\x0eSetHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12@\n" +
+	"\x06labels\x18\x02 \x03(\v2(.virtswarm.v1.SetHostRequest.LabelsEntryR\x06labels\x12\x1b\n" +
+	"\x06weight\x18\x03 \x01(\rH\x00R\x06weight\x88\x01\x01\x12\x13\n" +
+	"\x02up\x18\x04 \x01(\x04H\x01R\x02up\x88\x01\x01\x12\x17\n" +
+	"\x04down\x18\x05 \x01(\x04H\x02R\x04down\x88\x01\x01\x12\x19\n" +
+	"\x05quota\x18\x06 \x01(\x04H\x03R\x05quota\x88\x01\x01\x12\x17\n" +
+	"\x04high\x18\a \x01(\rH\x04R\x04high\x88\x01\x01\x12\x15\n" +
+	"\x03low\x18\b \x01(\rH\x05R\x03low\x88\x01\x01\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
+	"\a_weightB\x05\n" +
+	"\x03_upB\a\n" +
+	"\x05_downB\b\n" +
+	"\x06_quotaB\a\n" +
+	"\x05_highB\x06\n" +
+	"\x04_low\"O\n" +
+	"\x0fSetHostResponse\x12&\n" +
+	"\x04host\x18\x01 \x01(\v2\x12.virtswarm.v1.HostR\x04host\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\";\n" +
+	"\rStatusRequest\x12\x14\n" +
+	"\x05hosts\x18\x01 \x01(\bR\x05hosts\x12\x14\n" +
+	"\x05peers\x18\x02 \x01(\bR\x05peers\"\x89\x01\n" +
 	"\vActiveFetch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04done\x18\x03 \x01(\x04R\x04done\x12\x14\n" +
 	"\x05total\x18\x04 \x01(\x04R\x05total\x12\x12\n" +
 	"\x04rate\x18\x05 \x01(\x01R\x04rate\x12\x18\n" +
-	"\asources\x18\x06 \x01(\rR\asources\"\x84\x06\n" +
+	"\asources\x18\x06 \x01(\rR\asources\"\xa7\a\n" +
 	"\x0eStatusResponse\x125\n" +
 	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x12\x1d\n" +
 	"\n" +
@@ -2774,7 +3503,11 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x16under_replicated_files\x18\x11 \x01(\x04R\x14underReplicatedFiles\x126\n" +
 	"\x17under_replicated_shards\x18\x12 \x01(\x04R\x15underReplicatedShards\x12+\n" +
 	"\x11unavailable_files\x18\x13 \x01(\x04R\x10unavailableFiles\x123\n" +
-	"\afetches\x18\x14 \x03(\v2\x19.virtswarm.v1.ActiveFetchR\afetches\"3\n" +
+	"\afetches\x18\x14 \x03(\v2\x19.virtswarm.v1.ActiveFetchR\afetches\x12#\n" +
+	"\rrepair_shards\x18\x15 \x01(\x04R\frepairShards\x12!\n" +
+	"\frepair_bytes\x18\x16 \x01(\x04R\vrepairBytes\x12%\n" +
+	"\x0eawaited_shards\x18\x17 \x01(\x04R\rawaitedShards\x122\n" +
+	"\areports\x18\x18 \x03(\v2\x18.virtswarm.v1.HostReportR\areports\"3\n" +
 	"\rVerifyRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"\"\n" +
@@ -2806,7 +3539,28 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1d\n" +
 	"\n" +
 	"expires_at\x18\x02 \x01(\x03R\texpiresAt\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"8\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"L\n" +
+	"\fDrainRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
+	"\x04wait\x18\x02 \x01(\bR\x04wait\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"\xe8\x01\n" +
+	"\rDrainProgress\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12!\n" +
+	"\ftotal_shards\x18\x03 \x01(\x04R\vtotalShards\x12\x1f\n" +
+	"\vtotal_bytes\x18\x04 \x01(\x04R\n" +
+	"totalBytes\x12\x1f\n" +
+	"\vleft_shards\x18\x05 \x01(\x04R\n" +
+	"leftShards\x12\x1d\n" +
+	"\n" +
+	"left_bytes\x18\x06 \x01(\x04R\tleftBytes\x12\x12\n" +
+	"\x04rate\x18\a \x01(\x01R\x04rate\x12\x12\n" +
+	"\x04done\x18\b \x01(\bR\x04done\"$\n" +
+	"\x0eUndrainRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\"O\n" +
+	"\x0fUndrainResponse\x12&\n" +
+	"\x04host\x18\x01 \x01(\v2\x12.virtswarm.v1.HostR\x04host\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"8\n" +
 	"\fLeaveRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x96\x01\n" +
@@ -2854,20 +3608,25 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x17LEAVE_PHASE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14LEAVE_PHASE_DRAINING\x10\x01\x12\x18\n" +
 	"\x14LEAVE_PHASE_REMOVING\x10\x02\x12\x14\n" +
-	"\x10LEAVE_PHASE_DONE\x10\x032\xd3\x06\n" +
+	"\x10LEAVE_PHASE_DONE\x10\x032\xb4\t\n" +
 	"\aControl\x12H\n" +
 	"\aPublish\x12\x1c.virtswarm.v1.PublishRequest\x1a\x1d.virtswarm.v1.PublishProgress0\x01\x12?\n" +
 	"\x04Pull\x12\x19.virtswarm.v1.PullRequest\x1a\x1a.virtswarm.v1.PullProgress0\x01\x12Q\n" +
 	"\n" +
-	"Distribute\x12\x1f.virtswarm.v1.DistributeRequest\x1a .virtswarm.v1.DistributeProgress0\x01\x12=\n" +
+	"Distribute\x12\x1f.virtswarm.v1.DistributeRequest\x1a .virtswarm.v1.DistributeProgress0\x01\x12@\n" +
+	"\x05Unpin\x12\x1a.virtswarm.v1.UnpinRequest\x1a\x1b.virtswarm.v1.UnpinResponse\x12=\n" +
 	"\x04List\x12\x19.virtswarm.v1.ListRequest\x1a\x1a.virtswarm.v1.ListResponse\x12=\n" +
 	"\x04Show\x12\x19.virtswarm.v1.ShowRequest\x1a\x1a.virtswarm.v1.ShowResponse\x12C\n" +
 	"\x06Remove\x12\x1b.virtswarm.v1.RemoveRequest\x1a\x1c.virtswarm.v1.RemoveResponse\x12@\n" +
-	"\x05Hosts\x12\x1a.virtswarm.v1.HostsRequest\x1a\x1b.virtswarm.v1.HostsResponse\x12C\n" +
+	"\x05Hosts\x12\x1a.virtswarm.v1.HostsRequest\x1a\x1b.virtswarm.v1.HostsResponse\x12I\n" +
+	"\bShowHost\x12\x1d.virtswarm.v1.ShowHostRequest\x1a\x1e.virtswarm.v1.ShowHostResponse\x12F\n" +
+	"\aSetHost\x12\x1c.virtswarm.v1.SetHostRequest\x1a\x1d.virtswarm.v1.SetHostResponse\x12C\n" +
 	"\x06Status\x12\x1b.virtswarm.v1.StatusRequest\x1a\x1c.virtswarm.v1.StatusResponse\x12D\n" +
 	"\x06Verify\x12\x1b.virtswarm.v1.VerifyRequest\x1a\x1b.virtswarm.v1.CheckProgress0\x01\x12B\n" +
 	"\x05Scrub\x12\x1a.virtswarm.v1.ScrubRequest\x1a\x1b.virtswarm.v1.CheckProgress0\x01\x12R\n" +
 	"\vCreateToken\x12 .virtswarm.v1.CreateTokenRequest\x1a!.virtswarm.v1.CreateTokenResponse\x12B\n" +
+	"\x05Drain\x12\x1a.virtswarm.v1.DrainRequest\x1a\x1b.virtswarm.v1.DrainProgress0\x01\x12F\n" +
+	"\aUndrain\x12\x1c.virtswarm.v1.UndrainRequest\x1a\x1d.virtswarm.v1.UndrainResponse\x12B\n" +
 	"\x05Leave\x12\x1a.virtswarm.v1.LeaveRequest\x1a\x1b.virtswarm.v1.LeaveProgress0\x01BFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
 
 var (
@@ -2883,7 +3642,7 @@ func file_virtswarm_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_virtswarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_virtswarm_v1_control_proto_goTypes = []any{
 	(Wait)(0),                   // 0: virtswarm.v1.Wait
 	(PublishPhase)(0),           // 1: virtswarm.v1.PublishPhase
@@ -2901,31 +3660,43 @@ var file_virtswarm_v1_control_proto_goTypes = []any{
 	(*DistributeRequest)(nil),   // 13: virtswarm.v1.DistributeRequest
 	(*HostProgress)(nil),        // 14: virtswarm.v1.HostProgress
 	(*DistributeProgress)(nil),  // 15: virtswarm.v1.DistributeProgress
-	(*ListRequest)(nil),         // 16: virtswarm.v1.ListRequest
-	(*ListResponse)(nil),        // 17: virtswarm.v1.ListResponse
-	(*ShowRequest)(nil),         // 18: virtswarm.v1.ShowRequest
-	(*Holding)(nil),             // 19: virtswarm.v1.Holding
-	(*ShowResponse)(nil),        // 20: virtswarm.v1.ShowResponse
-	(*RemoveRequest)(nil),       // 21: virtswarm.v1.RemoveRequest
-	(*RemoveResponse)(nil),      // 22: virtswarm.v1.RemoveResponse
-	(*HostsRequest)(nil),        // 23: virtswarm.v1.HostsRequest
-	(*HostsResponse)(nil),       // 24: virtswarm.v1.HostsResponse
-	(*StatusRequest)(nil),       // 25: virtswarm.v1.StatusRequest
-	(*StoreUsage)(nil),          // 26: virtswarm.v1.StoreUsage
-	(*ActiveFetch)(nil),         // 27: virtswarm.v1.ActiveFetch
-	(*StatusResponse)(nil),      // 28: virtswarm.v1.StatusResponse
-	(*VerifyRequest)(nil),       // 29: virtswarm.v1.VerifyRequest
-	(*ScrubRequest)(nil),        // 30: virtswarm.v1.ScrubRequest
-	(*CheckProgress)(nil),       // 31: virtswarm.v1.CheckProgress
-	(*Damage)(nil),              // 32: virtswarm.v1.Damage
-	(*CreateTokenRequest)(nil),  // 33: virtswarm.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil), // 34: virtswarm.v1.CreateTokenResponse
-	(*LeaveRequest)(nil),        // 35: virtswarm.v1.LeaveRequest
-	(*LeaveProgress)(nil),       // 36: virtswarm.v1.LeaveProgress
-	(*Staleness)(nil),           // 37: virtswarm.v1.Staleness
-	(*File)(nil),                // 38: virtswarm.v1.File
-	(HostState)(0),              // 39: virtswarm.v1.HostState
-	(*Host)(nil),                // 40: virtswarm.v1.Host
+	(*UnpinRequest)(nil),        // 16: virtswarm.v1.UnpinRequest
+	(*UnpinResponse)(nil),       // 17: virtswarm.v1.UnpinResponse
+	(*ListRequest)(nil),         // 18: virtswarm.v1.ListRequest
+	(*ListResponse)(nil),        // 19: virtswarm.v1.ListResponse
+	(*ShowRequest)(nil),         // 20: virtswarm.v1.ShowRequest
+	(*Holding)(nil),             // 21: virtswarm.v1.Holding
+	(*ShowResponse)(nil),        // 22: virtswarm.v1.ShowResponse
+	(*RemoveRequest)(nil),       // 23: virtswarm.v1.RemoveRequest
+	(*RemoveResponse)(nil),      // 24: virtswarm.v1.RemoveResponse
+	(*HostsRequest)(nil),        // 25: virtswarm.v1.HostsRequest
+	(*HostsResponse)(nil),       // 26: virtswarm.v1.HostsResponse
+	(*ShowHostRequest)(nil),     // 27: virtswarm.v1.ShowHostRequest
+	(*ShowHostResponse)(nil),    // 28: virtswarm.v1.ShowHostResponse
+	(*SetHostRequest)(nil),      // 29: virtswarm.v1.SetHostRequest
+	(*SetHostResponse)(nil),     // 30: virtswarm.v1.SetHostResponse
+	(*StatusRequest)(nil),       // 31: virtswarm.v1.StatusRequest
+	(*ActiveFetch)(nil),         // 32: virtswarm.v1.ActiveFetch
+	(*StatusResponse)(nil),      // 33: virtswarm.v1.StatusResponse
+	(*VerifyRequest)(nil),       // 34: virtswarm.v1.VerifyRequest
+	(*ScrubRequest)(nil),        // 35: virtswarm.v1.ScrubRequest
+	(*CheckProgress)(nil),       // 36: virtswarm.v1.CheckProgress
+	(*Damage)(nil),              // 37: virtswarm.v1.Damage
+	(*CreateTokenRequest)(nil),  // 38: virtswarm.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil), // 39: virtswarm.v1.CreateTokenResponse
+	(*DrainRequest)(nil),        // 40: virtswarm.v1.DrainRequest
+	(*DrainProgress)(nil),       // 41: virtswarm.v1.DrainProgress
+	(*UndrainRequest)(nil),      // 42: virtswarm.v1.UndrainRequest
+	(*UndrainResponse)(nil),     // 43: virtswarm.v1.UndrainResponse
+	(*LeaveRequest)(nil),        // 44: virtswarm.v1.LeaveRequest
+	(*LeaveProgress)(nil),       // 45: virtswarm.v1.LeaveProgress
+	nil,                         // 46: virtswarm.v1.SetHostRequest.LabelsEntry
+	(*Staleness)(nil),           // 47: virtswarm.v1.Staleness
+	(*File)(nil),                // 48: virtswarm.v1.File
+	(HostState)(0),              // 49: virtswarm.v1.HostState
+	(*Host)(nil),                // 50: virtswarm.v1.Host
+	(*HostReport)(nil),          // 51: virtswarm.v1.HostReport
+	(*StoreUsage)(nil),          // 52: virtswarm.v1.StoreUsage
 }
 var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.PublishRequest.wait:type_name -> virtswarm.v1.Wait
@@ -2936,53 +3707,70 @@ var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	12, // 5: virtswarm.v1.PullProgress.result:type_name -> virtswarm.v1.PullResult
 	4,  // 6: virtswarm.v1.HostProgress.state:type_name -> virtswarm.v1.HoldState
 	14, // 7: virtswarm.v1.DistributeProgress.hosts:type_name -> virtswarm.v1.HostProgress
-	37, // 8: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
-	38, // 9: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
-	39, // 10: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
-	37, // 11: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
-	38, // 12: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
-	38, // 13: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
-	19, // 14: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
-	38, // 15: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
-	37, // 16: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
-	40, // 17: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
-	37, // 18: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
-	40, // 19: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
-	40, // 20: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
-	26, // 21: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
-	27, // 22: virtswarm.v1.StatusResponse.fetches:type_name -> virtswarm.v1.ActiveFetch
-	5,  // 23: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
-	32, // 24: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
-	6,  // 25: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
-	7,  // 26: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
-	10, // 27: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
-	13, // 28: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
-	16, // 29: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
-	18, // 30: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
-	21, // 31: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
-	23, // 32: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
-	25, // 33: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
-	29, // 34: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
-	30, // 35: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
-	33, // 36: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
-	35, // 37: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
-	8,  // 38: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
-	11, // 39: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
-	15, // 40: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
-	17, // 41: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
-	20, // 42: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
-	22, // 43: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
-	24, // 44: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
-	28, // 45: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
-	31, // 46: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
-	31, // 47: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
-	34, // 48: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
-	36, // 49: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
-	38, // [38:50] is the sub-list for method output_type
-	26, // [26:38] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	47, // 8: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
+	48, // 9: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
+	49, // 10: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
+	47, // 11: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
+	48, // 12: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
+	48, // 13: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
+	21, // 14: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
+	48, // 15: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
+	47, // 16: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
+	50, // 17: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
+	47, // 18: virtswarm.v1.ShowHostResponse.staleness:type_name -> virtswarm.v1.Staleness
+	50, // 19: virtswarm.v1.ShowHostResponse.host:type_name -> virtswarm.v1.Host
+	51, // 20: virtswarm.v1.ShowHostResponse.report:type_name -> virtswarm.v1.HostReport
+	46, // 21: virtswarm.v1.SetHostRequest.labels:type_name -> virtswarm.v1.SetHostRequest.LabelsEntry
+	50, // 22: virtswarm.v1.SetHostResponse.host:type_name -> virtswarm.v1.Host
+	47, // 23: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
+	50, // 24: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
+	50, // 25: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
+	52, // 26: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
+	32, // 27: virtswarm.v1.StatusResponse.fetches:type_name -> virtswarm.v1.ActiveFetch
+	51, // 28: virtswarm.v1.StatusResponse.reports:type_name -> virtswarm.v1.HostReport
+	5,  // 29: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
+	37, // 30: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
+	50, // 31: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
+	6,  // 32: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
+	7,  // 33: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
+	10, // 34: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
+	13, // 35: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
+	16, // 36: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
+	18, // 37: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
+	20, // 38: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
+	23, // 39: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
+	25, // 40: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
+	27, // 41: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
+	29, // 42: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
+	31, // 43: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
+	34, // 44: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
+	35, // 45: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
+	38, // 46: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
+	40, // 47: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
+	42, // 48: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
+	44, // 49: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
+	8,  // 50: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
+	11, // 51: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
+	15, // 52: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
+	17, // 53: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
+	19, // 54: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
+	22, // 55: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
+	24, // 56: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
+	26, // 57: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
+	28, // 58: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
+	30, // 59: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
+	33, // 60: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
+	36, // 61: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
+	36, // 62: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
+	39, // 63: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
+	41, // 64: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
+	43, // 65: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
+	45, // 66: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
+	50, // [50:67] is the sub-list for method output_type
+	33, // [33:50] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_control_proto_init() }
@@ -2992,13 +3780,14 @@ func file_virtswarm_v1_control_proto_init() {
 	}
 	file_virtswarm_v1_types_proto_init()
 	file_virtswarm_v1_control_proto_msgTypes[0].OneofWrappers = []any{}
+	file_virtswarm_v1_control_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_control_proto_rawDesc), len(file_virtswarm_v1_control_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   30,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -151,8 +151,12 @@ type HostState int32
 const (
 	HostState_HOST_STATE_UNSPECIFIED HostState = 0
 	HostState_HOST_STATE_ALIVE       HostState = 1
-	HostState_HOST_STATE_DOWN        HostState = 2
-	HostState_HOST_STATE_LEAVING     HostState = 3
+	// Not heard of for host_timeout: its copies do not count, but nothing moves yet.
+	HostState_HOST_STATE_DOWN HostState = 2
+	// Drained: it serves, but its shards move to others.
+	HostState_HOST_STATE_LEAVING HostState = 3
+	// Down for longer than the grace: its shards are rebuilt elsewhere.
+	HostState_HOST_STATE_LOST HostState = 4
 )
 
 // Enum value maps for HostState.
@@ -162,12 +166,14 @@ var (
 		1: "HOST_STATE_ALIVE",
 		2: "HOST_STATE_DOWN",
 		3: "HOST_STATE_LEAVING",
+		4: "HOST_STATE_LOST",
 	}
 	HostState_value = map[string]int32{
 		"HOST_STATE_UNSPECIFIED": 0,
 		"HOST_STATE_ALIVE":       1,
 		"HOST_STATE_DOWN":        2,
 		"HOST_STATE_LEAVING":     3,
+		"HOST_STATE_LOST":        4,
 	}
 )
 
@@ -351,8 +357,11 @@ type Host struct {
 	// True for the host that answers.
 	Self bool `protobuf:"varint,9,opt,name=self,proto3" json:"self,omitempty"`
 	// Files of which the catalogue says that it holds a part, and the bytes of those parts.
-	Files         uint64 `protobuf:"varint,10,opt,name=files,proto3" json:"files,omitempty"`
-	HeldBytes     uint64 `protobuf:"varint,11,opt,name=held_bytes,json=heldBytes,proto3" json:"held_bytes,omitempty"`
+	Files     uint64      `protobuf:"varint,10,opt,name=files,proto3" json:"files,omitempty"`
+	HeldBytes uint64      `protobuf:"varint,11,opt,name=held_bytes,json=heldBytes,proto3" json:"held_bytes,omitempty"`
+	Limits    *HostLimits `protobuf:"bytes,12,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Since when it is in its state.
+	StateSince    int64 `protobuf:"varint,13,opt,name=state_since,json=stateSince,proto3" json:"state_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -464,6 +473,563 @@ func (x *Host) GetHeldBytes() uint64 {
 	return 0
 }
 
+func (x *Host) GetLimits() *HostLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Host) GetStateSince() int64 {
+	if x != nil {
+		return x.StateSince
+	}
+	return 0
+}
+
+// HostLimits are what a host is told to keep to.
+type HostLimits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes per second to and from other hosts; 0 means no limit.
+	Up   uint64 `protobuf:"varint,1,opt,name=up,proto3" json:"up,omitempty"`
+	Down uint64 `protobuf:"varint,2,opt,name=down,proto3" json:"down,omitempty"`
+	// Bytes of data in its store; 0 means what the file system has beside its reserve.
+	Quota uint64 `protobuf:"varint,3,opt,name=quota,proto3" json:"quota,omitempty"`
+	// Percent of the quota at which eviction begins and ends.
+	High          uint32 `protobuf:"varint,4,opt,name=high,proto3" json:"high,omitempty"`
+	Low           uint32 `protobuf:"varint,5,opt,name=low,proto3" json:"low,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostLimits) Reset() {
+	*x = HostLimits{}
+	mi := &file_virtswarm_v1_types_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostLimits) ProtoMessage() {}
+
+func (x *HostLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_types_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostLimits.ProtoReflect.Descriptor instead.
+func (*HostLimits) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HostLimits) GetUp() uint64 {
+	if x != nil {
+		return x.Up
+	}
+	return 0
+}
+
+func (x *HostLimits) GetDown() uint64 {
+	if x != nil {
+		return x.Down
+	}
+	return 0
+}
+
+func (x *HostLimits) GetQuota() uint64 {
+	if x != nil {
+		return x.Quota
+	}
+	return 0
+}
+
+func (x *HostLimits) GetHigh() uint32 {
+	if x != nil {
+		return x.High
+	}
+	return 0
+}
+
+func (x *HostLimits) GetLow() uint32 {
+	if x != nil {
+		return x.Low
+	}
+	return 0
+}
+
+// HostReport is what a host says of itself at this moment; the catalogue knows nothing of it. Sums
+// are those since its daemon started.
+type HostReport struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	HostId string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Host   string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	// Empty if the host answered; else why it did not, and the rest is not set.
+	Unreachable string      `protobuf:"bytes,3,opt,name=unreachable,proto3" json:"unreachable,omitempty"`
+	Store       *StoreUsage `protobuf:"bytes,4,opt,name=store,proto3" json:"store,omitempty"`
+	// What it has still to fetch because copies were lost or have moved, and the rate at which it does.
+	RepairShards uint64  `protobuf:"varint,5,opt,name=repair_shards,json=repairShards,proto3" json:"repair_shards,omitempty"`
+	RepairBytes  uint64  `protobuf:"varint,6,opt,name=repair_bytes,json=repairBytes,proto3" json:"repair_bytes,omitempty"`
+	RepairRate   float64 `protobuf:"fixed64,7,opt,name=repair_rate,json=repairRate,proto3" json:"repair_rate,omitempty"`
+	// Files that it must hold and has no room for.
+	NoRoomFiles uint64 `protobuf:"varint,8,opt,name=no_room_files,json=noRoomFiles,proto3" json:"no_room_files,omitempty"`
+	// Bytes evicted from its store.
+	EvictedBytes uint64 `protobuf:"varint,9,opt,name=evicted_bytes,json=evictedBytes,proto3" json:"evicted_bytes,omitempty"`
+	// Bytes of chunks to and from other hosts.
+	SentBytes     uint64 `protobuf:"varint,10,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	ReceivedBytes uint64 `protobuf:"varint,11,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	// The last fetches that ended, the newest first.
+	Recent []*FinishedFetch `protobuf:"bytes,12,rep,name=recent,proto3" json:"recent,omitempty"`
+	// Rates per peer, if they were asked for, the busiest first.
+	Peers []*PeerRate `protobuf:"bytes,13,rep,name=peers,proto3" json:"peers,omitempty"`
+	// What it has still to fetch because somebody waits for it: of a new publication, or by order.
+	DistributeShards uint64  `protobuf:"varint,14,opt,name=distribute_shards,json=distributeShards,proto3" json:"distribute_shards,omitempty"`
+	DistributeBytes  uint64  `protobuf:"varint,15,opt,name=distribute_bytes,json=distributeBytes,proto3" json:"distribute_bytes,omitempty"`
+	DistributeRate   float64 `protobuf:"fixed64,16,opt,name=distribute_rate,json=distributeRate,proto3" json:"distribute_rate,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *HostReport) Reset() {
+	*x = HostReport{}
+	mi := &file_virtswarm_v1_types_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostReport) ProtoMessage() {}
+
+func (x *HostReport) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_types_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostReport.ProtoReflect.Descriptor instead.
+func (*HostReport) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *HostReport) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *HostReport) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HostReport) GetUnreachable() string {
+	if x != nil {
+		return x.Unreachable
+	}
+	return ""
+}
+
+func (x *HostReport) GetStore() *StoreUsage {
+	if x != nil {
+		return x.Store
+	}
+	return nil
+}
+
+func (x *HostReport) GetRepairShards() uint64 {
+	if x != nil {
+		return x.RepairShards
+	}
+	return 0
+}
+
+func (x *HostReport) GetRepairBytes() uint64 {
+	if x != nil {
+		return x.RepairBytes
+	}
+	return 0
+}
+
+func (x *HostReport) GetRepairRate() float64 {
+	if x != nil {
+		return x.RepairRate
+	}
+	return 0
+}
+
+func (x *HostReport) GetNoRoomFiles() uint64 {
+	if x != nil {
+		return x.NoRoomFiles
+	}
+	return 0
+}
+
+func (x *HostReport) GetEvictedBytes() uint64 {
+	if x != nil {
+		return x.EvictedBytes
+	}
+	return 0
+}
+
+func (x *HostReport) GetSentBytes() uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+func (x *HostReport) GetReceivedBytes() uint64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
+func (x *HostReport) GetRecent() []*FinishedFetch {
+	if x != nil {
+		return x.Recent
+	}
+	return nil
+}
+
+func (x *HostReport) GetPeers() []*PeerRate {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *HostReport) GetDistributeShards() uint64 {
+	if x != nil {
+		return x.DistributeShards
+	}
+	return 0
+}
+
+func (x *HostReport) GetDistributeBytes() uint64 {
+	if x != nil {
+		return x.DistributeBytes
+	}
+	return 0
+}
+
+func (x *HostReport) GetDistributeRate() float64 {
+	if x != nil {
+		return x.DistributeRate
+	}
+	return 0
+}
+
+type StoreUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Files uint64                 `protobuf:"varint,1,opt,name=files,proto3" json:"files,omitempty"`
+	// Bytes of data.
+	Bytes uint64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Bytes; 0 means no quota.
+	Quota uint64 `protobuf:"varint,3,opt,name=quota,proto3" json:"quota,omitempty"`
+	// Bytes free in the file system.
+	Free uint64 `protobuf:"varint,4,opt,name=free,proto3" json:"free,omitempty"`
+	// Directory of the store.
+	Path string `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`
+	// Bytes that the store may take at this moment, and those at which eviction begins and ends.
+	Budget        uint64 `protobuf:"varint,6,opt,name=budget,proto3" json:"budget,omitempty"`
+	High          uint64 `protobuf:"varint,7,opt,name=high,proto3" json:"high,omitempty"`
+	Low           uint64 `protobuf:"varint,8,opt,name=low,proto3" json:"low,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreUsage) Reset() {
+	*x = StoreUsage{}
+	mi := &file_virtswarm_v1_types_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreUsage) ProtoMessage() {}
+
+func (x *StoreUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_types_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreUsage.ProtoReflect.Descriptor instead.
+func (*StoreUsage) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StoreUsage) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *StoreUsage) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *StoreUsage) GetQuota() uint64 {
+	if x != nil {
+		return x.Quota
+	}
+	return 0
+}
+
+func (x *StoreUsage) GetFree() uint64 {
+	if x != nil {
+		return x.Free
+	}
+	return 0
+}
+
+func (x *StoreUsage) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *StoreUsage) GetBudget() uint64 {
+	if x != nil {
+		return x.Budget
+	}
+	return 0
+}
+
+func (x *StoreUsage) GetHigh() uint64 {
+	if x != nil {
+		return x.High
+	}
+	return 0
+}
+
+func (x *StoreUsage) GetLow() uint64 {
+	if x != nil {
+		return x.Low
+	}
+	return 0
+}
+
+// FinishedFetch is one transfer of a content, or of a part of it, to a host.
+type FinishedFetch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A name that refers to the content; empty if none does any more.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id   string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Bytes that came from other hosts, and in how many seconds.
+	Bytes   uint64  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Seconds float64 `protobuf:"fixed64,4,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	// Hosts that sent some of it.
+	Sources uint32 `protobuf:"varint,5,opt,name=sources,proto3" json:"sources,omitempty"`
+	// Seconds that the same bytes would have taken at the bound, see docs/operations.md.
+	BoundSeconds  float64 `protobuf:"fixed64,6,opt,name=bound_seconds,json=boundSeconds,proto3" json:"bound_seconds,omitempty"`
+	EndedAt       int64   `protobuf:"varint,7,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishedFetch) Reset() {
+	*x = FinishedFetch{}
+	mi := &file_virtswarm_v1_types_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishedFetch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishedFetch) ProtoMessage() {}
+
+func (x *FinishedFetch) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_types_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishedFetch.ProtoReflect.Descriptor instead.
+func (*FinishedFetch) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FinishedFetch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FinishedFetch) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *FinishedFetch) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *FinishedFetch) GetSeconds() float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *FinishedFetch) GetSources() uint32 {
+	if x != nil {
+		return x.Sources
+	}
+	return 0
+}
+
+func (x *FinishedFetch) GetBoundSeconds() float64 {
+	if x != nil {
+		return x.BoundSeconds
+	}
+	return 0
+}
+
+func (x *FinishedFetch) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
+}
+
+// PeerRate is what goes between two hosts.
+type PeerRate struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	HostId string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Host   string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	// Bytes per second to and from the peer now.
+	Up   float64 `protobuf:"fixed64,3,opt,name=up,proto3" json:"up,omitempty"`
+	Down float64 `protobuf:"fixed64,4,opt,name=down,proto3" json:"down,omitempty"`
+	// Bytes of this session.
+	SentBytes     uint64 `protobuf:"varint,5,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	ReceivedBytes uint64 `protobuf:"varint,6,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerRate) Reset() {
+	*x = PeerRate{}
+	mi := &file_virtswarm_v1_types_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerRate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerRate) ProtoMessage() {}
+
+func (x *PeerRate) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_types_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerRate.ProtoReflect.Descriptor instead.
+func (*PeerRate) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PeerRate) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *PeerRate) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *PeerRate) GetUp() float64 {
+	if x != nil {
+		return x.Up
+	}
+	return 0
+}
+
+func (x *PeerRate) GetDown() float64 {
+	if x != nil {
+		return x.Down
+	}
+	return 0
+}
+
+func (x *PeerRate) GetSentBytes() uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+func (x *PeerRate) GetReceivedBytes() uint64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
 // File is one version of a name.
 type File struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -498,7 +1064,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_virtswarm_v1_types_proto_msgTypes[3]
+	mi := &file_virtswarm_v1_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +1076,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_types_proto_msgTypes[3]
+	mi := &file_virtswarm_v1_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +1089,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{3}
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *File) GetName() string {
@@ -644,7 +1210,7 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\tStaleness\x12\x14\n" +
 	"\x05stale\x18\x01 \x01(\bR\x05stale\x124\n" +
 	"\x16seconds_without_leader\x18\x02 \x01(\x01R\x14secondsWithoutLeader\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\x04R\x05index\"\xf5\x02\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\"\xc8\x03\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -658,10 +1224,67 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\x05files\x18\n" +
 	" \x01(\x04R\x05files\x12\x1d\n" +
 	"\n" +
-	"held_bytes\x18\v \x01(\x04R\theldBytes\x1a9\n" +
+	"held_bytes\x18\v \x01(\x04R\theldBytes\x120\n" +
+	"\x06limits\x18\f \x01(\v2\x18.virtswarm.v1.HostLimitsR\x06limits\x12\x1f\n" +
+	"\vstate_since\x18\r \x01(\x03R\n" +
+	"stateSince\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb5\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"l\n" +
+	"\n" +
+	"HostLimits\x12\x0e\n" +
+	"\x02up\x18\x01 \x01(\x04R\x02up\x12\x12\n" +
+	"\x04down\x18\x02 \x01(\x04R\x04down\x12\x14\n" +
+	"\x05quota\x18\x03 \x01(\x04R\x05quota\x12\x12\n" +
+	"\x04high\x18\x04 \x01(\rR\x04high\x12\x10\n" +
+	"\x03low\x18\x05 \x01(\rR\x03low\"\xe7\x04\n" +
+	"\n" +
+	"HostReport\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12 \n" +
+	"\vunreachable\x18\x03 \x01(\tR\vunreachable\x12.\n" +
+	"\x05store\x18\x04 \x01(\v2\x18.virtswarm.v1.StoreUsageR\x05store\x12#\n" +
+	"\rrepair_shards\x18\x05 \x01(\x04R\frepairShards\x12!\n" +
+	"\frepair_bytes\x18\x06 \x01(\x04R\vrepairBytes\x12\x1f\n" +
+	"\vrepair_rate\x18\a \x01(\x01R\n" +
+	"repairRate\x12\"\n" +
+	"\rno_room_files\x18\b \x01(\x04R\vnoRoomFiles\x12#\n" +
+	"\revicted_bytes\x18\t \x01(\x04R\fevictedBytes\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\n" +
+	" \x01(\x04R\tsentBytes\x12%\n" +
+	"\x0ereceived_bytes\x18\v \x01(\x04R\rreceivedBytes\x123\n" +
+	"\x06recent\x18\f \x03(\v2\x1b.virtswarm.v1.FinishedFetchR\x06recent\x12,\n" +
+	"\x05peers\x18\r \x03(\v2\x16.virtswarm.v1.PeerRateR\x05peers\x12+\n" +
+	"\x11distribute_shards\x18\x0e \x01(\x04R\x10distributeShards\x12)\n" +
+	"\x10distribute_bytes\x18\x0f \x01(\x04R\x0fdistributeBytes\x12'\n" +
+	"\x0fdistribute_rate\x18\x10 \x01(\x01R\x0edistributeRate\"\xb4\x01\n" +
+	"\n" +
+	"StoreUsage\x12\x14\n" +
+	"\x05files\x18\x01 \x01(\x04R\x05files\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x14\n" +
+	"\x05quota\x18\x03 \x01(\x04R\x05quota\x12\x12\n" +
+	"\x04free\x18\x04 \x01(\x04R\x04free\x12\x12\n" +
+	"\x04path\x18\x05 \x01(\tR\x04path\x12\x16\n" +
+	"\x06budget\x18\x06 \x01(\x04R\x06budget\x12\x12\n" +
+	"\x04high\x18\a \x01(\x04R\x04high\x12\x10\n" +
+	"\x03low\x18\b \x01(\x04R\x03low\"\xbd\x01\n" +
+	"\rFinishedFetch\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\aseconds\x18\x04 \x01(\x01R\aseconds\x12\x18\n" +
+	"\asources\x18\x05 \x01(\rR\asources\x12#\n" +
+	"\rbound_seconds\x18\x06 \x01(\x01R\fboundSeconds\x12\x19\n" +
+	"\bended_at\x18\a \x01(\x03R\aendedAt\"\xa1\x01\n" +
+	"\bPeerRate\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x0e\n" +
+	"\x02up\x18\x03 \x01(\x01R\x02up\x12\x12\n" +
+	"\x04down\x18\x04 \x01(\x01R\x04down\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x05 \x01(\x04R\tsentBytes\x12%\n" +
+	"\x0ereceived_bytes\x18\x06 \x01(\x04R\rreceivedBytes\"\xb5\x03\n" +
 	"\x04File\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -709,12 +1332,13 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\x16REASON_HOST_NAME_TAKEN\x10\x1d\x12\x17\n" +
 	"\x13REASON_NO_SUCH_HOST\x10\x1e\x12\x1a\n" +
 	"\x16REASON_ALREADY_RUNNING\x10\x1f\x12\x17\n" +
-	"\x12REASON_INTERRUPTED\x10\x82\x01*j\n" +
+	"\x12REASON_INTERRUPTED\x10\x82\x01*\x7f\n" +
 	"\tHostState\x12\x1a\n" +
 	"\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10HOST_STATE_ALIVE\x10\x01\x12\x13\n" +
 	"\x0fHOST_STATE_DOWN\x10\x02\x12\x16\n" +
-	"\x12HOST_STATE_LEAVING\x10\x03BFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
+	"\x12HOST_STATE_LEAVING\x10\x03\x12\x13\n" +
+	"\x0fHOST_STATE_LOST\x10\x04BFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
 
 var (
 	file_virtswarm_v1_types_proto_rawDescOnce sync.Once
@@ -729,25 +1353,34 @@ func file_virtswarm_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_virtswarm_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_virtswarm_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_virtswarm_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_virtswarm_v1_types_proto_goTypes = []any{
-	(Reason)(0),         // 0: virtswarm.v1.Reason
-	(HostState)(0),      // 1: virtswarm.v1.HostState
-	(*ErrorDetail)(nil), // 2: virtswarm.v1.ErrorDetail
-	(*Staleness)(nil),   // 3: virtswarm.v1.Staleness
-	(*Host)(nil),        // 4: virtswarm.v1.Host
-	(*File)(nil),        // 5: virtswarm.v1.File
-	nil,                 // 6: virtswarm.v1.Host.LabelsEntry
+	(Reason)(0),           // 0: virtswarm.v1.Reason
+	(HostState)(0),        // 1: virtswarm.v1.HostState
+	(*ErrorDetail)(nil),   // 2: virtswarm.v1.ErrorDetail
+	(*Staleness)(nil),     // 3: virtswarm.v1.Staleness
+	(*Host)(nil),          // 4: virtswarm.v1.Host
+	(*HostLimits)(nil),    // 5: virtswarm.v1.HostLimits
+	(*HostReport)(nil),    // 6: virtswarm.v1.HostReport
+	(*StoreUsage)(nil),    // 7: virtswarm.v1.StoreUsage
+	(*FinishedFetch)(nil), // 8: virtswarm.v1.FinishedFetch
+	(*PeerRate)(nil),      // 9: virtswarm.v1.PeerRate
+	(*File)(nil),          // 10: virtswarm.v1.File
+	nil,                   // 11: virtswarm.v1.Host.LabelsEntry
 }
 var file_virtswarm_v1_types_proto_depIdxs = []int32{
-	0, // 0: virtswarm.v1.ErrorDetail.reason:type_name -> virtswarm.v1.Reason
-	6, // 1: virtswarm.v1.Host.labels:type_name -> virtswarm.v1.Host.LabelsEntry
-	1, // 2: virtswarm.v1.Host.state:type_name -> virtswarm.v1.HostState
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	0,  // 0: virtswarm.v1.ErrorDetail.reason:type_name -> virtswarm.v1.Reason
+	11, // 1: virtswarm.v1.Host.labels:type_name -> virtswarm.v1.Host.LabelsEntry
+	1,  // 2: virtswarm.v1.Host.state:type_name -> virtswarm.v1.HostState
+	5,  // 3: virtswarm.v1.Host.limits:type_name -> virtswarm.v1.HostLimits
+	7,  // 4: virtswarm.v1.HostReport.store:type_name -> virtswarm.v1.StoreUsage
+	8,  // 5: virtswarm.v1.HostReport.recent:type_name -> virtswarm.v1.FinishedFetch
+	9,  // 6: virtswarm.v1.HostReport.peers:type_name -> virtswarm.v1.PeerRate
+	7,  // [7:7] is the sub-list for method output_type
+	7,  // [7:7] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_types_proto_init() }
@@ -761,7 +1394,7 @@ func file_virtswarm_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_types_proto_rawDesc), len(file_virtswarm_v1_types_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   5,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -37,6 +37,8 @@ const (
 	ClusterForwardProcedure = "/virtswarm.v1.Cluster/Forward"
 	// ClusterProgressProcedure is the fully-qualified name of the Cluster's Progress RPC.
 	ClusterProgressProcedure = "/virtswarm.v1.Cluster/Progress"
+	// ClusterReportProcedure is the fully-qualified name of the Cluster's Report RPC.
+	ClusterReportProcedure = "/virtswarm.v1.Cluster/Report"
 )
 
 // ClusterClient is a client for the virtswarm.v1.Cluster service.
@@ -47,6 +49,8 @@ type ClusterClient interface {
 	// Progress tells what a host holds of a content at this moment, unlike the catalogue, which is told
 	// of whole shards and later.
 	Progress(context.Context, *v1.ProgressRequest) (*v1.ProgressResponse, error)
+	// Report tells how the host is doing.
+	Report(context.Context, *v1.ReportRequest) (*v1.HostReport, error)
 }
 
 // NewClusterClient constructs a client for the virtswarm.v1.Cluster service. By default, it uses
@@ -72,6 +76,12 @@ func NewClusterClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(clusterMethods.ByName("Progress")),
 			connect.WithClientOptions(opts...),
 		),
+		report: connect.NewClient[v1.ReportRequest, v1.HostReport](
+			httpClient,
+			baseURL+ClusterReportProcedure,
+			connect.WithSchema(clusterMethods.ByName("Report")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -79,6 +89,7 @@ func NewClusterClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 type clusterClient struct {
 	forward  *connect.Client[v1.ForwardRequest, v1.ForwardResponse]
 	progress *connect.Client[v1.ProgressRequest, v1.ProgressResponse]
+	report   *connect.Client[v1.ReportRequest, v1.HostReport]
 }
 
 // Forward calls virtswarm.v1.Cluster.Forward.
@@ -99,6 +110,15 @@ func (c *clusterClient) Progress(ctx context.Context, req *v1.ProgressRequest) (
 	return nil, err
 }
 
+// Report calls virtswarm.v1.Cluster.Report.
+func (c *clusterClient) Report(ctx context.Context, req *v1.ReportRequest) (*v1.HostReport, error) {
+	response, err := c.report.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ClusterHandler is an implementation of the virtswarm.v1.Cluster service.
 type ClusterHandler interface {
 	// Forward hands a write to the Raft leader. Both payloads belong to package raft, which also
@@ -107,6 +127,8 @@ type ClusterHandler interface {
 	// Progress tells what a host holds of a content at this moment, unlike the catalogue, which is told
 	// of whole shards and later.
 	Progress(context.Context, *v1.ProgressRequest) (*v1.ProgressResponse, error)
+	// Report tells how the host is doing.
+	Report(context.Context, *v1.ReportRequest) (*v1.HostReport, error)
 }
 
 // NewClusterHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -128,12 +150,20 @@ func NewClusterHandler(svc ClusterHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(clusterMethods.ByName("Progress")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterReportHandler := connect.NewUnaryHandlerSimple(
+		ClusterReportProcedure,
+		svc.Report,
+		connect.WithSchema(clusterMethods.ByName("Report")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/virtswarm.v1.Cluster/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterForwardProcedure:
 			clusterForwardHandler.ServeHTTP(w, r)
 		case ClusterProgressProcedure:
 			clusterProgressHandler.ServeHTTP(w, r)
+		case ClusterReportProcedure:
+			clusterReportHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -149,4 +179,8 @@ func (UnimplementedClusterHandler) Forward(context.Context, *v1.ForwardRequest) 
 
 func (UnimplementedClusterHandler) Progress(context.Context, *v1.ProgressRequest) (*v1.ProgressResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Cluster.Progress is not implemented"))
+}
+
+func (UnimplementedClusterHandler) Report(context.Context, *v1.ReportRequest) (*v1.HostReport, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Cluster.Report is not implemented"))
 }

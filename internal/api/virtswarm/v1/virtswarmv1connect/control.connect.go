@@ -39,6 +39,8 @@ const (
 	ControlPullProcedure = "/virtswarm.v1.Control/Pull"
 	// ControlDistributeProcedure is the fully-qualified name of the Control's Distribute RPC.
 	ControlDistributeProcedure = "/virtswarm.v1.Control/Distribute"
+	// ControlUnpinProcedure is the fully-qualified name of the Control's Unpin RPC.
+	ControlUnpinProcedure = "/virtswarm.v1.Control/Unpin"
 	// ControlListProcedure is the fully-qualified name of the Control's List RPC.
 	ControlListProcedure = "/virtswarm.v1.Control/List"
 	// ControlShowProcedure is the fully-qualified name of the Control's Show RPC.
@@ -47,6 +49,10 @@ const (
 	ControlRemoveProcedure = "/virtswarm.v1.Control/Remove"
 	// ControlHostsProcedure is the fully-qualified name of the Control's Hosts RPC.
 	ControlHostsProcedure = "/virtswarm.v1.Control/Hosts"
+	// ControlShowHostProcedure is the fully-qualified name of the Control's ShowHost RPC.
+	ControlShowHostProcedure = "/virtswarm.v1.Control/ShowHost"
+	// ControlSetHostProcedure is the fully-qualified name of the Control's SetHost RPC.
+	ControlSetHostProcedure = "/virtswarm.v1.Control/SetHost"
 	// ControlStatusProcedure is the fully-qualified name of the Control's Status RPC.
 	ControlStatusProcedure = "/virtswarm.v1.Control/Status"
 	// ControlVerifyProcedure is the fully-qualified name of the Control's Verify RPC.
@@ -55,6 +61,10 @@ const (
 	ControlScrubProcedure = "/virtswarm.v1.Control/Scrub"
 	// ControlCreateTokenProcedure is the fully-qualified name of the Control's CreateToken RPC.
 	ControlCreateTokenProcedure = "/virtswarm.v1.Control/CreateToken"
+	// ControlDrainProcedure is the fully-qualified name of the Control's Drain RPC.
+	ControlDrainProcedure = "/virtswarm.v1.Control/Drain"
+	// ControlUndrainProcedure is the fully-qualified name of the Control's Undrain RPC.
+	ControlUndrainProcedure = "/virtswarm.v1.Control/Undrain"
 	// ControlLeaveProcedure is the fully-qualified name of the Control's Leave RPC.
 	ControlLeaveProcedure = "/virtswarm.v1.Control/Leave"
 )
@@ -69,6 +79,8 @@ type ControlClient interface {
 	Pull(context.Context, *v1.PullRequest) (*connect.ServerStreamForClient[v1.PullProgress], error)
 	// Distribute makes hosts hold a file whole, from now on. With watch it reports until all do.
 	Distribute(context.Context, *v1.DistributeRequest) (*connect.ServerStreamForClient[v1.DistributeProgress], error)
+	// Unpin takes back what Distribute ordered: the hosts may evict the file, unless they are homes of it.
+	Unpin(context.Context, *v1.UnpinRequest) (*v1.UnpinResponse, error)
 	// List gives the newest version of each name, in byte order of names, a page at a time.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)
 	// Show gives all versions of a name, and who holds what of one of them.
@@ -77,6 +89,10 @@ type ControlClient interface {
 	// content that nothing refers to.
 	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
 	Hosts(context.Context, *v1.HostsRequest) (*v1.HostsResponse, error)
+	// ShowHost gives all that is known of one host.
+	ShowHost(context.Context, *v1.ShowHostRequest) (*v1.ShowHostResponse, error)
+	// SetHost changes labels, weight and limits of a host, which follows while it runs.
+	SetHost(context.Context, *v1.SetHostRequest) (*v1.SetHostResponse, error)
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Verify re-hashes what this host holds of a file, or of all files, as fast as the disk allows, and
 	// fetches what is damaged from other hosts. Damage is told in the events; it is not an error.
@@ -85,6 +101,11 @@ type ControlClient interface {
 	Scrub(context.Context, *v1.ScrubRequest) (*connect.ServerStreamForClient[v1.CheckProgress], error)
 	// CreateToken makes a token that admits one host, once.
 	CreateToken(context.Context, *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error)
+	// Drain moves what a host must hold to others, before maintenance; it stays a member and serves on.
+	// Once committed, the order stands whether the caller waits or not.
+	Drain(context.Context, *v1.DrainRequest) (*connect.ServerStreamForClient[v1.DrainProgress], error)
+	// Undrain makes a host a home of shards again.
+	Undrain(context.Context, *v1.UndrainRequest) (*v1.UndrainResponse, error)
 	// Leave moves what a host must hold to others and takes it out of the cluster.
 	Leave(context.Context, *v1.LeaveRequest) (*connect.ServerStreamForClient[v1.LeaveProgress], error)
 }
@@ -118,6 +139,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Distribute")),
 			connect.WithClientOptions(opts...),
 		),
+		unpin: connect.NewClient[v1.UnpinRequest, v1.UnpinResponse](
+			httpClient,
+			baseURL+ControlUnpinProcedure,
+			connect.WithSchema(controlMethods.ByName("Unpin")),
+			connect.WithClientOptions(opts...),
+		),
 		list: connect.NewClient[v1.ListRequest, v1.ListResponse](
 			httpClient,
 			baseURL+ControlListProcedure,
@@ -140,6 +167,18 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlHostsProcedure,
 			connect.WithSchema(controlMethods.ByName("Hosts")),
+			connect.WithClientOptions(opts...),
+		),
+		showHost: connect.NewClient[v1.ShowHostRequest, v1.ShowHostResponse](
+			httpClient,
+			baseURL+ControlShowHostProcedure,
+			connect.WithSchema(controlMethods.ByName("ShowHost")),
+			connect.WithClientOptions(opts...),
+		),
+		setHost: connect.NewClient[v1.SetHostRequest, v1.SetHostResponse](
+			httpClient,
+			baseURL+ControlSetHostProcedure,
+			connect.WithSchema(controlMethods.ByName("SetHost")),
 			connect.WithClientOptions(opts...),
 		),
 		status: connect.NewClient[v1.StatusRequest, v1.StatusResponse](
@@ -166,6 +205,18 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("CreateToken")),
 			connect.WithClientOptions(opts...),
 		),
+		drain: connect.NewClient[v1.DrainRequest, v1.DrainProgress](
+			httpClient,
+			baseURL+ControlDrainProcedure,
+			connect.WithSchema(controlMethods.ByName("Drain")),
+			connect.WithClientOptions(opts...),
+		),
+		undrain: connect.NewClient[v1.UndrainRequest, v1.UndrainResponse](
+			httpClient,
+			baseURL+ControlUndrainProcedure,
+			connect.WithSchema(controlMethods.ByName("Undrain")),
+			connect.WithClientOptions(opts...),
+		),
 		leave: connect.NewClient[v1.LeaveRequest, v1.LeaveProgress](
 			httpClient,
 			baseURL+ControlLeaveProcedure,
@@ -180,14 +231,19 @@ type controlClient struct {
 	publish     *connect.Client[v1.PublishRequest, v1.PublishProgress]
 	pull        *connect.Client[v1.PullRequest, v1.PullProgress]
 	distribute  *connect.Client[v1.DistributeRequest, v1.DistributeProgress]
+	unpin       *connect.Client[v1.UnpinRequest, v1.UnpinResponse]
 	list        *connect.Client[v1.ListRequest, v1.ListResponse]
 	show        *connect.Client[v1.ShowRequest, v1.ShowResponse]
 	remove      *connect.Client[v1.RemoveRequest, v1.RemoveResponse]
 	hosts       *connect.Client[v1.HostsRequest, v1.HostsResponse]
+	showHost    *connect.Client[v1.ShowHostRequest, v1.ShowHostResponse]
+	setHost     *connect.Client[v1.SetHostRequest, v1.SetHostResponse]
 	status      *connect.Client[v1.StatusRequest, v1.StatusResponse]
 	verify      *connect.Client[v1.VerifyRequest, v1.CheckProgress]
 	scrub       *connect.Client[v1.ScrubRequest, v1.CheckProgress]
 	createToken *connect.Client[v1.CreateTokenRequest, v1.CreateTokenResponse]
+	drain       *connect.Client[v1.DrainRequest, v1.DrainProgress]
+	undrain     *connect.Client[v1.UndrainRequest, v1.UndrainResponse]
 	leave       *connect.Client[v1.LeaveRequest, v1.LeaveProgress]
 }
 
@@ -204,6 +260,15 @@ func (c *controlClient) Pull(ctx context.Context, req *v1.PullRequest) (*connect
 // Distribute calls virtswarm.v1.Control.Distribute.
 func (c *controlClient) Distribute(ctx context.Context, req *v1.DistributeRequest) (*connect.ServerStreamForClient[v1.DistributeProgress], error) {
 	return c.distribute.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Unpin calls virtswarm.v1.Control.Unpin.
+func (c *controlClient) Unpin(ctx context.Context, req *v1.UnpinRequest) (*v1.UnpinResponse, error) {
+	response, err := c.unpin.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // List calls virtswarm.v1.Control.List.
@@ -242,6 +307,24 @@ func (c *controlClient) Hosts(ctx context.Context, req *v1.HostsRequest) (*v1.Ho
 	return nil, err
 }
 
+// ShowHost calls virtswarm.v1.Control.ShowHost.
+func (c *controlClient) ShowHost(ctx context.Context, req *v1.ShowHostRequest) (*v1.ShowHostResponse, error) {
+	response, err := c.showHost.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetHost calls virtswarm.v1.Control.SetHost.
+func (c *controlClient) SetHost(ctx context.Context, req *v1.SetHostRequest) (*v1.SetHostResponse, error) {
+	response, err := c.setHost.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Status calls virtswarm.v1.Control.Status.
 func (c *controlClient) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusResponse, error) {
 	response, err := c.status.CallUnary(ctx, connect.NewRequest(req))
@@ -270,6 +353,20 @@ func (c *controlClient) CreateToken(ctx context.Context, req *v1.CreateTokenRequ
 	return nil, err
 }
 
+// Drain calls virtswarm.v1.Control.Drain.
+func (c *controlClient) Drain(ctx context.Context, req *v1.DrainRequest) (*connect.ServerStreamForClient[v1.DrainProgress], error) {
+	return c.drain.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Undrain calls virtswarm.v1.Control.Undrain.
+func (c *controlClient) Undrain(ctx context.Context, req *v1.UndrainRequest) (*v1.UndrainResponse, error) {
+	response, err := c.undrain.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Leave calls virtswarm.v1.Control.Leave.
 func (c *controlClient) Leave(ctx context.Context, req *v1.LeaveRequest) (*connect.ServerStreamForClient[v1.LeaveProgress], error) {
 	return c.leave.CallServerStream(ctx, connect.NewRequest(req))
@@ -285,6 +382,8 @@ type ControlHandler interface {
 	Pull(context.Context, *v1.PullRequest, *connect.ServerStream[v1.PullProgress]) error
 	// Distribute makes hosts hold a file whole, from now on. With watch it reports until all do.
 	Distribute(context.Context, *v1.DistributeRequest, *connect.ServerStream[v1.DistributeProgress]) error
+	// Unpin takes back what Distribute ordered: the hosts may evict the file, unless they are homes of it.
+	Unpin(context.Context, *v1.UnpinRequest) (*v1.UnpinResponse, error)
 	// List gives the newest version of each name, in byte order of names, a page at a time.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)
 	// Show gives all versions of a name, and who holds what of one of them.
@@ -293,6 +392,10 @@ type ControlHandler interface {
 	// content that nothing refers to.
 	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
 	Hosts(context.Context, *v1.HostsRequest) (*v1.HostsResponse, error)
+	// ShowHost gives all that is known of one host.
+	ShowHost(context.Context, *v1.ShowHostRequest) (*v1.ShowHostResponse, error)
+	// SetHost changes labels, weight and limits of a host, which follows while it runs.
+	SetHost(context.Context, *v1.SetHostRequest) (*v1.SetHostResponse, error)
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Verify re-hashes what this host holds of a file, or of all files, as fast as the disk allows, and
 	// fetches what is damaged from other hosts. Damage is told in the events; it is not an error.
@@ -301,6 +404,11 @@ type ControlHandler interface {
 	Scrub(context.Context, *v1.ScrubRequest, *connect.ServerStream[v1.CheckProgress]) error
 	// CreateToken makes a token that admits one host, once.
 	CreateToken(context.Context, *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error)
+	// Drain moves what a host must hold to others, before maintenance; it stays a member and serves on.
+	// Once committed, the order stands whether the caller waits or not.
+	Drain(context.Context, *v1.DrainRequest, *connect.ServerStream[v1.DrainProgress]) error
+	// Undrain makes a host a home of shards again.
+	Undrain(context.Context, *v1.UndrainRequest) (*v1.UndrainResponse, error)
 	// Leave moves what a host must hold to others and takes it out of the cluster.
 	Leave(context.Context, *v1.LeaveRequest, *connect.ServerStream[v1.LeaveProgress]) error
 }
@@ -330,6 +438,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Distribute")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlUnpinHandler := connect.NewUnaryHandlerSimple(
+		ControlUnpinProcedure,
+		svc.Unpin,
+		connect.WithSchema(controlMethods.ByName("Unpin")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlListHandler := connect.NewUnaryHandlerSimple(
 		ControlListProcedure,
 		svc.List,
@@ -352,6 +466,18 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlHostsProcedure,
 		svc.Hosts,
 		connect.WithSchema(controlMethods.ByName("Hosts")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlShowHostHandler := connect.NewUnaryHandlerSimple(
+		ControlShowHostProcedure,
+		svc.ShowHost,
+		connect.WithSchema(controlMethods.ByName("ShowHost")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlSetHostHandler := connect.NewUnaryHandlerSimple(
+		ControlSetHostProcedure,
+		svc.SetHost,
+		connect.WithSchema(controlMethods.ByName("SetHost")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlStatusHandler := connect.NewUnaryHandlerSimple(
@@ -378,6 +504,18 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("CreateToken")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlDrainHandler := connect.NewServerStreamHandlerSimple(
+		ControlDrainProcedure,
+		svc.Drain,
+		connect.WithSchema(controlMethods.ByName("Drain")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlUndrainHandler := connect.NewUnaryHandlerSimple(
+		ControlUndrainProcedure,
+		svc.Undrain,
+		connect.WithSchema(controlMethods.ByName("Undrain")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlLeaveHandler := connect.NewServerStreamHandlerSimple(
 		ControlLeaveProcedure,
 		svc.Leave,
@@ -392,6 +530,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlPullHandler.ServeHTTP(w, r)
 		case ControlDistributeProcedure:
 			controlDistributeHandler.ServeHTTP(w, r)
+		case ControlUnpinProcedure:
+			controlUnpinHandler.ServeHTTP(w, r)
 		case ControlListProcedure:
 			controlListHandler.ServeHTTP(w, r)
 		case ControlShowProcedure:
@@ -400,6 +540,10 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlRemoveHandler.ServeHTTP(w, r)
 		case ControlHostsProcedure:
 			controlHostsHandler.ServeHTTP(w, r)
+		case ControlShowHostProcedure:
+			controlShowHostHandler.ServeHTTP(w, r)
+		case ControlSetHostProcedure:
+			controlSetHostHandler.ServeHTTP(w, r)
 		case ControlStatusProcedure:
 			controlStatusHandler.ServeHTTP(w, r)
 		case ControlVerifyProcedure:
@@ -408,6 +552,10 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlScrubHandler.ServeHTTP(w, r)
 		case ControlCreateTokenProcedure:
 			controlCreateTokenHandler.ServeHTTP(w, r)
+		case ControlDrainProcedure:
+			controlDrainHandler.ServeHTTP(w, r)
+		case ControlUndrainProcedure:
+			controlUndrainHandler.ServeHTTP(w, r)
 		case ControlLeaveProcedure:
 			controlLeaveHandler.ServeHTTP(w, r)
 		default:
@@ -431,6 +579,10 @@ func (UnimplementedControlHandler) Distribute(context.Context, *v1.DistributeReq
 	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Distribute is not implemented"))
 }
 
+func (UnimplementedControlHandler) Unpin(context.Context, *v1.UnpinRequest) (*v1.UnpinResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Unpin is not implemented"))
+}
+
 func (UnimplementedControlHandler) List(context.Context, *v1.ListRequest) (*v1.ListResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.List is not implemented"))
 }
@@ -447,6 +599,14 @@ func (UnimplementedControlHandler) Hosts(context.Context, *v1.HostsRequest) (*v1
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Hosts is not implemented"))
 }
 
+func (UnimplementedControlHandler) ShowHost(context.Context, *v1.ShowHostRequest) (*v1.ShowHostResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.ShowHost is not implemented"))
+}
+
+func (UnimplementedControlHandler) SetHost(context.Context, *v1.SetHostRequest) (*v1.SetHostResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.SetHost is not implemented"))
+}
+
 func (UnimplementedControlHandler) Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Status is not implemented"))
 }
@@ -461,6 +621,14 @@ func (UnimplementedControlHandler) Scrub(context.Context, *v1.ScrubRequest, *con
 
 func (UnimplementedControlHandler) CreateToken(context.Context, *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.CreateToken is not implemented"))
+}
+
+func (UnimplementedControlHandler) Drain(context.Context, *v1.DrainRequest, *connect.ServerStream[v1.DrainProgress]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Drain is not implemented"))
+}
+
+func (UnimplementedControlHandler) Undrain(context.Context, *v1.UndrainRequest) (*v1.UndrainResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Undrain is not implemented"))
 }
 
 func (UnimplementedControlHandler) Leave(context.Context, *v1.LeaveRequest, *connect.ServerStream[v1.LeaveProgress]) error {

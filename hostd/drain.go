@@ -1,0 +1,171 @@
+package hostd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/virtswarm/virtswarm/internal/api"
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/placement"
+)
+
+// Drain implements server.Host.
+func (h *Host) Drain(ctx context.Context, req *v1.DrainRequest, send func(*v1.DrainProgress) error) error {
+	h.fresh(ctx)
+	host, err := h.hostNamed(req.GetHost())
+	if err != nil {
+		return err
+	}
+	if !host.State.Serves() {
+		return api.NewError(api.Usage, host.Name, fmt.Errorf("the host is %s: nothing can be moved off it", host.State)).
+			WithHint("what it held is made anew from other copies once it is lost; 'virtswarm leave' does so at once, and removes the host")
+	}
+	if host.State == placement.Alive {
+		if !req.GetForce() {
+			if err := h.canDrain(ctx, host); err != nil {
+				return err
+			}
+		}
+		if err := h.setState(ctx, host, placement.Leaving); err != nil {
+			return err
+		}
+	}
+	event := &v1.DrainProgress{HostId: string(host.ID), Host: host.Name}
+	report := func(left, total placement.Drain, rate float64) error {
+		event.TotalShards, event.TotalBytes = uint64(total.Shards), uint64(total.Bytes)
+		event.LeftShards, event.LeftBytes, event.Rate = uint64(left.Shards), uint64(left.Bytes), rate
+		event.Done = left.Shards == 0 || !req.GetWait()
+		return send(event)
+	}
+	if !req.GetWait() {
+		left := h.draining(host.ID)
+		return report(left, left, 0)
+	}
+	return Explain(h.awaitDrained(ctx, host, report), host.Name)
+}
+
+// Undrain implements server.Host.
+func (h *Host) Undrain(ctx context.Context, req *v1.UndrainRequest) (*v1.UndrainResponse, error) {
+	h.fresh(ctx)
+	host, err := h.hostNamed(req.GetHost())
+	if err != nil {
+		return nil, err
+	}
+	if host.State != placement.Leaving {
+		return nil, api.NewError(api.Usage, host.Name, fmt.Errorf("the host is not drained, it is %s", host.State))
+	}
+	if err := h.setState(ctx, host, placement.Alive); err != nil {
+		return nil, err
+	}
+	r := &v1.UndrainResponse{Host: h.hostNow(host.ID), Index: h.node.AppliedIndex()}
+	return r, nil
+}
+
+// setState moves a host from the state that it was seen in to another one.
+func (h *Host) setState(ctx context.Context, host placement.Host, to placement.HostState) error {
+	_, err := h.write(ctx, placement.Command{SetHostState: &placement.SetHostState{
+		ID: host.ID, From: host.State, To: to, Now: time.Now().Unix(),
+	}}, host.Name)
+	if err != nil {
+		return err
+	}
+	if now, err := h.hostNamed(string(host.ID)); err != nil || now.State != to {
+		return api.NewError(api.Usage, host.Name, fmt.Errorf("the host became %s meanwhile", now.State)).WithHint("look with 'virtswarm hosts', and repeat")
+	}
+	return nil
+}
+
+func (h *Host) draining(host placement.HostID) (d placement.Drain) {
+	h.node.View(func(s *placement.State) { d = s.Draining(host) })
+	return d
+}
+
+// awaitDrained reports how what a host holds becomes safe elsewhere, and returns when all of it is.
+func (h *Host) awaitDrained(ctx context.Context, host placement.Host, report func(left, total placement.Drain, rate float64) error) error {
+	var total placement.Drain
+	pace := newPace()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		changed := h.node.Changed()
+		now, err := h.hostNamed(string(host.ID))
+		if err != nil {
+			return err
+		}
+		if now.State == placement.Alive {
+			return api.NewError(api.Usage, host.Name, errors.New("the order was taken back meanwhile"))
+		}
+		var left placement.Drain
+		h.node.View(func(s *placement.State) {
+			left = s.Draining(host.ID)
+			err = s.CanDrain(host.ID)
+		})
+		if errors.Is(err, placement.ErrLastHost) {
+			return err
+		}
+		if left.Shards >= total.Shards { // more was published meanwhile
+			total = left
+		}
+		if left.Shards == 0 {
+			return report(left, total, 0)
+		}
+		err = nil
+		pace.tick(total.Bytes-left.Bytes, func(rate float64) { err = report(left, total, rate) })
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-poll.C:
+		}
+	}
+}
+
+// canDrain refuses what could never end: too few other hosts, or no room on them. Their caches count as room.
+func (h *Host) canDrain(ctx context.Context, host placement.Host) error {
+	var others []placement.Host
+	var need int64
+	kept := map[placement.HostID]int64{}
+	var err error
+	h.node.View(func(s *placement.State) {
+		if err = s.CanDrain(host.ID); err != nil {
+			return
+		}
+		need = s.Load(host.ID).Bytes
+		for _, o := range s.Hosts() {
+			if o.ID != host.ID && o.State == placement.Alive {
+				others = append(others, o)
+				kept[o.ID] = s.Load(o.ID).Bytes
+			}
+		}
+	})
+	if err != nil {
+		e := api.NewError(reasonOf(err), host.Name, err)
+		return e.WithHint("add hosts, or publish again with fewer --replicas; with --force it is drained as far as the others can hold it")
+	}
+	var room int64
+	var silent []string
+	for _, r := range h.reports(ctx, others, false) {
+		if r.GetUnreachable() != "" {
+			silent = append(silent, r.GetHost())
+			continue
+		}
+		room += max(0, int64(r.GetStore().GetBudget())-kept[placement.HostID(r.GetHostId())])
+	}
+	if room >= need {
+		return nil
+	}
+	why := fmt.Errorf("it must keep %s, and the other hosts have room for %s", humanize.IBytes(uint64(need)), humanize.IBytes(uint64(room)))
+	if len(silent) > 0 {
+		why = fmt.Errorf("%w (%s did not say)", why, strings.Join(silent, ", "))
+	}
+	return api.NewError(api.NoSpace, host.Name, why).
+		WithHint("add room or hosts, or remove files; with --force it is drained as far as the others can hold it")
+}
