@@ -35,7 +35,8 @@ daemon() {
 	fi
 }
 
-echo 'host_timeout: 3s' >"$work/demo.yaml" # so that the demo shows a dead host soon; the default is a minute
+# So that the demo shows soon how a dead host's files are rebuilt; by default that begins after ten minutes.
+printf 'host_timeout: 3s\ngrace: 3s\n' >"$work/demo.yaml"
 
 say "Three hosts: alpha makes the cluster, beta and gamma join it with one-time tokens"
 daemon alpha 127.117.0.1:17117
