@@ -37,7 +37,7 @@ type job struct {
 	candidates map[wire.PeerID]*candidate
 	sources    map[wire.PeerID]*source // connected or connecting
 	links      map[*link]*source
-	drawn      map[*plan.Source]*source // by what the picker calls them
+	shown      map[*plan.Source]*source // by what the picker calls them
 	pace       plan.Pace                // of everything that comes in
 	starved    bool                     // some sources are limited for want of budget
 	news       []int                    // chunks to announce
@@ -58,13 +58,13 @@ func newJob(s *Swarm, file File) *job {
 		swarm: s, file: file, id: file.ID(), m: m,
 		events: make(chan event, eventQueue), room: make(chan struct{}, 1),
 		done: make(chan struct{}), left: make(chan struct{}),
-		pick:       plan.NewPicker(keyOf(s.self), plan.Place{}, m.Size(), m.ChunkSize()),
+		pick:       plan.NewPicker(keyOf(s.self), s.placeOf(s.self), m.Size(), m.ChunkSize()),
 		have:       file.Have(),
 		claims:     map[*claim]struct{}{},
 		candidates: map[wire.PeerID]*candidate{},
 		sources:    map[wire.PeerID]*source{},
 		links:      map[*link]*source{},
-		drawn:      map[*plan.Source]*source{},
+		shown:      map[*plan.Source]*source{},
 		lastUse:    time.Now(),
 	}
 	j.ctx, j.cancel = context.WithCancel(s.ctx)
@@ -248,6 +248,7 @@ func (j *job) offered(c *claim) bool {
 func (j *job) announce() {
 	if len(j.news) > 0 {
 		j.swarm.followers.tell(j.id, j.news)
+		j.swarm.uplink.held(j.id, j.news)
 		j.news = j.news[:0]
 	}
 }
@@ -302,6 +303,11 @@ func (j *job) finish(c *claim, err error) {
 			j.abandon(i)
 		}
 	}
+	if len(j.claims) == 0 {
+		for _, src := range j.sources {
+			j.undraw(src)
+		}
+	}
 	c.finish(err)
 }
 
@@ -314,7 +320,7 @@ func (j *job) failAll(err error) {
 // arrived notes that chunk i is on this host's disk.
 func (j *job) arrived(i int) {
 	for _, s := range j.pick.Done(i) {
-		j.drawn[s].cancel(i)
+		j.shown[s].cancel(i)
 	}
 	n := j.m.ChunkLen(i)
 	for c := range j.claims {

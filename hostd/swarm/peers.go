@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
+	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -270,13 +272,19 @@ type link struct {
 	peer   wire.PeerID
 	sess   *wire.Session
 	dialed bool // by this host
+	near   bool // it stands in this host's rack
+	asker  *plan.Asker[*wish]
+
+	mu       sync.Mutex
+	hearings map[content.Digest]*hearing
 
 	users int       // jobs here, and files that the peer follows; guarded by peers.mu
 	idle  time.Time // since when there are none
 }
 
 func newLink(s *Swarm, id wire.PeerID, conn io.ReadWriteCloser, dialed bool) *link {
-	l := &link{swarm: s, peer: id, dialed: dialed, idle: time.Now()}
+	l := &link{swarm: s, peer: id, dialed: dialed, idle: time.Now(), hearings: map[content.Digest]*hearing{}}
+	l.near = s.placeOf(s.self).Distance(s.placeOf(id)) == plan.SameRack
 	l.sess = wire.NewSession(conn, l, wire.Options{Logger: s.log.Named("wire").With("host", id.String())})
 	return l
 }
@@ -286,7 +294,9 @@ func (l *link) run(ctx context.Context) error {
 	s := l.swarm
 	s.log.Debug("session begins", "host", l.peer, "dialed", l.dialed)
 	s.metrics.sessions.Inc()
+	s.uplink.join(l)
 	err := l.sess.Run(ctx)
+	s.uplink.leave(l)
 	s.metrics.sessions.Dec()
 	s.peers.mu.Lock()
 	s.peers.remove(l)

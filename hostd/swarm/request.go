@@ -12,11 +12,12 @@ import (
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-// request is one chunk asked of one source. Its goroutine receives the chunk, verifies and stores it, without another hop,
-// so that many are hashed and written in parallel; then it posts itself as an event.
+// request is one chunk asked of one source, by its index or as a draw. Its goroutine receives the chunk, verifies and stores
+// it, without another hop, so that many are hashed and written in parallel; then it posts itself as an event.
 type request struct {
 	src    *source
-	chunk  int
+	lo, hi int // of a draw
+	chunk  int // of a draw -1 until it is granted
 	len    int
 	prio   Priority
 	cancel context.CancelFunc
@@ -38,12 +39,19 @@ func (j *job) fill() {
 		if !ok {
 			return
 		}
-		src := j.drawn[r.Source]
-		if j.swarm.budget.take(j, src.cand.id, r.Len, r.Priority) {
+		src := j.shown[r.Source]
+		switch {
+		case r.Draw && j.swarm.budget.may(j, src.cand.id, r.Len, r.Priority):
+			j.draw(src, r)
+			continue
+		case r.Draw:
+			j.pick.Refused(r.Source)
+		case j.swarm.budget.take(j, src.cand.id, r.Len, r.Priority):
 			j.ask(src, r)
 			continue
+		default:
+			j.pick.Release(r.Source, r.Chunk)
 		}
-		j.pick.Release(r.Source, r.Chunk)
 		j.pick.Limit(r.Source, max(r.Priority+1, Demand)) // until there is room
 		j.starved = true
 	}
@@ -55,39 +63,50 @@ func (j *job) unlimit() {
 		return
 	}
 	j.starved = false
-	for s := range j.drawn {
+	for s := range j.shown {
 		j.pick.Limit(s, plan.Unwanted)
 	}
 }
 
 // ask sends one request.
 func (j *job) ask(src *source, r plan.Request) {
-	ctx, cancel := context.WithCancel(j.ctx)
-	now := time.Now()
-	req := &request{src: src, chunk: r.Chunk, len: r.Len, prio: r.Priority, cancel: cancel, asked: now}
-	if len(src.requests) == 0 {
-		src.alive(now, src.link.sess.Stats().BytesIn)
-	}
-	src.requests[r.Chunk] = req
-	src.pace.Owe(now)
-	j.pace.Owe(now)
+	ctx, req := j.newRequest(src, r)
+	req.chunk = r.Chunk
+	src.owes(req, req.asked)
 	j.wg.Go(func() {
-		j.receive(ctx, req)
-		cancel()
+		buf := j.swarm.buffers.get(req.len)
+		defer j.swarm.buffers.put(buf)
+		p := (*buf)[:req.len]
+		req.err = src.link.sess.Chunk(ctx, j.id, req.chunk, req.len, wire.Priority(req.prio), p)
+		j.received(req, p)
 		j.swarm.budget.give(src.cand.id, req.len)
-		j.post(req)
 	})
 }
 
-// receive carries a request out.
-func (j *job) receive(ctx context.Context, r *request) {
-	m := j.swarm.metrics
-	buf := j.swarm.buffers.get(r.len)
-	defer j.swarm.buffers.put(buf)
-	p := (*buf)[:r.len]
-	if r.err = r.src.link.sess.Chunk(ctx, j.id, r.chunk, r.len, wire.Priority(r.prio), p); r.err != nil {
+func (j *job) newRequest(src *source, r plan.Request) (context.Context, *request) {
+	ctx, cancel := context.WithCancel(j.ctx)
+	req := &request{src: src, len: r.Len, prio: r.Priority, cancel: cancel, asked: time.Now()}
+	src.pace.Owe(req.asked)
+	j.pace.Owe(req.asked)
+	return ctx, req
+}
+
+// owes notes that a source owes the chunk of a request.
+func (src *source) owes(r *request, now time.Time) {
+	if len(src.requests) == 0 {
+		src.alive(now, src.link.sess.Stats().BytesIn)
+	}
+	src.requests[r.chunk] = r
+}
+
+// received stores the chunk of a request, if it has come, and tells the loop.
+func (j *job) received(r *request, p []byte) {
+	defer j.post(r)
+	defer r.cancel()
+	if r.err != nil {
 		return
 	}
+	m := j.swarm.metrics
 	r.took = max(time.Since(r.asked), 1)
 	r.src.storing.Add(1)
 	defer r.src.storing.Add(-1)
@@ -100,6 +119,10 @@ func (j *job) receive(ctx context.Context, r *request) {
 // apply implements event: a request has ended.
 func (r *request) apply(j *job) {
 	now, src := time.Now(), r.src
+	if r.chunk < 0 {
+		j.drewNothing(r)
+		return
+	}
 	current := src.requests[r.chunk] == r // it was not given up
 	if r.received() {
 		j.pace.Got(now, r.len)

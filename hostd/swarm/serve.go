@@ -11,28 +11,28 @@ import (
 // followers are the links whose peers have opened files here and hear of new chunks. It is safe for concurrent use.
 type followers struct {
 	mu    sync.Mutex
-	files map[content.Digest]map[*link]struct{}
+	files map[content.Digest]map[*link]bool // whether it fetches the file, too
 }
 
-// add makes l a follower and returns the others.
-func (f *followers) add(file content.Digest, l *link) []*link {
+// add makes l a follower and returns the others who fetch the file.
+func (f *followers) add(file content.Digest, l *link, fetching bool) []*link {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.files == nil {
-		f.files = map[content.Digest]map[*link]struct{}{}
+		f.files = map[content.Digest]map[*link]bool{}
 	}
 	set := f.files[file]
 	if set == nil {
-		set = map[*link]struct{}{}
+		set = map[*link]bool{}
 		f.files[file] = set
 	}
 	others := make([]*link, 0, len(set))
-	for o := range set {
-		if o.peer != l.peer {
+	for o, fetches := range set {
+		if fetches && o.peer != l.peer {
 			others = append(others, o)
 		}
 	}
-	set[l] = struct{}{}
+	set[l] = fetching
 	return others
 }
 
@@ -63,19 +63,21 @@ func (l *link) Manifest(_ context.Context, _ *wire.Session, id content.Digest) (
 	return f.Manifest().Encode(), nil
 }
 
-// Open implements wire.Handler: the peer follows a file, meets its other followers, and they meet it.
-func (l *link) Open(_ context.Context, _ *wire.Session, id content.Digest) (content.Bits, []wire.PeerID, error) {
+// Open implements wire.Handler: the peer follows a file. If it fetches it, it meets the others who do, and they meet it.
+func (l *link) Open(_ context.Context, _ *wire.Session, id content.Digest, fetching bool) (content.Bits, []wire.PeerID, error) {
 	s := l.swarm
 	f, ok := s.store.Get(id)
 	if !ok {
 		return content.Bits{}, nil, wire.ErrNotFound
 	}
 	// A follower first, then the snapshot: what is stored in between is told twice rather than not at all.
-	others := s.followers.add(id, l)
+	others := s.followers.add(id, l, fetching)
 	s.metrics.followers.Inc()
 	s.peers.use(l, 1)
 	have := f.Have()
-
+	if !fetching {
+		return have, nil, nil
+	}
 	known := make([]wire.PeerID, 0, min(len(others), wire.MaxPeers))
 	for _, o := range others {
 		if len(known) < wire.MaxPeers {
@@ -91,55 +93,32 @@ func (l *link) Open(_ context.Context, _ *wire.Session, id content.Digest) (cont
 
 // Closed implements wire.Handler.
 func (l *link) Closed(_ *wire.Session, id content.Digest) {
+	l.swarm.uplink.left(l, id)
 	l.swarm.followers.remove(id, l)
 	l.swarm.metrics.followers.Dec()
 	l.swarm.peers.use(l, -1)
 }
 
 // Pull implements wire.Handler.
-func (l *link) Pull(p *wire.Pull) {
-	if p.Drawn {
-		go p.Reject(wire.ErrSpent)
-		return
-	}
-	go func() {
-		l.swarm.serving <- struct{}{}
-		defer func() { <-l.swarm.serving }()
-		p.Send(p.First, p.Length, func(buf []byte) ([]byte, error) { return l.read(p, p.First, buf) })
-	}()
-}
+func (l *link) Pull(p *wire.Pull) { l.swarm.uplink.push(l, p) }
 
 // Withdrawn implements wire.Handler.
-func (l *link) Withdrawn(*wire.Pull) {}
+func (l *link) Withdrawn(p *wire.Pull) { l.swarm.uplink.withdraw(p) }
 
 // read reads a chunk for the peer. Whatever keeps this host from reading it, it does not hold it.
-func (l *link) read(p *wire.Pull, index int, buf []byte) ([]byte, error) {
+func (l *link) read(w *wish, buf []byte) ([]byte, error) {
 	s := l.swarm
-	f, ok := s.store.Get(p.File)
+	f, ok := s.store.Get(w.pull.File)
 	if !ok {
 		return nil, wire.ErrNotFound
 	}
-	data, err := f.ReadChunk(index, buf)
+	p, err := f.ReadChunk(w.index, buf)
 	if err != nil {
 		s.metrics.failures.Inc()
-		s.log.Warn("cannot give a chunk", "file", p.File.Short(), "chunk", index, "host", l.peer, "error", err)
+		s.log.Warn("cannot give a chunk", "file", w.pull.File.Short(), "chunk", w.index, "host", l.peer, "error", err)
 		return nil, wire.ErrNotHeld
 	}
 	s.metrics.chunksOut.Inc()
-	s.metrics.bytesOut.Add(float64(len(data)))
-	return data, nil
-}
-
-// Have implements wire.Handler. It hands over to the job's loop, which never waits for a peer.
-func (l *link) Have(_ *wire.Session, id content.Digest, chunks []int) {
-	if j := l.swarm.running(id); j != nil {
-		j.post(has{l, append([]int(nil), chunks...)})
-	}
-}
-
-// Peers implements wire.Handler.
-func (l *link) Peers(_ *wire.Session, id content.Digest, peers []wire.PeerID) {
-	if j := l.swarm.running(id); j != nil {
-		j.post(met{append([]wire.PeerID(nil), peers...)})
-	}
+	s.metrics.bytesOut.Add(float64(len(p)))
+	return p, nil
 }

@@ -34,11 +34,14 @@ type candidate struct {
 // source is a peer that the job fetches from, or is about to. It belongs to the job's loop, except where said.
 type source struct {
 	cand     *candidate
-	link     *link        // set by connect before it posts anything
+	leave    context.CancelFunc
+	link     *link        // from linked on
 	pick     *plan.Source // a seed has none until it is open
 	open     bool         // it said what it has
 	early    content.Bits // what it announced before
 	requests map[int]*request
+	draws    map[*request]struct{} // that it has not granted yet
+	pinging  bool                  // whether it is alive, because it owes nothing but draws
 	pace     plan.Pace
 	storing  atomic.Int32 // requests whose chunk has come: their goroutines count it
 	heard    time.Time    // when it was last seen to send something, while it owes
@@ -120,40 +123,57 @@ func (j *job) connect(now time.Time) {
 	for i := range max(len(listed), len(named)) {
 		for _, from := range [...][]*candidate{listed, named} {
 			if i < len(from) && len(j.sources) < MaxSources {
-				src := &source{cand: from[i], requests: map[int]*request{}, early: content.NewBits(j.m.Chunks())}
-				j.sources[src.cand.id] = src
-				if src.cand.named {
-					j.draw(src) // it may have asked the seeds for its part already
-				}
-				j.wg.Go(func() { j.meet(src) })
+				j.begin(from[i])
 			}
 		}
 	}
 }
 
-// meet opens the file at a peer.
-func (j *job) meet(src *source) {
-	ctx, cancel := context.WithTimeout(j.ctx, DialTimeout)
+// begin makes a candidate a source that is being connected.
+func (j *job) begin(c *candidate) {
+	src := &source{cand: c, requests: map[int]*request{}, draws: map[*request]struct{}{}, early: content.NewBits(j.m.Chunks())}
+	ctx, cancel := context.WithCancel(j.ctx)
+	src.leave = cancel
+	j.sources[c.id] = src
+	if c.named {
+		j.show(src) // it may have asked the seeds for its part already
+	}
+	j.wg.Go(func() { j.meet(ctx, src) })
+}
+
+// meet opens the file at a peer, and keeps it open until ctx ends.
+func (j *job) meet(ctx context.Context, src *source) {
+	meeting, cancel := context.WithTimeout(ctx, DialTimeout)
 	defer cancel()
-	l, err := j.swarm.peers.hold(ctx, src.cand.id)
+	l, err := j.swarm.peers.hold(meeting, src.cand.id)
 	if err != nil {
 		j.post(refused{src, err})
 		return
 	}
-	src.link = l
-	j.post(linked{src}) // its announcements may come before its answer
-	have, peers, err := l.sess.Open(ctx, j.id, j.m.Chunks())
+	defer j.swarm.peers.release(l)
+	j.post(linked{src, l}) // its announcements may come before its answer
+	have, peers, err := l.listen(meeting, j.id, j.m.Chunks(), true)
 	if err != nil {
-		j.post(refused{src, fmt.Errorf("open %s at host %s: %w", j.id.Short(), l.peer, err)})
+		j.post(refused{src, err})
 		return
 	}
+	defer l.unlisten(j.id)
 	j.post(opened{src, have, peers})
+	<-ctx.Done()
 }
 
 // linked: there is a session with a peer.
-type linked struct{ *source }
+type linked struct {
+	*source
+	to *link
+}
 
-func (e linked) apply(j *job) { j.links[e.link] = e.source }
+func (e linked) apply(j *job) {
+	if src := e.source; j.sources[src.cand.id] == src {
+		src.link = e.to
+		j.links[e.to] = src
+	}
+}
 
 // refused: a peer could not be reached, or would not open the file.
 type refused struct {
@@ -179,20 +199,21 @@ func (e opened) apply(j *job) {
 	e.have.Or(src.early)
 	e.have.Or(j.m.Holes()) // which nobody needs: so that complete is complete
 	src.early = content.Bits{}
-	j.draw(src)
+	j.show(src)
 	for i, ok := e.have.NextSet(0); ok; i, ok = e.have.NextSet(i + 1) {
 		j.pick.Have(src.pick, i)
 	}
+	j.pick.Gives(src.pick)
 	j.swarm.metrics.sources.Inc()
 	j.setPace(src, time.Now())
 	met{e.peers}.apply(j)
 }
 
-// draw makes a source known to the picker, holding nothing yet.
-func (j *job) draw(src *source) {
+// show makes a source known to the picker, holding nothing yet.
+func (j *job) show(src *source) {
 	if src.pick == nil {
-		src.pick = j.pick.Add(keyOf(src.cand.id), plan.Place{}, func(int) bool { return false })
-		j.drawn[src.pick] = src
+		src.pick = j.pick.Add(keyOf(src.cand.id), j.swarm.placeOf(src.cand.id), func(int) bool { return false })
+		j.shown[src.pick] = src
 		if src.cand.named {
 			j.pick.Fellow(src.pick)
 		}
@@ -238,6 +259,7 @@ func (j *job) drop(src *source, err error) {
 	for i := range src.requests {
 		src.cancel(i)
 	}
+	j.undraw(src)
 	j.leave(src)
 	c := src.cand
 	c.tried = true
@@ -249,17 +271,14 @@ func (j *job) drop(src *source, err error) {
 func (j *job) leave(src *source) {
 	delete(j.sources, src.cand.id)
 	if src.pick != nil {
-		delete(j.drawn, src.pick)
+		delete(j.shown, src.pick)
 		j.pick.Remove(src.pick)
 	}
 	if src.open {
 		j.swarm.metrics.sources.Dec()
 	}
-	if src.link != nil {
-		delete(j.links, src.link)
-		src.link.sess.CloseFile(j.id)
-		j.swarm.peers.release(src.link)
-	}
+	delete(j.links, src.link)
+	src.leave()
 }
 
 // setPace tells the picker what may be asked of a source.
@@ -275,17 +294,44 @@ func (src *source) measure(j *job, now time.Time) {
 	}
 	j.setPace(src, now)
 	bytes := src.link.sess.Stats().BytesIn
-	if len(src.requests) <= int(src.storing.Load()) || bytes-src.bytes >= stallBytes {
+	switch {
+	case len(src.requests) > 0:
+		if len(src.requests) <= int(src.storing.Load()) || bytes-src.bytes >= stallBytes {
+			src.alive(now, bytes)
+		}
+	case len(src.draws) == 0 || bytes != src.bytes:
 		src.alive(now, bytes)
+	case now.Sub(src.heard) >= StallTime/2 && !src.pinging:
+		// It is not to blame for letting draws wait, but it must be alive.
+		src.pinging = true
+		j.wg.Go(func() {
+			ctx, cancel := context.WithTimeout(j.ctx, StallTime)
+			defer cancel()
+			_, err := src.link.sess.Ping(ctx)
+			j.post(ponged{src, err == nil})
+		})
+	}
+}
+
+// ponged: a source that lets draws wait has answered, or not.
+type ponged struct {
+	*source
+	alive bool
+}
+
+func (e ponged) apply(*job) {
+	e.pinging = false
+	if e.alive {
+		e.source.alive(time.Now(), e.link.sess.Stats().BytesIn)
 	}
 }
 
 // alive notes that a source is not to blame for anything until now.
 func (src *source) alive(now time.Time, bytes uint64) { src.heard, src.bytes = now, bytes }
 
-// stalls says whether a source that owes chunks has sent nothing for too long.
+// stalls says whether a source that owes something has sent nothing for too long.
 func (src *source) stalls(now time.Time) bool {
-	return len(src.requests) > 0 && now.Sub(src.heard) >= StallTime
+	return len(src.requests)+len(src.draws) > 0 && now.Sub(src.heard) >= StallTime
 }
 
 // take takes the request for chunk i off the source's list; nil if there is none.
@@ -293,9 +339,7 @@ func (src *source) take(i int) *request {
 	r := src.requests[i]
 	if r != nil {
 		delete(src.requests, i)
-		if len(src.requests) == 0 {
-			src.pace.Idle()
-		}
+		src.rest()
 	}
 	return r
 }
@@ -304,5 +348,12 @@ func (src *source) take(i int) *request {
 func (src *source) cancel(i int) {
 	if r := src.take(i); r != nil {
 		r.cancel()
+	}
+}
+
+// rest notes that the source owes nothing more, if that is so.
+func (src *source) rest() {
+	if len(src.requests)+len(src.draws) == 0 {
+		src.pace.Idle()
 	}
 }

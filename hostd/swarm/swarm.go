@@ -23,9 +23,9 @@ type Swarm struct {
 
 	peers     *peers
 	followers followers
+	uplink    *uplink
 	budget    *budget
 	buffers   buffers
-	serving   chan struct{} // one token for each chunk being read for a peer
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -51,11 +51,11 @@ func New(cfg Config) (*Swarm, error) {
 	}
 	s := &Swarm{
 		self: self, store: cfg.Store, dir: cfg.Directory, log: cfg.Logger, metrics: m,
-		budget:  newBudget(MaxInFlight, MaxPeerInFlight),
-		serving: make(chan struct{}, MaxServing),
-		jobs:    map[content.Digest]*job{},
+		budget: newBudget(MaxInFlight, MaxPeerInFlight),
+		jobs:   map[content.Digest]*job{},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.uplink = newUplink(s)
 	s.peers = newPeers(s, cfg.Dialer)
 	s.wg.Go(s.peers.sweep)
 	return s, nil
@@ -68,6 +68,8 @@ func (s *Swarm) Close() error {
 	s.mu.Unlock()
 	s.cancel(ErrClosed)
 	s.wg.Wait()
+	s.uplink.alarm.Stop()
+	s.budget.alarm.Stop()
 	return nil
 }
 
@@ -191,3 +193,6 @@ func (s *Swarm) holders(file content.Digest) []wire.PeerID {
 	}
 	return ids
 }
+
+// placeOf asks the directory where a host stands.
+func (s *Swarm) placeOf(id wire.PeerID) Place { return s.dir.Place(placement.HostID(id.String())) }

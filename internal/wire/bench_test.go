@@ -25,7 +25,7 @@ type pattern struct {
 	chunk []byte
 }
 
-func (p *pattern) Open(context.Context, *Session, content.Digest) (content.Bits, []PeerID, error) {
+func (p *pattern) Open(context.Context, *Session, content.Digest, bool) (content.Bits, []PeerID, error) {
 	return content.NewBits(content.MaxChunks), nil, nil
 }
 
@@ -41,7 +41,7 @@ func benchmarkSession(b *testing.B) {
 	wg.Go(func() { hold.Run(b.Context()) })
 	wg.Go(func() { fetch.Run(b.Context()) })
 	file := content.Digest{1}
-	if _, _, err := fetch.Open(b.Context(), file, content.MaxChunks); err != nil {
+	if _, _, err := fetch.Open(b.Context(), file, content.MaxChunks, true); err != nil {
 		b.Fatal(err)
 	}
 	const inFlight = 16

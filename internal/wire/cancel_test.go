@@ -154,7 +154,7 @@ func TestCancelUnderTLS(t *testing.T) {
 	server, client := tlsOver(t, half, out)
 	file := newFile(1, 4, content.MinChunkSize)
 	c := runPair(t, client, server, nil, newHolder(file), Options{}, Options{})
-	if _, _, err := c.a.Open(t.Context(), file.id, 4); err != nil {
+	if _, _, err := c.a.Open(t.Context(), file.id, 4, true); err != nil {
 		t.Fatal(err)
 	}
 	before := c.a.Stats().BytesIn
@@ -381,7 +381,7 @@ func TestChaos(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, s := range []*Session{c.a, c.b} {
 		for _, f := range files {
-			if _, _, err := s.Open(t.Context(), f.id, len(f.chunks)); err != nil {
+			if _, _, err := s.Open(t.Context(), f.id, len(f.chunks), true); err != nil {
 				t.Fatal(err)
 			}
 		}

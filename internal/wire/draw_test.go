@@ -32,7 +32,7 @@ func TestDraws(t *testing.T) {
 				return next - 1, nil
 			}
 			c := pipePair(t, nil, h)
-			if _, _, err := c.a.Open(t.Context(), file.id, 12); err != nil {
+			if _, _, err := c.a.Open(t.Context(), file.id, 12, true); err != nil {
 				t.Fatal(err)
 			}
 			var wg sync.WaitGroup
@@ -74,7 +74,7 @@ func TestDrawWaits(t *testing.T) {
 		h.onDraw = func(p *Pull) (int, error) { return 0, errors.New("unused") }
 		waiting := &waiter{holder: h, pulls: make(chan *Pull, 10), withdrawn: withdrawn}
 		c := pipePair(t, nil, waiting)
-		if _, _, err := c.a.Open(t.Context(), file.id, 4); err != nil {
+		if _, _, err := c.a.Open(t.Context(), file.id, 4, true); err != nil {
 			t.Fatal(err)
 		}
 		begin := func(ctx context.Context) chan error {
@@ -110,7 +110,7 @@ func TestDrawWaits(t *testing.T) {
 			t.Error(err)
 		}
 
-		if _, _, err := c.a.Open(t.Context(), file.id, 4); err != nil {
+		if _, _, err := c.a.Open(t.Context(), file.id, 4, true); err != nil {
 			t.Fatal(err)
 		}
 		done = begin(t.Context())

@@ -43,7 +43,7 @@ func TestGoodbyeSurvivesFlood(t *testing.T) {
 		server, client := tlsPair(t)
 		file := newFile(1, 8, PartSize)
 		c := runPair(t, client, server, newHolder(), newHolder(file), Options{}, Options{})
-		if _, _, err := c.a.Open(t.Context(), file.id, 8); err != nil {
+		if _, _, err := c.a.Open(t.Context(), file.id, 8, true); err != nil {
 			t.Fatal(err)
 		}
 		asked := make(chan error, 32)
@@ -127,7 +127,7 @@ func TestDeath(t *testing.T) {
 		waiting := make(chan error, 3)
 		go func() { waiting <- p.s.Chunk(t.Context(), content.Digest{1}, 1, 5, 2, make([]byte, 5)) }()
 		go func() { _, err := p.s.Manifest(t.Context(), content.Digest{1}); waiting <- err }()
-		go func() { _, _, err := p.s.Open(t.Context(), content.Digest{2}, 5); waiting <- err }()
+		go func() { _, _, err := p.s.Open(t.Context(), content.Digest{2}, 5, true); waiting <- err }()
 		for range cap(waiting) {
 			<-p.frames
 		}

@@ -104,8 +104,9 @@ func (s *Session) Manifest(ctx context.Context, file content.Digest) ([]byte, er
 
 // Open begins to follow file, which has the given number of chunks: it returns those that the other side holds now and
 // peers to ask as well. From now on (even before Open returns) the Handler's Have and Peers hear of changes. A file can
-// be open once; errors are as those of Chunk, and ErrOpen.
-func (s *Session) Open(ctx context.Context, file content.Digest, chunks int) (content.Bits, []PeerID, error) {
+// be open once; errors are as those of Chunk, and ErrOpen. fetching says that this side fetches the file, rather than only
+// wants to hear of it.
+func (s *Session) Open(ctx context.Context, file content.Digest, chunks int, fetching bool) (content.Bits, []PeerID, error) {
 	if chunks < 0 || chunks > content.MaxChunks {
 		return content.Bits{}, nil, fmt.Errorf("open %s: bad number of chunks %d", file.Short(), chunks)
 	}
@@ -119,7 +120,7 @@ func (s *Session) Open(ctx context.Context, file content.Digest, chunks int) (co
 			return nil, err
 		}
 		a.open = f
-		m := open{handle: f.handle, file: file}
+		m := open{handle: f.handle, file: file, fetches: fetching}
 		return m.append(p, a.id), nil
 	})
 	if err != nil {

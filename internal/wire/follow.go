@@ -9,10 +9,11 @@ import (
 // A follow is a file that the other side has open here. What it is to hear is kept as a set, so that it takes bounded
 // memory however slowly the other side reads.
 type follow struct {
-	file   content.Digest
-	handle uint32
-	opened bool // Handler.Open has succeeded; guarded by serves.mu
-	chunks int  // guarded by serves.mu, from opened on
+	file    content.Digest
+	handle  uint32
+	fetches bool
+	opened  bool // Handler.Open has succeeded; guarded by serves.mu
+	chunks  int  // guarded by serves.mu, from opened on
 
 	// Guarded by output.mu.
 	told   bool         // the snapshot is on its way; news may follow

@@ -27,7 +27,7 @@ func TestNews(t *testing.T) {
 		if err := c.b.SendHave(file.id, 1); err != ErrNotOpen {
 			t.Errorf("news for nobody: %v", err)
 		}
-		have, peers, err := c.a.Open(t.Context(), file.id, chunks)
+		have, peers, err := c.a.Open(t.Context(), file.id, chunks, true)
 		if err != nil || have.Count() != 10 || !have.Has(10) || len(peers) != MaxPeers || peers[0] != (PeerID{7}) {
 			t.Fatalf("open: %v, %d chunks, %d peers", err, have.Count(), len(peers))
 		}
@@ -110,7 +110,7 @@ func TestReopen(t *testing.T) {
 		c := pipePair(t, ha, hb)
 		for i := range 100 {
 			f := files[i%len(files)]
-			if _, _, err := c.a.Open(t.Context(), f.id, f.have.Len()); err != nil {
+			if _, _, err := c.a.Open(t.Context(), f.id, f.have.Len(), true); err != nil {
 				t.Fatal(err)
 			}
 			c.b.SendHave(f.id, f.have.Len()-1) // out of range for the next file but one, if taken for its
@@ -140,11 +140,11 @@ func TestOpenAbandoned(t *testing.T) {
 		c := pipePair(t, newHolder(), hb)
 		for _, id := range []content.Digest{file.id, {9}} { // the second is not found in the end
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			if _, _, err := c.a.Open(ctx, id, 10); err != context.DeadlineExceeded {
+			if _, _, err := c.a.Open(ctx, id, 10, true); err != context.DeadlineExceeded {
 				t.Fatal(err)
 			}
 			cancel()
-			if _, _, err := c.a.Open(t.Context(), id, 10); !errors.Is(err, ErrOpen) {
+			if _, _, err := c.a.Open(t.Context(), id, 10, true); !errors.Is(err, ErrOpen) {
 				t.Errorf("opened anew before the first is answered: %v", err)
 			}
 		}
@@ -155,7 +155,7 @@ func TestOpenAbandoned(t *testing.T) {
 		}
 		synctest.Wait()
 		close(release)
-		if _, _, err := c.a.Open(t.Context(), file.id, 10); err != nil {
+		if _, _, err := c.a.Open(t.Context(), file.id, 10, true); err != nil {
 			t.Error(err)
 		}
 		c.close(t)
@@ -189,7 +189,7 @@ func TestTooManyFiles(t *testing.T) {
 		}
 		c := pipePairOptions(t, nil, newHolder(files...), Options{}, Options{MaxFiles: 4})
 		for i, f := range files {
-			_, _, err := c.a.Open(t.Context(), f.id, 1)
+			_, _, err := c.a.Open(t.Context(), f.id, 1, true)
 			if (i == 4) != errors.Is(err, ErrOpen) {
 				t.Errorf("file %d: %v", i, err)
 			}
@@ -205,7 +205,7 @@ func TestSnapshotOfAnotherFile(t *testing.T) {
 		p.hello()
 		opened := make(chan error)
 		go func() {
-			_, _, err := p.s.Open(t.Context(), content.Digest{1}, 8)
+			_, _, err := p.s.Open(t.Context(), content.Digest{1}, 8, true)
 			opened <- err
 		}()
 		f := p.expect(frameOpen)
@@ -231,7 +231,7 @@ func TestLongAnswers(t *testing.T) {
 		}
 		hb.onManifest = func(context.Context) ([]byte, error) { return manifest, nil }
 		c := pipePair(t, nil, hb)
-		have, _, err := c.a.Open(t.Context(), file.id, content.MaxChunks)
+		have, _, err := c.a.Open(t.Context(), file.id, content.MaxChunks, true)
 		if err != nil || !have.Equal(file.have) {
 			t.Errorf("snapshot of %d chunks: %v", have.Count(), err)
 		}
@@ -252,7 +252,7 @@ func TestLargeChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := newFile(1, 1, content.MaxChunkSize)
 		c := pipePairOptions(t, nil, newHolder(file), Options{}, Options{})
-		if _, _, err := c.a.Open(t.Context(), file.id, 1); err != nil {
+		if _, _, err := c.a.Open(t.Context(), file.id, 1, true); err != nil {
 			t.Fatal(err)
 		}
 		done := make(chan error, 6)

@@ -42,7 +42,7 @@ func FuzzFrames(f *testing.F) {
 			defer close(asked)
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
-			if _, _, err := s.Open(ctx, content.Digest{9}, 8); err == nil {
+			if _, _, err := s.Open(ctx, content.Digest{9}, 8, true); err == nil {
 				s.Chunk(ctx, content.Digest{9}, 3, 8, 2, make([]byte, 8))
 				s.Draw(ctx, content.Digest{9}, 1, 7, 2, func(int) ([]byte, bool) { return make([]byte, 8), true })
 			}
@@ -105,7 +105,11 @@ func FuzzMessages(f *testing.F) {
 			}
 			again = m.append(nil)
 		case frameOpen:
-			again = parseOpen(p).append(nil, h.id)
+			m, err := parseOpen(p)
+			if err != nil {
+				return
+			}
+			again = m.append(nil, h.id)
 		case frameRequest:
 			m, err := parseRequest(p)
 			if err != nil {

@@ -85,7 +85,7 @@ func (h *holder) Manifest(ctx context.Context, s *Session, id content.Digest) ([
 	return []byte("manifest of " + id.String()), nil
 }
 
-func (h *holder) Open(ctx context.Context, s *Session, id content.Digest) (content.Bits, []PeerID, error) {
+func (h *holder) Open(ctx context.Context, s *Session, id content.Digest, _ bool) (content.Bits, []PeerID, error) {
 	if h.onOpen != nil {
 		if err := h.onOpen(ctx, s, id); err != nil {
 			return content.Bits{}, nil, err

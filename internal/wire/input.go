@@ -189,7 +189,11 @@ func (s *Session) handle(h header) error {
 	case frameHello:
 		return h.violation("a second Hello")
 	case frameOpen:
-		return s.handleOpen(h, parseOpen(p))
+		m, err := parseOpen(p)
+		if err != nil {
+			return h.violation("%v", err)
+		}
+		return s.handleOpen(h, m)
 	case frameClose:
 		return s.handleClose(h)
 	case frameManifest:

@@ -15,7 +15,7 @@ import (
 const (
 	helloSize    = 24
 	maxHello     = 256 // what a later version may add, this one ignores
-	openSize     = 4 + content.DigestSize
+	openSize     = 4 + content.DigestSize + 4
 	manifestSize = content.DigestSize
 	requestSize  = 16
 	drawSize     = 16
@@ -70,18 +70,30 @@ func parseHello(p []byte) (hello, error) {
 
 // An open asks to follow a file, which is called by the handle (the sender's choice) from now on.
 type open struct {
-	handle uint32
-	file   content.Digest
+	handle  uint32
+	file    content.Digest
+	fetches bool // rather than only wants to hear
 }
 
 func (m open) append(p []byte, id uint32) []byte {
 	p = header{length: openSize, typ: frameOpen, id: id}.append(p)
 	p = binary.LittleEndian.AppendUint32(p, m.handle)
-	return append(p, m.file[:]...)
+	p = append(p, m.file[:]...)
+	purpose := uint32(0)
+	if m.fetches {
+		purpose = 1
+	}
+	return binary.LittleEndian.AppendUint32(p, purpose)
 }
 
-func parseOpen(p []byte) open {
-	return open{handle: binary.LittleEndian.Uint32(p), file: content.Digest(p[4:])}
+func parseOpen(p []byte) (open, error) {
+	m := open{handle: binary.LittleEndian.Uint32(p), file: content.Digest(p[4:])}
+	purpose := binary.LittleEndian.Uint32(p[openSize-4:])
+	if purpose > 1 {
+		return m, fmt.Errorf("a file is opened for 0 or 1, not %d", purpose)
+	}
+	m.fetches = purpose == 1
+	return m, nil
 }
 
 // A request asks for the chunk at index of an open file; length is the one that it must have.

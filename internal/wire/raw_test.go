@@ -99,7 +99,7 @@ func (p *rawPeer) open(file content.Digest) {
 	p.t.Helper()
 	opened := make(chan error)
 	go func() {
-		_, _, err := p.s.Open(context.Background(), file, 8)
+		_, _, err := p.s.Open(context.Background(), file, 8, true)
 		opened <- err
 	}()
 	f := p.expect(frameOpen)

@@ -99,7 +99,7 @@ func (s *Session) handleOpen(h header, m open) error {
 	if err := v.admit(h, served{}); err != nil {
 		return err
 	}
-	f := &follow{file: m.file, handle: m.handle}
+	f := &follow{file: m.file, handle: m.handle, fetches: m.fetches}
 	v.files[m.file], v.handles[m.handle] = f, f
 	s.addJob(fileJob{f: f, id: h.id})
 	return nil
@@ -165,7 +165,7 @@ func (s *Session) doJobs() {
 // openFor answers an Open.
 func (s *Session) openFor(j fileJob) {
 	v := &s.serves
-	have, peers, err := s.handler.Open(s.ctx, s, j.f.file)
+	have, peers, err := s.handler.Open(s.ctx, s, j.f.file, j.f.fetches)
 	v.mu.Lock()
 	if err != nil {
 		s.unfollow(j.f)

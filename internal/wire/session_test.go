@@ -16,7 +16,7 @@ func TestChunks(t *testing.T) {
 		for _, size := range []int{1, 4095, content.MinChunkSize, PartSize, PartSize + 1, 3*PartSize + 17} {
 			file := newFile(1, 9, size)
 			c := pipePair(t, newHolder(), newHolder(file))
-			have, _, err := c.a.Open(t.Context(), file.id, len(file.chunks))
+			have, _, err := c.a.Open(t.Context(), file.id, len(file.chunks), true)
 			if err != nil || !have.Full() || have.Len() != len(file.chunks) {
 				t.Fatalf("open: %v, %d chunks", err, have.Count())
 			}
@@ -40,7 +40,7 @@ func TestChunks(t *testing.T) {
 				t.Errorf("stats %+v against %+v", got, c.b.Stats())
 			}
 			c.close(t)
-			if _, _, err := c.a.Open(t.Context(), file.id, 1); !errors.Is(err, ErrEnded) || !errors.Is(err, ErrClosed) {
+			if _, _, err := c.a.Open(t.Context(), file.id, 1, true); !errors.Is(err, ErrEnded) || !errors.Is(err, ErrClosed) {
 				t.Errorf("open after the end: %v", err)
 			}
 		}
@@ -53,7 +53,7 @@ func TestBothWays(t *testing.T) {
 		c := pipePair(t, newHolder(fa), newHolder(fb))
 		var wg sync.WaitGroup
 		fetch := func(s *Session, f *testFile) {
-			if _, _, err := s.Open(t.Context(), f.id, len(f.chunks)); err != nil {
+			if _, _, err := s.Open(t.Context(), f.id, len(f.chunks), true); err != nil {
 				t.Error(err)
 				return
 			}
@@ -95,16 +95,16 @@ func TestRejections(t *testing.T) {
 		if _, err := c.a.Manifest(ctx, content.Digest{1}); !errors.Is(err, ErrNotFound) {
 			t.Errorf("unknown manifest: %v", err)
 		}
-		if _, _, err := c.a.Open(ctx, content.Digest{1}, 4); !errors.Is(err, ErrNotFound) || !errors.Is(err, ErrRejected) {
+		if _, _, err := c.a.Open(ctx, content.Digest{1}, 4, true); !errors.Is(err, ErrNotFound) || !errors.Is(err, ErrRejected) {
 			t.Errorf("unknown file: %v", err)
 		}
 		if m, err := c.a.Manifest(ctx, file.id); err != nil || string(m) != "manifest of "+file.id.String() {
 			t.Errorf("manifest: %q, %v", m, err)
 		}
-		if _, _, err := c.a.Open(ctx, file.id, 4); err != nil {
+		if _, _, err := c.a.Open(ctx, file.id, 4, true); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := c.a.Open(ctx, file.id, 4); !errors.Is(err, ErrOpen) {
+		if _, _, err := c.a.Open(ctx, file.id, 4, true); !errors.Is(err, ErrOpen) {
 			t.Errorf("second open: %v", err)
 		}
 		for i, want := range []string{
@@ -139,7 +139,7 @@ func TestNoGarbage(t *testing.T) {
 	hold := &pattern{newHolder(), make([]byte, size)}
 	c := runPair(t, in, out, nil, hold, Options{}, Options{})
 	file := content.Digest{1}
-	if _, _, err := c.a.Open(t.Context(), file, content.MaxChunks); err != nil {
+	if _, _, err := c.a.Open(t.Context(), file, content.MaxChunks, true); err != nil {
 		t.Fatal(err)
 	}
 	ctx, buf := context.Background(), make([]byte, size)

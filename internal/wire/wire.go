@@ -104,11 +104,11 @@ type Handler interface {
 	// Manifest returns the encoded manifest of file. The slice is only read, for as long as the session lasts.
 	Manifest(ctx context.Context, s *Session, file content.Digest) ([]byte, error)
 
-	// Open makes the other side a follower of file: it is told at once which chunks are here and which peers to ask as
+	// Open makes the other side a follower of file, who fetches it or only wants to hear: it is told at once which chunks are here and which peers to ask as
 	// well (the first MaxPeers), and from now on whatever the owner of the session gives to SendHave and SendPeers.
 	// Nothing given to SendHave after Open was called is lost, though it may be told twice. Calls of Open and Closed of
 	// a session never overlap, and a file is not opened again before it was closed.
-	Open(ctx context.Context, s *Session, file content.Digest) (have content.Bits, peers []PeerID, err error)
+	Open(ctx context.Context, s *Session, file content.Digest, fetching bool) (have content.Bits, peers []PeerID, err error)
 
 	// Closed says that the other side no longer follows file, or that the session ends: it is called exactly once for
 	// every Open that succeeded, at the latest before Run returns. Whatever waited for the file has been withdrawn before;
