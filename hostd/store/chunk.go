@@ -89,6 +89,7 @@ func (f *File) WriteChunk(i int, p []byte) error {
 		}
 		err = f.tryFill(i, p, nil)
 	}
+	f.store.flusher.relieve(f)
 	return err
 }
 
@@ -180,6 +181,7 @@ func (f *File) end(i int, hd *handle, epoch *uint64) (again bool, err error) {
 		f.mark(i)
 		if f.pinned == nil {
 			f.store.handles.pinAgain(hd)
+			f.store.handles.pins.Add(1)
 			f.pinned = hd
 		}
 		f.store.flusher.wrote(f, f.manifest.ChunkLen(i))

@@ -84,11 +84,37 @@ func (s *story) tell(t *testing.T) (err error) {
 			}
 		}
 	}
+	if err := s.drop(ctx); err != nil {
+		return err
+	}
 	s.begun = true
 	if err := s.store.Remove(gone.ID()); err != nil {
 		return err
 	}
 	s.removed = true
+	return nil
+}
+
+// drop gives up three chunks and gets one of them again.
+func (s *story) drop(ctx context.Context) error {
+	gone := content.NewBits(s.manifest.Chunks())
+	for _, i := range []int{1, 2, 5} {
+		gone.Set(i)
+	}
+	s.durable.AndNot(gone) // from now on they may be there or not
+	if err := s.file.Drop(ctx, gone); err != nil {
+		return err
+	}
+	if s.file.Has(1) || s.file.Has(2) || s.file.Has(5) || s.file.Missing() != 3 {
+		return errors.New("dropped chunks are there")
+	}
+	if err := s.file.WriteChunk(2, part(s.file, s.b, 2)); err != nil {
+		return err
+	}
+	if err := s.file.Sync(ctx); err != nil {
+		return err
+	}
+	s.durable.Set(2)
 	return nil
 }
 

@@ -56,11 +56,25 @@ func (fl *flusher) wrote(f *File, n int) {
 		notify(fl.wake)
 	}
 	fl.bytes += int64(n)
-	// Files with unsynced writes stay open, so too many of them count as full as well.
-	full := fl.bytes >= flushBytes || len(fl.dirty) > maxOpenFiles/2
+	full := fl.bytes >= flushBytes || len(fl.dirty) > fl.store.handles.limit/2
 	fl.mu.Unlock()
 	if full {
 		notify(fl.full)
+	}
+}
+
+// relieve makes f durable at once if the flusher does not keep up: files with unsynced writes stay open, and their
+// number has to end somewhere.
+func (fl *flusher) relieve(f *File) {
+	if fl.store.handles.pins.Load() >= int64(fl.store.handles.limit*3/4) {
+		fl.flush(f)
+	}
+}
+
+// flush makes a file durable for the flusher's own reasons. An error is told by the next Sync.
+func (fl *flusher) flush(f *File) {
+	if err := f.flush(fl.ctx); err != nil && fl.ctx.Err() == nil {
+		fl.store.log.Error("cannot make written chunks durable", "file", f.id, "error", err)
 	}
 }
 
@@ -114,9 +128,7 @@ func (fl *flusher) round() {
 		if fl.ctx.Err() != nil {
 			return // Close flushes the rest
 		}
-		if err := f.flush(fl.ctx); err != nil {
-			fl.store.log.Error("cannot make written chunks durable", "file", f.id, "error", err)
-		}
+		fl.flush(f)
 	}
 }
 
@@ -163,6 +175,7 @@ func (f *File) flush(ctx context.Context) error {
 		if hd, err = f.store.handles.pin(f); err != nil {
 			return f.store.again(f, err)
 		}
+		f.store.handles.pins.Add(1)
 	}
 	defer f.unpin(hd)
 	start := time.Now()
@@ -213,6 +226,7 @@ func (f *File) close() error {
 // unpin releases the handle that writes have kept open, if there was one.
 func (f *File) unpin(hd *handle) {
 	if hd != nil {
+		f.store.handles.pins.Add(-1)
 		f.store.handles.unpin(hd)
 	}
 }

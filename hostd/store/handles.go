@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
 )
@@ -17,9 +18,11 @@ import (
 const maxOpenFiles = 256
 
 // handles keeps the data files open that were used last. Those that are in use, or have writes that are not
-// synced yet, stay open beyond the limit: a file opened anew could miss an error of writing back.
+// synced yet, stay open beyond the limit: a file opened anew could miss an error of writing back. There are never many
+// of the latter: see flusher.relieve.
 type handles struct {
 	limit int
+	pins  atomic.Int64 // handles kept open for writes that are not synced
 
 	mu       sync.Mutex    // guards all below and the handles; never held during I/O
 	recent   *list.List    // of *handle, the one used last in front
