@@ -3,6 +3,7 @@ package acceptance
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -22,6 +23,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/virtswarm/virtswarm/acceptance/netlab"
 )
 
 // patience bounds every wait for an event. It decides no test: what is awaited either comes or never does.
@@ -50,12 +53,13 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// lab is a cluster of real daemons on loopback addresses of its own.
+// lab is a cluster of real daemons, on loopback addresses of its own or on hosts of a network lab.
 type lab struct {
 	t      *testing.T
 	dir    string
 	config string
 	hosts  []*host
+	net    *netlab.Lab // nil on loopback
 }
 
 // host is one daemon with its directory; it may be running or not.
@@ -65,7 +69,10 @@ type host struct {
 	addr   string
 	data   string
 	socket string
-	args   []string // of every start, before those of a single one
+	args   []string     // of every start, before those of a single one
+	at     *netlab.Host // nil on loopback
+	daemon string       // the program; virtswarmd if empty
+	env    []string     // beside this process' own
 	cmd    *exec.Cmd
 	exited chan struct{} // closed once cmd has been waited for
 }
@@ -85,11 +92,18 @@ func newLab(t *testing.T, n int, yaml string) *lab {
 	t.Helper()
 	l := &lab{t: t, dir: t.TempDir()}
 	l.config = filepath.Join(l.dir, "virtswarm.yaml")
-	l.write(l.config, []byte("host_timeout: 3s\nlog: {level: debug}\n"+yaml))
+	l.write(l.config, []byte("host_timeout: 3s\ngrace: 3s\nlog: {level: debug}\n"+yaml))
 	net := network()
 	for i := range n {
 		l.hosts = append(l.hosts, l.newHost(fmt.Sprintf("h%d", i+1), fmt.Sprintf("%s.%d:7117", net, i+1)))
 	}
+	l.startAll()
+	return l
+}
+
+// startAll makes all hosts one cluster.
+func (l *lab) startAll() {
+	l.t.Helper()
 	for i, h := range l.hosts {
 		if i == 0 {
 			h.start()
@@ -97,7 +111,6 @@ func newLab(t *testing.T, n int, yaml string) *lab {
 		}
 		h.join(l.hosts[0])
 	}
-	return l
 }
 
 // newHost makes a host that does not run yet.
@@ -147,10 +160,15 @@ func (h *host) launch(args ...string) {
 	log, err := os.OpenFile(filepath.Join(h.lab.dir, h.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	h.lab.check(err)
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(bin, "virtswarmd"), append(append([]string{}, h.args...), args...)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1") // a race must not go by unseen
+	program := cmp.Or(h.daemon, filepath.Join(bin, "virtswarmd"))
+	args = append(append([]string{}, h.args...), args...)
+	cmd := exec.Command(program, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if h.at != nil {
+		cmd = h.at.Command(program, args...)
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1"), h.env...) // a race must not go by unseen
 	h.lab.check(cmd.Start())
 	exited := make(chan struct{})
 	h.cmd, h.exited = cmd, exited

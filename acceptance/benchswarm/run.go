@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 
@@ -111,7 +112,7 @@ func fill(path string, from io.Reader, size int64) error {
 // try makes one trial and notes its outcome, or that it failed.
 func (p *place) try(ctx context.Context, run int, o outcome, to []*netlab.Host, measure func(context.Context, *trial) (outcome, error)) (outcome, bool) {
 	t := &trial{lab: p.lab, opts: p.options, seed: p.lab.Hosts[0], to: to, size: p.size, rate: p.rate}
-	t.name = fmt.Sprintf("%s%s-%d-%s-%d", o.Tool, o.Scenario, p.rate/1e6, humanize.IBytes(uint64(p.size)), run)
+	t.name = strings.NewReplacer("/", "-", " ", "").Replace(fmt.Sprintf("%s%s-%d-%s-%d", o.Tool, o.Scenario, p.rate/1e6, humanize.IBytes(uint64(p.size)), run))
 	t.file = t.seed.Path(sourceName)
 	ctx, cancel := context.WithTimeout(ctx, patience(p.size, p.rate))
 	defer cancel()
