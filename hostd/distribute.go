@@ -31,13 +31,17 @@ func (h *Host) Distribute(ctx context.Context, req *v1.DistributeRequest, send f
 	if err != nil {
 		return err
 	}
+	w := &watch{
+		host: h, name: req.GetName(), id: v.ID, all: req.GetAll(), targets: targets, begun: time.Now(), took: map[placement.HostID]float64{},
+		asked: map[placement.HostID]*v1.ProgressResponse{},
+	}
+	w.noteComplete()
 	_, err = h.write(ctx, placement.Command{Distribute: &placement.Distribute{
 		Name: req.GetName(), ID: v.ID, All: req.GetAll(), Hosts: targets,
 	}}, req.GetName())
 	if err != nil {
 		return err
 	}
-	w := &watch{host: h, name: req.GetName(), id: v.ID, all: req.GetAll(), targets: targets, asked: map[placement.HostID]*v1.ProgressResponse{}}
 	if !req.GetWatch() {
 		event, _, err := w.event()
 		if err != nil {
@@ -100,7 +104,31 @@ type watch struct {
 	id      content.Digest
 	all     bool
 	targets []placement.HostID
+	begun   time.Time
+	took    map[placement.HostID]float64              // seconds until a host was complete; 0 if it was so before
 	asked   map[placement.HostID]*v1.ProgressResponse // what hosts last said themselves
+}
+
+// noteComplete notes who is complete before the order.
+func (w *watch) noteComplete() {
+	w.host.node.View(func(s *placement.State) {
+		c, _ := s.Content(w.id)
+		for _, holder := range s.Holders(w.id) {
+			if holder.Shards.Full(c.Shards) {
+				w.took[holder.Host] = 0
+			}
+		}
+	})
+}
+
+// secondsOf notes that a host is complete now, if that is news, and returns in how many seconds it became so.
+func (w *watch) secondsOf(host placement.HostID) float64 {
+	took, known := w.took[host]
+	if !known {
+		took = time.Since(w.begun).Seconds()
+		w.took[host] = took
+	}
+	return took
 }
 
 // run reports until every live host that is meant holds the file.
@@ -167,7 +195,7 @@ func (w *watch) hostProgress(c placement.Content, host placement.Host, held plac
 	said := w.asked[host.ID]
 	switch {
 	case held.Full(c.Shards):
-		p.State = v1.HoldState_HOLD_STATE_COMPLETE
+		p.State, p.Seconds = v1.HoldState_HOLD_STATE_COMPLETE, w.secondsOf(host.ID)
 	case !host.State.Serves():
 		p.State = v1.HoldState_HOLD_STATE_DOWN
 	case said.GetKnown():

@@ -125,4 +125,5 @@ func (h *Host) followSettings(ctx context.Context) {
 func (h *Host) keepTo(l placement.Limits) {
 	high, low := l.Watermarks()
 	h.store.SetQuota(store.Quota{Bytes: l.Quota, High: high, Low: low})
+	h.swarm.SetLimits(l.Up, l.Down)
 }
