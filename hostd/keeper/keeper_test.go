@@ -83,10 +83,15 @@ func (c *catalogue) setDeaf(deaf bool) {
 // publish enters a file of another host's store into the catalogue.
 func (c *catalogue) publish(t *testing.T, name string, f *store.File) {
 	t.Helper()
+	c.publishAt(t, name, f, time.Now())
+}
+
+func (c *catalogue) publishAt(t *testing.T, name string, f *store.File, at time.Time) {
+	t.Helper()
 	m := f.Manifest()
 	c.apply(t, placement.Command{Publish: &placement.Publish{
 		Name: name, ID: f.ID(), Size: m.Size(), DataBytes: m.DataBytes(), ChunkSize: m.ChunkSize(), Shards: max(1, m.Shards()),
-		Replicas: 1, Guests: "none", Publisher: self, At: time.Now().Unix(),
+		Replicas: 1, Guests: "none", Publisher: self, At: at.Unix(),
 	}})
 }
 
@@ -94,9 +99,18 @@ func (c *catalogue) publish(t *testing.T, name string, f *store.File) {
 type remote struct {
 	from, to *store.Store
 
+	hold chan struct{} // if not nil, a fetch waits for it to be closed
+
 	mu    sync.Mutex
 	down  bool
 	tries int
+	prio  swarm.Priority // of the last fetch
+}
+
+func (r *remote) priority() swarm.Priority {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.prio
 }
 
 func (r *remote) setDown(down bool) {
@@ -124,10 +138,20 @@ func (r *remote) File(ctx context.Context, id content.Digest) (*store.File, erro
 	return r.to.Create(ctx, f.Manifest())
 }
 
-func (r *remote) Ensure(_ context.Context, id content.Digest, want content.Bits, _ swarm.Priority, _ func(swarm.Progress)) error {
+func (r *remote) Ensure(ctx context.Context, id content.Digest, want content.Bits, prio swarm.Priority, _ func(swarm.Progress)) error {
 	f, err := r.source(id)
 	if err != nil {
 		return err
+	}
+	r.mu.Lock()
+	r.prio = prio
+	r.mu.Unlock()
+	if r.hold != nil {
+		select {
+		case <-r.hold:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	to, _ := r.to.Get(id)
 	for c, ok := want.NextSet(0); ok; c, ok = want.NextSet(c + 1) {
@@ -147,14 +171,23 @@ type reporter struct {
 	*room
 	keeper *Keeper
 	fails  atomic.Bool
+	after  func() // called once a report of the evictor is in the catalogue
 }
 
-func (r *reporter) Touch(id content.Digest) { _ = r.Report(context.Background(), []content.Digest{id}) }
+func (r *reporter) Touch(id content.Digest) { r.tell(id) }
 
 func (r *reporter) Report(_ context.Context, ids []content.Digest) error {
 	if r.fails.Load() {
 		return errors.New("no leader")
 	}
+	r.tell(ids...)
+	if r.after != nil {
+		r.after()
+	}
+	return nil
+}
+
+func (r *reporter) tell(ids ...content.Digest) {
 	report := placement.Report{Host: self}
 	for _, id := range ids {
 		var told placement.ShardSet
@@ -168,7 +201,6 @@ func (r *reporter) Report(_ context.Context, ids []content.Digest) error {
 		}
 	}
 	r.catalogue.apply(r.T, placement.Command{Report: &report})
-	return nil
 }
 
 // room is a keeper with all that it works with.
@@ -240,7 +272,7 @@ func (r *room) sparse(s *store.Store, n int64, parts int, seed byte) *store.File
 // await waits for a condition, which ends with the test if it never comes.
 func (r *room) await(what string, cond func() bool) {
 	r.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			r.Fatalf("waited in vain: %s", what)
 		}
