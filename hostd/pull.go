@@ -33,6 +33,9 @@ func (h *Host) Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.Pull
 	if err != nil {
 		return Explain(err, req.GetName())
 	}
+	if err := h.store.MakeRoom(ctx, file.Manifest().DataBytes()-file.HeldBytes()); err != nil {
+		return Explain(err, req.GetName())
+	}
 	p.event.LocalBytes = uint64(file.HeldBytes())
 	if err := p.fetch(ctx, file, content.Bits{}); err != nil {
 		return Explain(err, req.GetName())

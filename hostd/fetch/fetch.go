@@ -74,6 +74,7 @@ func (f *Fetcher) Ensure(ctx context.Context, id content.Digest, want content.Bi
 	if err != nil {
 		return err
 	}
+	defer file.Use()() // nothing of it is evicted meanwhile
 	return f.swarm.Fetch(ctx, file, want, prio, progress)
 }
 

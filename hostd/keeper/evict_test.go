@@ -195,7 +195,8 @@ func TestBecomesHomeWhileItEvicts(t *testing.T) {
 	}
 }
 
-// TestHomeWithoutRoom: a home whose disk is full says so, keeps what it has, and goes on when there is room.
+// TestHomeWithoutRoom: a home whose disk is full says so, keeps as many whole shards as it can, and goes on when there is
+// room.
 func TestHomeWithoutRoom(t *testing.T) {
 	r := newRoom(t)
 	r.here.SetQuota(store.Quota{Bytes: 3 << 20})
@@ -205,7 +206,7 @@ func TestHomeWithoutRoom(t *testing.T) {
 	r.await("it says that it has no room", func() bool { return r.keeper.Progress().NoRoom == 1 })
 	mine, _ := r.here.Get(f.ID())
 	p := r.keeper.Progress()
-	if mine.HeldBytes() == 0 || mine.HeldBytes() > 3<<20 || p.Distribute.Files != 1 || p.Distribute.Bytes != 8<<20-mine.HeldBytes() {
+	if mine.HeldBytes() != 3<<20 || Held(mine).Count(8) != 3 || p.Distribute != (Work{Files: 1, Shards: 5, Bytes: 5 << 20}) {
 		t.Errorf("%d bytes held, %+v", mine.HeldBytes(), p)
 	}
 	r.here.SetQuota(store.Quota{})

@@ -153,6 +153,28 @@ func (k *Keeper) roomAgain() {
 	}
 }
 
+// fitting returns as many of a file's shards as there is room for, or can be made: a shard counts when it is whole, and
+// a full disk with a part of each would keep nothing. full says why it is not all of them.
+func (k *Keeper) fitting(ctx context.Context, f *store.File, lack placement.ShardSet) (fits placement.ShardSet, full error) {
+	m, have := f.Manifest(), f.Have()
+	shards := lack.Bits(m.Shards())
+	var need int64
+	for s, ok := shards.NextSet(0); ok; s, ok = shards.NextSet(s + 1) {
+		need += lackingBytes(m, have, s)
+	}
+	if full = k.cfg.Store.MakeRoom(ctx, need); full == nil {
+		return lack, nil
+	}
+	left := k.cfg.Store.Usage().Left()
+	for s, ok := shards.NextSet(0); ok; s, ok = shards.NextSet(s + 1) {
+		if left -= lackingBytes(m, have, s); left < 0 {
+			shards.Clear(s)
+			left += lackingBytes(m, have, s)
+		}
+	}
+	return placement.ShardsIn(shards), full
+}
+
 // fetch brings what a duty says, and makes it durable.
 func (k *Keeper) fetch(ctx context.Context, id content.Digest, j *job, must placement.ShardSet, prio swarm.Priority) error {
 	if must.Empty() {
@@ -163,6 +185,7 @@ func (k *Keeper) fetch(ctx context.Context, id content.Digest, j *job, must plac
 		return err
 	}
 	lack, start := missing(f, must), time.Now()
+	lack, full := k.fitting(ctx, f, lack)
 	if !lack.Empty() {
 		err := k.cfg.Fetch.Ensure(ctx, id, lack.Chunks(f.Manifest()), prio, func(p swarm.Progress) {
 			k.mu.Lock()
@@ -175,6 +198,9 @@ func (k *Keeper) fetch(ctx context.Context, id content.Digest, j *job, must plac
 	}
 	if err := f.Sync(ctx); err != nil {
 		return err
+	}
+	if full != nil {
+		return full
 	}
 	k.log.Info("brought a content", "id", id, "chunks", lack.Chunks(f.Manifest()).Count(), "took", time.Since(start))
 	return nil

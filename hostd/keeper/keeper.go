@@ -1,10 +1,25 @@
 // Package keeper makes this host hold what the catalogue says it must: the shards it is a home of, and the whole of
-// what it was told to hold. It drops what no name refers to any more. It reads the catalogue and never writes it:
-// what this disk holds is its owner's to tell.
+// what it was told to hold. It drops what no name refers to any more, and when the store is crowded it evicts, the least
+// recently used first, what others hold safely. It reads the catalogue and never writes it: what this disk holds is its
+// owner's to tell.
 //
 // It promises never to drop a content that the catalogue may still refer to: what an earlier run of the daemon left
 // behind is dropped only after asking for the catalogue's newest state, and a content that is pinned, by a
 // publication on its way to the catalogue, stays.
+//
+// And it promises that no eviction takes a copy that anybody counts on. The danger is not the copy that is surplus now,
+// but the one that becomes a counted one while it goes: another host dies, this one becomes a home, and a third, which
+// still reads in the catalogue that this one holds the shard, gives up its own. So the order is:
+//
+//  1. choose, by a catalogue that is current (ReadIndex): shards that this host need not hold, and of which all the
+//     copies asked for are on other hosts, alive, that must keep them;
+//  2. tell the catalogue that this host does not hold them any more, and wait until it has that;
+//  3. look at the catalogue again (ReadIndex): whoever decides from here on counts without this host. If all the copies
+//     are still elsewhere without it, drop them: first the marks, then the bytes. Else tell that they are held, as ever.
+//
+// Of two hosts that evict the same shard one has told first; the other, which looks after it has told, counts without
+// either. So there are the copies asked for at every moment, as far as the hosts that are said to hold them do. A crash
+// in between leaves a copy too many, which the next start tells of.
 package keeper
 
 import (

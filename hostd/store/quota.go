@@ -48,6 +48,9 @@ type Evictor interface {
 	MakeRoom(ctx context.Context, need int64) error
 }
 
+// Left returns how many bytes may still be written.
+func (u Usage) Left() int64 { return max(0, u.Budget-u.Bytes-u.Arriving) }
+
 // SetEvictor makes e the one who is asked for room. It is called before anything is written.
 func (s *Store) SetEvictor(e Evictor) {
 	s.space.mu.Lock()

@@ -96,12 +96,11 @@ func (p *space) take(n int64) error {
 		return nil
 	}
 	p.mu.Unlock()
-	left := max(0, u.Budget-used)
 	if u.Quota > 0 && used+n > u.Quota {
-		return fmt.Errorf("%w within the quota of %d bytes: %d needed, %d left", ErrNoSpace, u.Quota, n, left)
+		return fmt.Errorf("%w within the quota of %d bytes: %d needed, %d left", ErrNoSpace, u.Quota, n, u.Left())
 	}
 	return fmt.Errorf("%w on the disk of %s: %d bytes needed, %d left (%d free, of which %d are promised to others and %d kept free)",
-		ErrNoSpace, p.dir, n, left, u.Free, u.Arriving, u.Reserve)
+		ErrNoSpace, p.dir, n, u.Left(), u.Free, u.Arriving, u.Reserve)
 }
 
 // giveBack ends what take promised.
