@@ -186,6 +186,13 @@ func (h *Host) describeHost(host placement.Host, status raft.Status) *v1.Host {
 	}
 }
 
+// limitsOf is the inverse of describeLimits; what does not fit is negative, which the catalogue refuses.
+func limitsOf(l *v1.HostLimits) placement.Limits {
+	return placement.Limits{
+		Up: int64(l.GetUp()), Down: int64(l.GetDown()), Quota: int64(l.GetQuota()), High: int(l.GetHigh()), Low: int(l.GetLow()),
+	}
+}
+
 func describeLimits(l placement.Limits) *v1.HostLimits {
 	high, low := l.Watermarks()
 	return &v1.HostLimits{Up: uint64(l.Up), Down: uint64(l.Down), Quota: uint64(l.Quota), High: uint32(high), Low: uint32(low)}

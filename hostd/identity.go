@@ -97,12 +97,16 @@ func (h *Host) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := h.noteSettings(); err != nil { // the request carries them
+		return err
+	}
 	client := api.NewClient(func(ctx context.Context) (net.Conn, error) {
 		return link.DialJoin(ctx, h.network, h.cfg.Join, token)
 	})
 	defer client.Close()
 	answer, err := client.Join.Join(ctx, &v1.JoinRequest{
 		Token: h.cfg.Token, Csr: request.CSR(), Name: h.cfg.Name, Address: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels,
+		Limits: describeLimits(h.cfg.limits()),
 	})
 	if err != nil {
 		return joinError(h.cfg.Join, err)

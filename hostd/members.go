@@ -68,6 +68,7 @@ func (h *Host) Join(ctx context.Context, req *v1.JoinRequest) (*v1.JoinResponse,
 	_, err = h.write(ctx, placement.Command{AddHost: &placement.AddHost{
 		Host: placement.Host{
 			ID: placement.HostID(id), Name: req.GetName(), Addr: req.GetAddress(), Weight: max(1, req.GetWeight()), Labels: req.GetLabels(),
+			Limits: limitsOf(req.GetLimits()),
 		},
 		TokenID: tokenID, Now: time.Now().Unix(),
 	}}, fmt.Sprintf("%.200q", req.GetName()))

@@ -32,6 +32,7 @@ type JoinRequest struct {
 	// 0 means 100.
 	Weight        uint32            `protobuf:"varint,5,opt,name=weight,proto3" json:"weight,omitempty"`
 	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Limits        *HostLimits       `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -104,6 +105,13 @@ func (x *JoinRequest) GetWeight() uint32 {
 func (x *JoinRequest) GetLabels() map[string]string {
 	if x != nil {
 		return x.Labels
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetLimits() *HostLimits {
+	if x != nil {
+		return x.Limits
 	}
 	return nil
 }
@@ -258,14 +266,15 @@ var File_virtswarm_v1_join_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_join_proto_rawDesc = "" +
 	"\n" +
-	"\x17virtswarm/v1/join.proto\x12\fvirtswarm.v1\"\xf5\x01\n" +
+	"\x17virtswarm/v1/join.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\xa7\x02\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06weight\x18\x05 \x01(\rR\x06weight\x12=\n" +
-	"\x06labels\x18\x06 \x03(\v2%.virtswarm.v1.JoinRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x06 \x03(\v2%.virtswarm.v1.JoinRequest.LabelsEntryR\x06labels\x120\n" +
+	"\x06limits\x18\a \x01(\v2\x18.virtswarm.v1.HostLimitsR\x06limits\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdd\x01\n" +
@@ -302,17 +311,19 @@ var file_virtswarm_v1_join_proto_goTypes = []any{
 	(*JoinResponse)(nil), // 1: virtswarm.v1.JoinResponse
 	(*JoinPeer)(nil),     // 2: virtswarm.v1.JoinPeer
 	nil,                  // 3: virtswarm.v1.JoinRequest.LabelsEntry
+	(*HostLimits)(nil),   // 4: virtswarm.v1.HostLimits
 }
 var file_virtswarm_v1_join_proto_depIdxs = []int32{
 	3, // 0: virtswarm.v1.JoinRequest.labels:type_name -> virtswarm.v1.JoinRequest.LabelsEntry
-	2, // 1: virtswarm.v1.JoinResponse.peers:type_name -> virtswarm.v1.JoinPeer
-	0, // 2: virtswarm.v1.JoinService.Join:input_type -> virtswarm.v1.JoinRequest
-	1, // 3: virtswarm.v1.JoinService.Join:output_type -> virtswarm.v1.JoinResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	4, // 1: virtswarm.v1.JoinRequest.limits:type_name -> virtswarm.v1.HostLimits
+	2, // 2: virtswarm.v1.JoinResponse.peers:type_name -> virtswarm.v1.JoinPeer
+	0, // 3: virtswarm.v1.JoinService.Join:input_type -> virtswarm.v1.JoinRequest
+	1, // 4: virtswarm.v1.JoinService.Join:output_type -> virtswarm.v1.JoinResponse
+	4, // [4:5] is the sub-list for method output_type
+	3, // [3:4] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_join_proto_init() }
@@ -320,6 +331,7 @@ func file_virtswarm_v1_join_proto_init() {
 	if File_virtswarm_v1_join_proto != nil {
 		return
 	}
+	file_virtswarm_v1_types_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
