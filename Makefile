@@ -5,7 +5,7 @@ GO       ?= go
 TESTARGS ?=
 PACKAGES  = acceptance/packages.sh
 
-.PHONY: build demo test check bench bench-swarm generate fuzz clean
+.PHONY: build demo test check bench bench-swarm bench-catalogue generate fuzz clean
 
 build: ## the three programs, in bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -30,6 +30,9 @@ bench: build ## speed beside its rivals in the same run, as ratios. SIZE=1GiB TO
 bench-swarm: build ## one host to eight beside its rivals, as root. TOOLS=virtswarm,plain RATE=100 SIZE=128MiB RUNS=1, or SCENARIO=racks,slow,late,killed
 	$(PACKAGES) iproute2 util-linux socat aria2 python3-libtorrent nginx-light curl
 	$(GO) run ./acceptance/benchswarm $(BENCHARGS)
+
+bench-catalogue: ## 10,000 files and 50 hosts in the catalogue: times, bytes, memory. BENCHARGS='-files 1000 -hosts 7'
+	$(GO) run ./raft/bench $(BENCHARGS)
 
 generate: ## the API's code from its .proto files
 	$(PACKAGES) protobuf-compiler
