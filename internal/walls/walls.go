@@ -29,6 +29,7 @@ var rooms = map[string]struct {
 	"hostd/swarm": {floor: 2, beside: []string{"hostd/swarm/plan"}},
 
 	"hostd/swarm/plan": {floor: 2},
+	"hostd/swarm/sim":  {floor: 2, beside: []string{"hostd/swarm/plan"}},
 
 	"hostd/fetch": {floor: 3},
 

@@ -19,6 +19,14 @@ const (
 	Unwanted Priority = 0
 )
 
+const (
+	// MaxSources bounds the sources of a Picker. A chunk spreads from any of them; more bring more announcements than chunks.
+	MaxSources = 30
+	// DialSources is how many of them a fetcher looks for itself. The others are those who found it: a host to which all
+	// came and which went to nobody would be a source of many and have few.
+	DialSources = 26
+)
+
 // Picker decides which chunk to request next, and from which source. It is a pure data structure: no clock, no I/O, no
 // goroutine, no randomness; the same calls in the same order give the same requests, so that it can be tested by property
 // and simulated by the thousand. It is not safe for concurrent use: one job's loop owns it.
@@ -47,6 +55,7 @@ type Picker struct {
 
 	sources []*Source // in the order of Add: part of being deterministic
 	flying  int       // bytes requested of all of them
+	ready   []*Source // scratch of Next
 	turn    int       // whose turn it is to be asked first
 
 	own      [levels]mask // chunks that fall to this host; see divide
@@ -248,11 +257,12 @@ func (p *Picker) Remove(s *Source) {
 	p.ownStale = true
 }
 
-// Have notes that s has chunk c now.
-func (p *Picker) Have(s *Source, c int) {
+// Have notes that s has chunk c now. It returns whether that may be a reason to call Next: often s owes all that it may.
+func (p *Picker) Have(s *Source, c int) bool {
 	if !s.have.has(c) {
 		p.gain(s, c)
 	}
+	return p.prio[c] != Unwanted && (p.room(s, 1) || p.demands > 0)
 }
 
 // Lost notes that s does not have chunk c any more.

@@ -13,7 +13,7 @@ import "math"
 //     That is poaching, and so is to ask another rack for what falls to a rack-mate: it begins with one chunk at a time,
 //     and one more for each that nobody else had fetched meanwhile. And what a fellow has is asked of a spent source as
 //     well if that is faster than all fellows together.
-//  6. When a source has nothing open to give, it may be asked for a chunk that a much slower one owes.
+//  6. At the end, when nothing is open any more, a source may be asked for a chunk that a much slower one owes.
 //
 // Of equally rare chunks the first is taken, from a place in the file where each host begins by itself and around its end:
 // hosts that do not know of each other yet seldom ask for the same, and the disks at both ends see runs.
@@ -50,25 +50,36 @@ func (p *Picker) Next() (Request, bool) {
 			return p.take(s, c), true
 		}
 	}
-	for i, rule := range rules {
-		for k := range p.sources {
-			s := p.sources[(p.turn+k)%len(p.sources)]
-			if s.dry || s.least > ReadAhead || !p.room(s, 1) {
-				continue
-			}
-			if r, ok := rule(p, s); ok {
-				p.turn++
-				if i >= poaching {
-					f := p.flights[r.Chunk]
-					f.poached, f.holders = true, p.holders[r.Chunk]
-					p.flights[r.Chunk] = f
-				}
-				return r, true
-			}
+	ready := p.ready[:0]
+	for k := range p.sources {
+		s := p.sources[(p.turn+k)%len(p.sources)]
+		if !s.dry && s.least <= ReadAhead && p.room(s, 1) {
+			ready = append(ready, s)
 		}
 	}
-	if s, c, ok := p.twin(Repair); ok {
-		return p.take(s, c), true
+	p.ready = ready
+	if len(ready) == 0 {
+		return Request{}, false
+	}
+	for i, rule := range rules {
+		for _, s := range ready {
+			r, ok := rule(p, s)
+			if !ok {
+				continue
+			}
+			p.turn++
+			if i >= poaching {
+				f := p.flights[r.Chunk]
+				f.poached, f.holders = true, p.holders[r.Chunk]
+				p.flights[r.Chunk] = f
+			}
+			return r, true
+		}
+	}
+	if p.opens[Distribute]+p.opens[Repair] == 0 {
+		if s, c, ok := p.twin(Repair); ok {
+			return p.take(s, c), true
+		}
 	}
 	return Request{}, false
 }
@@ -174,11 +185,13 @@ func (p *Picker) mine(level int) mask {
 	return p.own[level]
 }
 
-// fellowRate is what the fellows deliver together, in bytes a second.
+// fellowRate is what the fellows deliver together, in bytes a second; less than any rate if nobody fetches any more, so that
+// a seed has nobody to be spared for.
 func (p *Picker) fellowRate() (sum float64) {
+	sum = -1
 	for _, s := range p.sources {
 		if p.fetches(s) {
-			sum += s.rate
+			sum = max(sum, 0) + s.rate
 		}
 	}
 	return sum

@@ -5,6 +5,13 @@ import (
 	"time"
 )
 
+const (
+	// Slots is how many chunks a host sends at a time: one on its way, and one ready behind it.
+	Slots = 4
+	// LendTime is how long a slot may be held before it is lent to another.
+	LendTime = 100 * time.Millisecond
+)
+
 // Uplink orders what many askers want of one host: who gets a slot next, that is, whose chunk is sent. Few slots make a chunk
 // whole early, so that it can be passed on early; every one more is a decision made too soon.
 //
