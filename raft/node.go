@@ -183,6 +183,9 @@ func (n *Node) start(layer *streamLayer, s stores) error {
 	transport := hraft.NewNetworkTransportWithConfig(&hraft.NetworkTransportConfig{
 		ServerAddressProvider: byID{}, Logger: n.logger.Named("net"), Stream: layer,
 		MaxPool: maxPooledConns, Timeout: transportTimeout,
+		// No pipeline: when its receiver gives up, on an answer of a newer term say, its sender waits for it for ever
+		// (hashicorp/raft v1.8.0), and with it Shutdown. One call at a time, of up to maxAppendEntries, is enough here.
+		MaxRPCsInFlight: 1,
 	})
 	conf := n.raftConfig()
 	if n.cfg.Bootstrap && s.fresh {
