@@ -51,20 +51,13 @@ func (s *State) replicationOf(c *contentRecord) Replication {
 	return m.r
 }
 
-// shardCount is who keeps and holds one shard.
+// shardCount is who keeps and holds one shard. MaxHosts is far below what 16 bits count.
 type shardCount struct {
-	copies    int  // on alive hosts that must keep it
-	homes     int  // homes, whether they hold it or not
-	alive     int  // homes that are alive
-	holding   int  // homes that are alive and hold it
-	reachable bool // some alive or leaving host holds it
-}
-
-// copyHolder is a holder as the count sees it.
-type copyHolder struct {
-	shards ShardSet
-	seat   int  // on the ring if it is alive, else -1
-	target bool // must keep every shard
+	copies    uint16 // on alive hosts that must keep it
+	homes     uint16 // homes, whether they hold it or not
+	alive     uint16 // homes that are alive
+	holding   uint16 // homes that are alive and hold it
+	reachable bool   // some alive or leaving host holds it
 }
 
 // wanted is how many copies of each shard are asked for.
@@ -75,79 +68,78 @@ func (s *State) wanted(c *contentRecord) int {
 	return c.replicas
 }
 
-// eachShard counts the copies of every shard.
-func (s *State) eachShard(c *contentRecord, yield func(shard int, n shardCount)) {
+// counts counts the copies of every shard. It walks over what each host holds, as that is far less than all shards of
+// all hosts.
+func (s *State) counts(c *contentRecord) []shardCount {
 	table := s.homeTable(c)
-	holders := make([]copyHolder, 0, len(c.holders))
+	n := make([]shardCount, c.shards)
+	s.countHomes(c, table, n)
 	for _, h := range c.holders {
 		switch s.hosts[h.Host].State {
 		case Alive:
-			holders = append(holders, copyHolder{h.Shards, s.ring.index[h.Host], c.isTarget(h.Host)})
+			seat, target := s.ring.index[h.Host], c.isTarget(h.Host)
+			h.Shards.each(c.shards, func(shard int) {
+				n[shard].reachable = true
+				home := table == nil || table.has(shard, seat)
+				if home {
+					n[shard].holding++
+				}
+				if home || target {
+					n[shard].copies++
+				}
+			})
 		case Leaving:
-			holders = append(holders, copyHolder{h.Shards, -1, false})
+			h.Shards.each(c.shards, func(shard int) { n[shard].reachable = true })
 		}
 	}
-	for shard := range c.shards {
-		var n shardCount
-		n.homes, n.alive = s.countHomes(c, table, shard)
-		for _, h := range holders {
-			if !h.shards.Has(shard) {
-				continue
-			}
-			n.reachable = true
-			home := h.seat >= 0 && (table == nil || table.has(shard, h.seat))
-			if home {
-				n.holding++
-			}
-			if home || h.target {
-				n.copies++
-			}
-		}
-		yield(shard, n)
-	}
+	return n
 }
 
-// countHomes counts the homes of a shard, and the alive ones among them.
-func (s *State) countHomes(c *contentRecord, table *homeTable, shard int) (all, alive int) {
+// countHomes counts the homes of every shard, and the alive ones among them.
+func (s *State) countHomes(c *contentRecord, table *homeTable, n []shardCount) {
 	if table != nil {
-		for _, seat := range table.of(shard) {
-			if seat == noSeat {
-				break
-			}
-			all++
-			if !s.ring.hosts[seat].down {
-				alive++
-			}
-		}
-		return all, alive
-	}
-	all = s.ring.alive
-	if s.ring.alive < len(s.ring.hosts) {
-		for _, h := range c.holders {
-			if s.hosts[h.Host].State == Down && h.Shards.Has(shard) {
-				all++
+		for shard := range n {
+			for _, seat := range table.of(shard) {
+				if seat == noSeat {
+					break
+				}
+				n[shard].homes++
+				if !s.ring.hosts[seat].down {
+					n[shard].alive++
+				}
 			}
 		}
+		return
 	}
-	return all, s.ring.alive
+	for shard := range n {
+		n[shard].homes, n[shard].alive = uint16(s.ring.alive), uint16(s.ring.alive)
+	}
+	if s.ring.alive == len(s.ring.hosts) {
+		return
+	}
+	for _, h := range c.holders {
+		if s.hosts[h.Host].State == Down {
+			h.Shards.each(c.shards, func(shard int) { n[shard].homes++ })
+		}
+	}
 }
 
 func (s *State) countCopies(c *contentRecord) Replication {
 	r := Replication{Wanted: s.wanted(c), Shards: c.shards}
 	r.Possible = r.Wanted
 	r.MinCopies = len(c.holders)
-	s.eachShard(c, func(_ int, n shardCount) {
-		r.Possible = min(r.Possible, n.alive)
-		r.MinCopies = min(r.MinCopies, n.copies)
-		r.ToGo += n.alive - n.holding
-		r.Awaited += n.homes - n.alive
-		if n.copies < r.Wanted {
+	for _, n := range s.counts(c) {
+		r.Possible = min(r.Possible, int(n.alive))
+		r.MinCopies = min(r.MinCopies, int(n.copies))
+		r.ToGo += int(n.alive - n.holding)
+		r.Awaited += int(n.homes - n.alive)
+		if int(n.copies) < r.Wanted {
 			r.UnderReplicated++
 		}
 		if !n.reachable {
 			r.Lost++
 		}
-	})
+	}
 	r.ToGoBytes = int64(r.ToGo) * c.shardBytes()
 	s.countTargets(c, &r)
 	return r
@@ -183,12 +175,12 @@ func (s *State) SafeWithout(host HostID, id content.Digest) ShardSet {
 	}
 	wanted := s.wanted(c)
 	var safe ShardSet
-	s.eachShard(c, func(shard int, n shardCount) {
+	for shard, n := range s.counts(c) {
 		// The host is not among the copies that count, as it need not keep the shard.
-		if n.copies >= wanted && !must.Has(shard) {
+		if int(n.copies) >= wanted && !must.Has(shard) {
 			safe = safe.append(shard)
 		}
-	})
+	}
 	if safe.Full(c.shards) {
 		return AllShards()
 	}
@@ -211,8 +203,9 @@ func (s *State) Draining(host HostID) Drain {
 			continue
 		}
 		wanted := s.wanted(c)
-		s.eachShard(c, func(shard int, n shardCount) {
-			if held.Has(shard) && n.copies < min(wanted, n.homes) {
+		n := s.counts(c)
+		held.each(c.shards, func(shard int) {
+			if int(n[shard].copies) < min(wanted, int(n[shard].homes)) {
 				d.Shards++
 				d.Bytes += c.shardBytes()
 			}
@@ -259,15 +252,11 @@ func (s *State) Load(host HostID) Load {
 		n := must.Count(c.shards)
 		l.Shards += n
 		l.Bytes += int64(n) * c.shardBytes()
-		if held := c.held(host); held.All() {
-			l.Held += n
-		} else if !held.Empty() {
-			for shard := range c.shards {
-				if held.Has(shard) && must.Has(shard) {
-					l.Held++
-				}
+		c.held(host).each(c.shards, func(shard int) {
+			if must.Has(shard) {
+				l.Held++
 			}
-		}
+		})
 	}
 	return l
 }

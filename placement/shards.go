@@ -60,6 +60,19 @@ func (s ShardSet) Has(shard int) bool {
 	return i < len(s.spans) && s.spans[i].lo <= shard
 }
 
+// each calls f for the shards of the set, of a content of n shards, in ascending order.
+func (s ShardSet) each(n int, f func(shard int)) {
+	spans := s.spans
+	if s.all {
+		spans = []span{{0, n}}
+	}
+	for _, p := range spans {
+		for shard := p.lo; shard < min(p.hi, n); shard++ {
+			f(shard)
+		}
+	}
+}
+
 // Count returns how many of the content's n shards are in the set.
 func (s ShardSet) Count(n int) int {
 	if s.all {

@@ -224,7 +224,7 @@ func checkInvariants(t *rapid.T, s *State) {
 // checkCounts counts the copies of a shard once more, the slow way.
 func checkCounts(t *rapid.T, s *State, c *contentRecord, shard int, homes []HostID) {
 	var want shardCount
-	want.homes = len(homes)
+	want.homes = uint16(len(homes))
 	for _, h := range s.Hosts() {
 		home, has := slices.Contains(homes, h.ID), s.Held(h.ID, c.id).Has(shard)
 		if must := s.HomeShards(h.ID, c.id).Has(shard); must != (home || c.isTarget(h.ID)) {
@@ -244,11 +244,9 @@ func checkCounts(t *rapid.T, s *State, c *contentRecord, shard int, homes []Host
 			want.copies++
 		}
 	}
-	s.eachShard(c, func(i int, got shardCount) {
-		if i == shard && got != want {
-			t.Fatalf("shard %d of %s: %+v, want %+v", shard, c.id.Short(), got, want)
-		}
-	})
+	if got := s.counts(c)[shard]; got != want {
+		t.Fatalf("shard %d of %s: %+v, want %+v", shard, c.id.Short(), got, want)
+	}
 }
 
 // checkSafe lets a host drop what SafeWithout allows, on a copy: no count of copies may fall, and none may be short.
@@ -264,14 +262,13 @@ func checkSafe(t *rapid.T, s *State, host HostID) {
 		n := c.copy()
 		s.setHolder(n, host, ShardsIn(left))
 		n.homes.Store(nil)
-		var counts []int
-		s.eachShard(c, func(_ int, n shardCount) { counts = append(counts, n.copies) })
-		s.eachShard(n, func(shard int, now shardCount) {
-			if now.copies != counts[shard] || safe.Has(shard) && now.copies < s.wanted(c) {
+		counts := s.counts(c)
+		for shard, now := range s.counts(n) {
+			if now.copies != counts[shard].copies || safe.Has(shard) && int(now.copies) < s.wanted(c) {
 				t.Fatalf("host %s drops shards %s of %s: shard %d had %d copies, has %d, wants %d",
-					host, safe, id.Short(), shard, counts[shard], now.copies, s.wanted(c))
+					host, safe, id.Short(), shard, counts[shard].copies, now.copies, s.wanted(c))
 			}
-		})
+		}
 	}
 }
 
