@@ -38,6 +38,7 @@ var rooms = map[string]struct {
 	"hostd/server": {floor: 5},
 	"hostd":        {floor: 5, beside: []string{"hostd/server"}},
 
+	"hostd/simtest":  {floor: 6},
 	"cmd/virtswarm":  {floor: 6},
 	"cmd/virtswarmd": {floor: 6},
 	"acceptance":     {floor: 7},

@@ -1,0 +1,13 @@
+package hostd
+
+import (
+	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft"
+)
+
+// Catalogue calls view with the catalogue as this host has it, of which it must keep nothing. With Raft, it lets a test
+// of whole clusters compare hosts.
+func (h *Host) Catalogue(view func(*placement.State)) { h.node.View(view) }
+
+// Raft says what part this host takes in the replication.
+func (h *Host) Raft() raft.Status { return h.node.Status() }

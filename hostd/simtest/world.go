@@ -1,0 +1,140 @@
+package simtest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/virtswarm/virtswarm/internal/link"
+)
+
+// Options say what is simulated.
+type Options struct {
+	Seed uint64
+	Pool *Pool // what is published
+	// Logger gets what the hosts log; nil means nobody.
+	Logger hclog.Logger
+}
+
+// Report is what a run found.
+type Report struct {
+	Seed       uint64
+	Hosts      int
+	Violations []string
+	Schedule   []string // what the nemesis did, in order, with virtual times
+	History    []string // what the clients did and saw, in order of their returns
+}
+
+// world is a cluster with its network, clients and nemesis.
+type world struct {
+	o        Options
+	fabric   *link.Fabric
+	machines []*machine
+	nets     *nets
+	members  sync.Mutex // held while a host comes or goes; only tried
+	begin    time.Time
+
+	mu         sync.Mutex
+	violations []string
+	schedule   []string
+	history    history
+	flaws      map[string]bool // machines whose disk was damaged or destroyed: their copies may be gone
+}
+
+// Run simulates a cluster. Nothing of it depends on real time, but how long it takes.
+func Run(t *testing.T, o Options) *Report {
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	var w *world
+	synctest.Test(t, func(*testing.T) { w = simulate(o) })
+	w.checkNames()
+	return w.report()
+}
+
+func simulate(o Options) *world {
+	rng := rand.New(rand.NewPCG(o.Seed, 0))
+	w := &world{o: o, fabric: link.NewFabric(), begin: time.Now(), flaws: map[string]bool{}}
+	for n := range hostsOf(rng) {
+		w.machines = append(w.machines, newMachine(w, n))
+	}
+	w.network()
+	plan := newPlan(rng, len(w.machines))
+	if w.found() {
+		w.live(plan)
+		if w.heal() {
+			w.check()
+		}
+	}
+	w.end()
+	return w
+}
+
+// hostsOf draws how many hosts there are: mostly few, as faults meet sooner then.
+func hostsOf(rng *rand.Rand) int {
+	return []int{3, 3, 3, 3, 4, 4, 5, 5, 5, 7}[rng.IntN(10)]
+}
+
+// network gives every road the delay of a LAN.
+func (w *world) network() {
+	for _, a := range w.machines {
+		for _, b := range w.machines {
+			if a != b {
+				w.fabric.Slow(a.name, b.name, lanDelay, 0)
+			}
+		}
+	}
+}
+
+// live lets clients and nemesis at the cluster until the plan is carried out.
+func (w *world) live(plan *plan) {
+	over := make(chan struct{})
+	var busy sync.WaitGroup
+	for n := range clientCount {
+		c := &client{w: w, n: n, rng: rand.New(rand.NewPCG(w.o.Seed, uint64(n)+1)), over: over}
+		busy.Go(c.run)
+	}
+	w.carryOut(plan)
+	close(over)
+	busy.Wait()
+}
+
+// now is the virtual time since the beginning.
+func (w *world) now() time.Duration { return time.Since(w.begin) }
+
+// did notes what the nemesis has done.
+func (w *world) did(format string, a ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.schedule = append(w.schedule, fmt.Sprintf("%8.3fs  %s", w.now().Seconds(), fmt.Sprintf(format, a...)))
+}
+
+// violation notes that a promise was broken.
+func (w *world) violation(format string, a ...any) {
+	text := fmt.Sprintf(format, a...)
+	w.mu.Lock()
+	if !slices.Contains(w.violations, text) {
+		w.violations = append(w.violations, text)
+	}
+	w.mu.Unlock()
+	w.did("VIOLATION: %s", text)
+}
+
+func (w *world) report() *Report {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return &Report{
+		Seed: w.o.Seed, Hosts: len(w.machines), Violations: w.violations, Schedule: w.schedule, History: w.history.lines(),
+	}
+}
+
+// up returns the machines whose daemon runs.
+func (w *world) up() []*machine {
+	return slices.DeleteFunc(slices.Clone(w.machines), func(m *machine) bool { return !m.running() })
+}
