@@ -40,7 +40,8 @@ type job struct {
 	shown      map[*plan.Source]*source // by what the picker calls them
 	pace       plan.Pace                // of everything that comes in
 	starved    bool                     // some sources are limited for want of budget
-	news       []int                    // chunks to announce
+	news       []int                    // chunks to announce: those that no fellow had
+	old        []int                    // and those that one has given
 	looked     time.Time                // when the directory was asked
 	lastUse    time.Time                // when the last claim went
 	lastErr    error                    // of the last peer that could not be used
@@ -244,13 +245,11 @@ func (j *job) offered(c *claim) bool {
 	return false
 }
 
-// announce tells all followers of the file what is new here. Their sessions wait a little for more.
+// announce tells all followers of the file what is new here.
 func (j *job) announce() {
-	if len(j.news) > 0 {
-		j.swarm.followers.tell(j.id, j.news)
-		j.swarm.uplink.held(j.id, j.news)
-		j.news = j.news[:0]
-	}
+	j.swarm.announce(j.id, j.news, true)
+	j.swarm.announce(j.id, j.old, false)
+	j.news, j.old = j.news[:0], j.old[:0]
 }
 
 // claimed: somebody wants chunks.
@@ -317,8 +316,8 @@ func (j *job) failAll(err error) {
 	}
 }
 
-// arrived notes that chunk i is on this host's disk.
-func (j *job) arrived(i int) {
+// arrived notes that chunk i is on this host's disk. It is news to the others if it came from a seed.
+func (j *job) arrived(i int, news bool) {
 	for _, s := range j.pick.Done(i) {
 		j.shown[s].cancel(i)
 	}
@@ -332,7 +331,11 @@ func (j *job) arrived(i int) {
 		return
 	}
 	j.have.Set(i)
-	j.news = append(j.news, i)
+	if news {
+		j.news = append(j.news, i)
+	} else {
+		j.old = append(j.old, i)
+	}
 }
 
 // fault: this host could not store what it received. All callers hear of it; it is nobody else's fault.

@@ -139,7 +139,7 @@ func (r *request) apply(j *job) {
 			j.swarm.metrics.duplicates.Inc()
 		}
 		src.cand.fails = 0
-		j.arrived(r.chunk)
+		j.arrived(r.chunk, j.pick.Complete(src.pick))
 	}
 	if current {
 		j.pick.Release(src.pick, r.chunk) // if it failed, that is

@@ -45,12 +45,24 @@ func (f *followers) remove(file content.Digest, l *link) {
 	}
 }
 
-// tell announces chunks to every follower of a file. It does not wait for them.
-func (f *followers) tell(file content.Digest, chunks []int) {
+// tell announces chunks to every follower of a file, soon to those who wait for news. It does not wait for them.
+func (f *followers) tell(file content.Digest, chunks []int, news bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for l := range f.files[file] {
-		l.sess.SendHave(file, chunks...) // fails only if the session or its interest has just ended
+	for l, fetching := range f.files[file] {
+		if news && fetching {
+			l.sess.SendHave(file, chunks...) // fails only if the session or its interest has just ended
+		} else {
+			l.sess.SendHaveLater(file, chunks...)
+		}
+	}
+}
+
+// announce tells followers and drawers that chunks of a file are here now. They are news if no fellow of theirs gave them.
+func (s *Swarm) announce(file content.Digest, chunks []int, news bool) {
+	if len(chunks) > 0 {
+		s.followers.tell(file, chunks, news)
+		s.uplink.held(file, chunks)
 	}
 }
 

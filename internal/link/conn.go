@@ -23,11 +23,13 @@ type secured struct {
 	net.Conn // a *tls.Conn
 	under    *buffered
 	peer     string // host id, empty if the other side showed no certificate
+	wakes    wakes
 }
 
 // secure is called when the handshake is done.
 func secure(c *tls.Conn, under *buffered) *secured {
 	s := &secured{Conn: c, under: under}
+	s.wakes.of(under.Conn)
 	if certs := c.ConnectionState().PeerCertificates; len(certs) > 0 {
 		s.peer = pki.HostIDOf(certs[0])
 	}
@@ -49,6 +51,13 @@ func (c *secured) Write(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// WriteMore is Write for bytes behind which more is written at once: they may wait for the next Write.
+func (c *secured) WriteMore(p []byte) (int, error) { return c.Conn.Write(p) }
+
+// ExpectRead says that n more bytes are certain to come, or the end: a Read that waits need not return before as many of them
+// are here as the kernel likes to keep. It is for the goroutine that reads.
+func (c *secured) ExpectRead(n int) { c.wakes.expect(n - tlsAhead) }
 
 // Read reads what the other side wrote. In TLS 1.3 it is the first Read that says if the other side refuses this host's
 // certificate: the caller's handshake is over before.

@@ -8,9 +8,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // OS is the network of this machine: TCP and unix sockets. A unix socket is created with mode 0600.
@@ -21,6 +24,21 @@ type osNetwork struct{}
 // keepAlive finds dead peers of idle connections in about a minute, also those of protocols that do not ask.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 4}
 
+// unsent is how many bytes that TCP has not sent yet a socket takes before a Write waits (TCP_NOTSENT_LOWAT). The kernel
+// would take megabytes: whatever is written next would come after them, however urgent, and what the swarm decides would be
+// seconds old when it happens.
+const unsent = 128 << 10
+
+// keepShort sets that. A kernel which does not know it works as well, if less promptly.
+func keepShort(network, _ string, c syscall.RawConn) error {
+	if !strings.HasPrefix(network, "tcp") {
+		return nil
+	}
+	return c.Control(func(fd uintptr) {
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)
+	})
+}
+
 func (osNetwork) Listen(ctx context.Context, url string) (net.Listener, error) {
 	network, address, err := Split(url)
 	if err != nil {
@@ -29,8 +47,8 @@ func (osNetwork) Listen(ctx context.Context, url string) (net.Listener, error) {
 	if network == "unix" {
 		return listenUnix(ctx, address)
 	}
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
-	return lc.Listen(ctx, network, address) // net's errors name the address
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: keepShort} // those that it accepts have it from the listener
+	return lc.Listen(ctx, network, address)                                // net's errors name the address
 }
 
 func (osNetwork) Dial(ctx context.Context, url string) (net.Conn, error) {
@@ -38,7 +56,7 @@ func (osNetwork) Dial(ctx context.Context, url string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
 	}
-	d := net.Dialer{KeepAliveConfig: keepAlive}
+	d := net.Dialer{KeepAliveConfig: keepAlive, Control: keepShort}
 	return d.DialContext(ctx, network, address)
 }
 

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"slices"
+	"time"
 
 	"github.com/virtswarm/virtswarm/internal/content"
 )
@@ -19,6 +20,8 @@ type follow struct {
 	told   bool         // the snapshot is on its way; news may follow
 	gone   bool         // closed: nothing more may be said
 	listed bool         // in output.news
+	later  bool         // in output.lazy
+	recent int          // chunks told of since the last frame
 	early  []int        // chunks that came before the file's length was known
 	have   content.Bits // of length 0 until there is something
 	some   bool         // have is not empty
@@ -31,6 +34,20 @@ func (f *follow) hasNews() bool { return !f.gone && (f.some || len(f.early) > 0 
 func (o *output) tell(f *follow) {
 	f.told = true
 	o.list(f)
+}
+
+// listLater is list for news that may wait.
+func (o *output) listLater(f *follow) bool {
+	if !f.told || f.listed || f.later || !f.hasNews() {
+		return false
+	}
+	f.later = true
+	o.lazy = append(o.lazy, f)
+	if len(o.lazy) > 1 {
+		return false
+	}
+	o.lazyTill = time.Now().Add(lazyInterval)
+	return true
 }
 
 // list queues f if there is something that it may hear, and reports whether it was not queued before. Called under
@@ -50,6 +67,7 @@ func (f *follow) appendNews(p []byte) []byte {
 		return p
 	}
 	f.settle()
+	f.recent = 0
 	if f.some {
 		p, f.some = appendHave(p, f.handle, f.have)
 	}
@@ -81,18 +99,27 @@ func (f *follow) settle() {
 // cannot be sent at once is kept, once a chunk, until it can. Chunks outside the file are left out. It returns
 // ErrNotOpen if the other side does not follow file, ErrEnded after the end.
 func (s *Session) SendHave(file content.Digest, chunks ...int) error {
-	return s.news(file, func(f *follow) {
-		f.early = append(f.early, chunks...)
-		if f.told {
-			f.settle()
-		}
-	})
+	return s.news(file, true, func(f *follow) { f.add(chunks) })
+}
+
+// SendHaveLater is SendHave for chunks of which the other side knows, or need not know soon: they go along with whatever is
+// said next, or when there are several, or after lazyInterval.
+func (s *Session) SendHaveLater(file content.Digest, chunks ...int) error {
+	return s.news(file, false, func(f *follow) { f.add(chunks) })
+}
+
+func (f *follow) add(chunks []int) {
+	f.early = append(f.early, chunks...)
+	f.recent += len(chunks)
+	if f.told {
+		f.settle()
+	}
 }
 
 // SendPeers introduces others that follow the file to the other side. It does not wait; of what cannot be sent at once
 // the newest MaxPeers are kept. Errors are those of SendHave.
 func (s *Session) SendPeers(file content.Digest, peers []PeerID) error {
-	return s.news(file, func(f *follow) {
+	return s.news(file, true, func(f *follow) {
 		for _, p := range peers {
 			if !slices.Contains(f.peers, p) {
 				f.peers = append(f.peers, p)
@@ -104,8 +131,8 @@ func (s *Session) SendPeers(file content.Digest, peers []PeerID) error {
 	})
 }
 
-// news adds to what the follower of a file is to hear.
-func (s *Session) news(file content.Digest, add func(*follow)) error {
+// news adds to what the follower of a file is to hear, soon or not.
+func (s *Session) news(file content.Digest, soon bool, add func(*follow)) error {
 	if s.Err() != nil {
 		return s.ended()
 	}
@@ -119,7 +146,11 @@ func (s *Session) news(file content.Digest, add func(*follow)) error {
 	first := false
 	if !f.gone {
 		add(f)
-		first = s.out.list(f)
+		if soon || f.recent >= lazyMost {
+			first = s.out.list(f)
+		} else {
+			first = s.out.listLater(f)
+		}
 	}
 	s.out.mu.Unlock()
 	if first { // otherwise the writer knows already

@@ -28,6 +28,7 @@ type input struct {
 	header        [headerSize]byte
 	scratch       []byte
 	interruptible bool // whether Read may return errKicked
+	expecter      expecter
 
 	mu     sync.Mutex
 	kicked bool
@@ -37,6 +38,7 @@ func (in *input) init(s *Session) {
 	in.s = s
 	in.buf = bufio.NewReaderSize(in, readBuffer)
 	in.scratch = make([]byte, maxHello)
+	in.expecter, _ = s.rwc.(expecter)
 }
 
 // Read reads from the stream, for buf. A kick makes it return errKicked or start again.
@@ -79,6 +81,16 @@ func (in *input) kick() {
 	defer in.mu.Unlock()
 	in.kicked = true
 	d.SetReadDeadline(time.Unix(1, 0)) // long ago
+}
+
+// expecter is a stream that wakes its reader less often when it knows how much comes.
+type expecter interface{ ExpectRead(n int) }
+
+// expect says that n more bytes of a frame are on their way.
+func (in *input) expect(n int) {
+	if in.expecter != nil {
+		in.expecter.ExpectRead(n)
+	}
 }
 
 // next reads and checks the header of the next frame.

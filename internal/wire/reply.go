@@ -128,7 +128,9 @@ func (a *ask) parse(h header) (snapshot, error) {
 func (s *Session) fill(a *ask, h header) error {
 	s.in.interruptible = true
 	defer func() { s.in.interruptible = false }()
+	defer s.in.expect(0)
 	for dst := a.buf[a.got : a.got+h.length]; len(dst) > 0; {
+		s.in.expect(len(dst))
 		n, err := s.in.buf.Read(dst)
 		dst = dst[n:]
 		if err != nil && err != errKicked {

@@ -53,8 +53,8 @@ type Session struct {
 }
 
 // NewSession prepares a session over rwc, which it owns from now on: whatever happens, rwc is closed when the session
-// ends. Close of rwc must make a blocked Read and Write return. Where rwc has SetReadDeadline or CloseWrite, the session
-// uses them; nobody else may. Nothing is sent or received before Run.
+// ends. Close of rwc must make a blocked Read and Write return. Where rwc has SetReadDeadline, CloseWrite, WriteMore or
+// ExpectRead (see package link), the session uses them; nobody else may. Nothing is sent or received before Run.
 //
 // With a nil handler the session serves nothing and tells the other side so.
 func NewSession(rwc io.ReadWriteCloser, h Handler, o Options) *Session {
