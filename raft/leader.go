@@ -306,25 +306,24 @@ func (d *director) RemoveFailedServer(*autopilot.Server) {}
 
 // CalculatePromotionsAndDemotions implements autopilot.Promoter.
 func (d *director) CalculatePromotionsAndDemotions(conf *autopilot.Config, s *autopilot.State) autopilot.RaftChanges {
-	staying := map[hraft.ServerID]bool{}
+	members := map[hraft.ServerID]placement.HostState{}
 	for _, h := range d.hosts() {
-		if h.State != placement.Leaving {
-			staying[hraft.ServerID(h.ID)] = true
-		}
+		members[hraft.ServerID(h.ID)] = h.State
 	}
-	if len(staying) == 0 {
+	if len(members) == 0 {
 		return autopilot.RaftChanges{}
 	}
 	now := time.Now()
 	servers := make([]candidate, 0, len(s.Servers))
 	for id, server := range s.Servers {
 		servers = append(servers, candidate{
-			id: id, voter: server.HasVotingRights(), leader: id == s.Leader, eligible: staying[id],
+			id: id, voter: server.HasVotingRights(), leader: id == s.Leader,
+			eligible: members[id] != "", leaving: members[id] == placement.Leaving,
 			healthy: server.Health.Healthy || id == s.Leader, since: server.Health.StableSince,
 			stable: server.Health.IsStable(now, s.ServerStabilizationTime(conf)),
 		})
 	}
-	return planVoters(servers, len(staying))
+	return planVoters(servers, len(members))
 }
 
 // GetServerExt and the rest of autopilot.Promoter are of no use here.

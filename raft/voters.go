@@ -17,15 +17,17 @@ type candidate struct {
 	healthy  bool      // in contact and caught up
 	stable   bool      // healthy for long enough to be promoted
 	since    time.Time // when healthy last changed
-	eligible bool      // a member that is not about to leave
+	eligible bool      // a member
+	leaving  bool      // drained: it may be switched off soon
 }
 
-// planVoters decides who shall vote. members is the number of hosts that are to stay, dead ones included.
+// planVoters decides who shall vote. members is the number of hosts, dead and drained ones included.
 //
 // The number of voters is odd: 1 for up to two members (two voters stand still when either fails), 3 for up to four,
 // else 5. Dead voters are replaced by healthy hosts as far as there are any; otherwise they stay, as voters that come
-// back do no harm. Of 5 voters 3 remain when that is all that is healthy: then one more may fail. Three never shrink
-// because hosts are down.
+// back do no harm. The same goes for those that are leaving: while nobody takes its place, a vote is better than none.
+// Of 5 voters 3 remain when that is all that is healthy: then one more may fail. Three never shrink because hosts are
+// down or drained.
 func planVoters(servers []candidate, members int) autopilot.RaftChanges {
 	want := wantVoters(servers, members)
 	ranked := rank(servers)
@@ -79,7 +81,7 @@ func wantVoters(servers []candidate, members int) int {
 		if s.eligible && s.voter {
 			voters++
 		}
-		if s.eligible && s.healthy && (s.voter || s.stable) {
+		if s.eligible && s.healthy && (s.voter || s.stable && !s.leaving) {
 			fit++
 		}
 	}
@@ -93,24 +95,26 @@ func wantVoters(servers []candidate, members int) int {
 }
 
 // rank returns those who may vote, the best first: the leader, healthy voters, healthy others by how long they have
-// been so, and voters that are down. Others that are not healthy are left out.
+// been so, voters that are leaving, and voters that are down. Others that are leaving or not healthy are left out.
 func rank(servers []candidate) []candidate {
 	var ranked []candidate
 	for _, s := range servers {
-		if s.eligible && (s.voter || s.healthy && s.stable) {
+		if s.eligible && (s.voter || s.healthy && s.stable && !s.leaving) {
 			ranked = append(ranked, s)
 		}
 	}
 	class := func(c candidate) int {
 		switch {
+		case !c.healthy:
+			return 4
+		case c.leaving:
+			return 3
 		case c.leader:
 			return 0
-		case c.voter && c.healthy:
+		case c.voter:
 			return 1
-		case c.healthy:
-			return 2
 		}
-		return 3
+		return 2
 	}
 	slices.SortFunc(ranked, func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(class(a), class(b)), a.since.Compare(b.since), cmp.Compare(a.id, b.id))

@@ -12,8 +12,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// parseServers reads servers like "a:vL b:v- c:n c:nx": v voter, n not; L leader; - down; x leaving; ~ healthy, not
-// yet stable.
+// parseServers reads servers like "a:vL b:v- c:n c:nx": v voter, n not; L leader; - down; d drained; x no member any
+// more; ~ healthy, not yet stable.
 func parseServers(text string) (servers []candidate) {
 	for i, f := range strings.Fields(text) {
 		id, flags, _ := strings.Cut(f, ":")
@@ -21,7 +21,7 @@ func parseServers(text string) (servers []candidate) {
 		servers = append(servers, candidate{
 			id: hraft.ServerID(id), voter: strings.Contains(flags, "v"), leader: strings.Contains(flags, "L"),
 			healthy: healthy, stable: healthy && !strings.Contains(flags, "~"), eligible: !strings.Contains(flags, "x"),
-			since: time.Unix(int64(i), 0),
+			leaving: strings.Contains(flags, "d"), since: time.Unix(int64(i), 0),
 		})
 	}
 	return servers
@@ -49,8 +49,15 @@ func TestPlanVoters(t *testing.T) {
 		{"five voters, one dead, stay", "a:vL b:v c:v d:v e:v-", 5, "", "", ""},
 		{"five voters, two dead, become three", "a:vL b:v c:v d:v- e:v-", 5, "", "d e", ""},
 		{"three do not become five with four healthy", "a:vL b:v c:v d:n e:n-", 5, "", "", ""},
-		{"a leaving voter is replaced", "a:vL b:v c:vx d:n", 3, "d", "c", ""},
-		{"a leaving leader hands over", "a:vLx b:v c:v", 2, "", "c", "b"},
+		{"a removed voter is replaced", "a:vL b:v c:vx d:n", 3, "d", "c", ""},
+		{"a removed leader hands over", "a:vLx b:v c:v", 2, "", "c", "b"},
+		{"a drained voter is replaced", "a:vL b:v c:vd d:n", 4, "d", "c", ""},
+		{"a drained voter stays if nobody can replace it", "a:vL b:v c:vd", 3, "", "", ""},
+		{"a drained leader hands over if it is replaced", "a:vLd b:v c:v d:v", 4, "", "", "b"},
+		{"a drained leader of three leads on", "a:vLd b:v c:v", 3, "", "", ""},
+		{"a drained leader of two has the other promoted first", "a:vLd b:n", 2, "b", "", ""},
+		{"a drained host is not promoted", "a:vL b:v c:v- d:nd", 4, "", "", ""},
+		{"a drained voter goes after a dead one", "a:vL b:vd c:v- d:n", 4, "d", "c", ""},
 		{"two remain of three: one votes", "a:vL b:v", 2, "", "b", ""},
 		{"a removed leader of two has the other promoted first", "a:vLx b:n", 1, "b", "", ""},
 		{"and hands over then", "a:vLx b:v", 1, "", "", "b"},
@@ -116,7 +123,8 @@ func drawServers(t *rapid.T) (servers []candidate, members int) {
 			s.voter = i < 5 && rapid.Bool().Draw(t, "voter")
 			s.healthy = rapid.IntRange(0, 3).Draw(t, "down") > 0
 			s.stable = s.healthy && rapid.IntRange(0, 3).Draw(t, "young") > 0
-			s.eligible = rapid.IntRange(0, 5).Draw(t, "leaves") > 0
+			s.eligible = rapid.IntRange(0, 5).Draw(t, "removed") > 0
+			s.leaving = rapid.IntRange(0, 5).Draw(t, "drained") == 0
 		}
 		if s.eligible {
 			members++
