@@ -67,6 +67,7 @@ type Host struct {
 	fetches  *fetches
 	keeper   *keeper.Keeper
 	facts    *facts
+	cache    *cacheMetrics
 	peers    *peers
 	ready    func() // called once the API answers
 
@@ -239,6 +240,7 @@ func (h *Host) open(port net.Listener) error {
 	})
 	h.facts.told = h.keeper.Told
 	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self))
+	h.cache = newCacheMetrics(h.registry)
 	return nil
 }
 

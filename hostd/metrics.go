@@ -1,6 +1,8 @@
 package hostd
 
 import (
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/virtswarm/virtswarm/placement"
@@ -55,4 +57,24 @@ func (m catalogueMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(descAway, int64(sum.Awaited))
 		gauge(descLost, int64(sum.Lost))
 	})
+}
+
+// cacheMetrics tells how much of what was pulled on this host was here already. It is safe for concurrent use.
+type cacheMetrics struct{ hits, misses atomic.Uint64 }
+
+func newCacheMetrics(r prometheus.Registerer) *cacheMetrics {
+	m := &cacheMetrics{}
+	counter := func(name, help string, n *atomic.Uint64) {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "virtswarm", Subsystem: "cache", Name: name, Help: help,
+		}, func() float64 { return float64(n.Load()) }))
+	}
+	counter("hit_bytes_total", "Bytes that pulls wanted and were here already.", &m.hits)
+	counter("miss_bytes_total", "Bytes that pulls wanted and had to be fetched.", &m.misses)
+	return m
+}
+
+func (m *cacheMetrics) note(hit, miss uint64) {
+	m.hits.Add(hit)
+	m.misses.Add(miss)
 }

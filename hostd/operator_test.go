@@ -245,6 +245,7 @@ func TestDrainIsRefused(t *testing.T) {
 		if err := drain(&v1.DrainRequest{Force: true}); err != nil || c.stateOf(c.hosts[0]) != placement.Leaving {
 			t.Fatalf("forced: %v, %s", err, c.stateOf(c.hosts[0]))
 		}
+		time.Sleep(10 * time.Second) // in a bubble: for the leader to think about its voters
 		c.hosts[1].stop()
 		c.eventually("it is down", func() bool { return c.stateOf(c.hosts[1]) == placement.Down })
 		if err := drain(&v1.DrainRequest{Host: "hv2"}); api.ReasonOf(err) != api.Usage {

@@ -40,6 +40,7 @@ func (h *Host) Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.Pull
 	if err := p.fetch(ctx, file, content.Bits{}); err != nil {
 		return Explain(err, req.GetName())
 	}
+	h.cache.note(p.event.LocalBytes, p.event.RemoteBytes)
 	if err := p.export(ctx, file, req.GetDest(), exportModes[req.GetMode()]); err != nil {
 		return Explain(err, req.GetDest())
 	}

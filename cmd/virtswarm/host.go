@@ -101,6 +101,7 @@ func (c *cli) showHost(ctx context.Context, req *v1.ShowHostRequest) error {
 	t.row("Store", storeText(r.GetStore()))
 	t.row("To fetch", fmt.Sprintf("repair %s, ordered %s", workText(r.GetRepairBytes(), r.GetRepairRate()),
 		workText(r.GetDistributeBytes(), r.GetDistributeRate())))
+	t.row("Pulled", fmt.Sprintf("%s since start, %s of it were here", size(r.GetHitBytes()+r.GetMissBytes()), size(r.GetHitBytes())))
 	t.row("Since start", fmt.Sprintf("%s evicted, %s sent, %s received", size(r.GetEvictedBytes()), size(r.GetSentBytes()), size(r.GetReceivedBytes())))
 	if err := t.flush(); err != nil || len(r.GetPeers()) == 0 {
 		return err

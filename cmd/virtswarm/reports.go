@@ -23,6 +23,8 @@ type reportShape struct {
 	OrderRate     float64         `json:"distribute_rate"`
 	NoRoomFiles   uint64          `json:"no_room_files"`
 	EvictedBytes  uint64          `json:"evicted_bytes"`
+	HitBytes      uint64          `json:"hit_bytes"`  // of what pulls wanted, what was there
+	MissBytes     uint64          `json:"miss_bytes"` // and what was not
 	SentBytes     uint64          `json:"sent_bytes"`
 	ReceivedBytes uint64          `json:"received_bytes"`
 	Recent        []finishedShape `json:"recent"`
@@ -152,7 +154,7 @@ func reportJSON(r *v1.HostReport) reportShape {
 		RepairShards: r.GetRepairShards(), RepairBytes: r.GetRepairBytes(), RepairRate: r.GetRepairRate(),
 		OrderShards: r.GetDistributeShards(), OrderBytes: r.GetDistributeBytes(), OrderRate: r.GetDistributeRate(),
 		NoRoomFiles: r.GetNoRoomFiles(), EvictedBytes: r.GetEvictedBytes(),
-		SentBytes: r.GetSentBytes(), ReceivedBytes: r.GetReceivedBytes(),
+		HitBytes: r.GetHitBytes(), MissBytes: r.GetMissBytes(), SentBytes: r.GetSentBytes(), ReceivedBytes: r.GetReceivedBytes(),
 		Recent: list(r.GetRecent(), func(f *v1.FinishedFetch) finishedShape {
 			return finishedShape{
 				Name: f.GetName(), ID: f.GetId(), Bytes: f.GetBytes(), Seconds: f.GetSeconds(), Sources: f.GetSources(),

@@ -595,8 +595,11 @@ type HostReport struct {
 	DistributeShards uint64  `protobuf:"varint,14,opt,name=distribute_shards,json=distributeShards,proto3" json:"distribute_shards,omitempty"`
 	DistributeBytes  uint64  `protobuf:"varint,15,opt,name=distribute_bytes,json=distributeBytes,proto3" json:"distribute_bytes,omitempty"`
 	DistributeRate   float64 `protobuf:"fixed64,16,opt,name=distribute_rate,json=distributeRate,proto3" json:"distribute_rate,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Bytes that pulls wanted: those that were here already, and those that had to be fetched.
+	HitBytes      uint64 `protobuf:"varint,17,opt,name=hit_bytes,json=hitBytes,proto3" json:"hit_bytes,omitempty"`
+	MissBytes     uint64 `protobuf:"varint,18,opt,name=miss_bytes,json=missBytes,proto3" json:"miss_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostReport) Reset() {
@@ -737,6 +740,20 @@ func (x *HostReport) GetDistributeBytes() uint64 {
 func (x *HostReport) GetDistributeRate() float64 {
 	if x != nil {
 		return x.DistributeRate
+	}
+	return 0
+}
+
+func (x *HostReport) GetHitBytes() uint64 {
+	if x != nil {
+		return x.HitBytes
+	}
+	return 0
+}
+
+func (x *HostReport) GetMissBytes() uint64 {
+	if x != nil {
+		return x.MissBytes
 	}
 	return 0
 }
@@ -1237,7 +1254,7 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\x04down\x18\x02 \x01(\x04R\x04down\x12\x14\n" +
 	"\x05quota\x18\x03 \x01(\x04R\x05quota\x12\x12\n" +
 	"\x04high\x18\x04 \x01(\rR\x04high\x12\x10\n" +
-	"\x03low\x18\x05 \x01(\rR\x03low\"\xe7\x04\n" +
+	"\x03low\x18\x05 \x01(\rR\x03low\"\xa3\x05\n" +
 	"\n" +
 	"HostReport\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
@@ -1258,7 +1275,10 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\x05peers\x18\r \x03(\v2\x16.virtswarm.v1.PeerRateR\x05peers\x12+\n" +
 	"\x11distribute_shards\x18\x0e \x01(\x04R\x10distributeShards\x12)\n" +
 	"\x10distribute_bytes\x18\x0f \x01(\x04R\x0fdistributeBytes\x12'\n" +
-	"\x0fdistribute_rate\x18\x10 \x01(\x01R\x0edistributeRate\"\xb4\x01\n" +
+	"\x0fdistribute_rate\x18\x10 \x01(\x01R\x0edistributeRate\x12\x1b\n" +
+	"\thit_bytes\x18\x11 \x01(\x04R\bhitBytes\x12\x1d\n" +
+	"\n" +
+	"miss_bytes\x18\x12 \x01(\x04R\tmissBytes\"\xb4\x01\n" +
 	"\n" +
 	"StoreUsage\x12\x14\n" +
 	"\x05files\x18\x01 \x01(\x04R\x05files\x12\x14\n" +
