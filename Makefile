@@ -5,7 +5,7 @@ GO       ?= go
 TESTARGS ?=
 PACKAGES  = acceptance/packages.sh
 
-.PHONY: build demo test check bench bench-swarm bench-catalogue generate fuzz clean
+.PHONY: build demo test check bench bench-swarm bench-catalogue sim generate fuzz clean
 
 build: ## the three programs, in bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -33,6 +33,9 @@ bench-swarm: build ## one host to eight beside its rivals, as root. TOOLS=virtsw
 
 bench-catalogue: ## 10,000 files and 50 hosts in the catalogue: times, bytes, memory. BENCHARGS='-files 1000 -hosts 7'
 	$(GO) run ./raft/bench $(BENCHARGS)
+
+sim: ## the swarm's plan under up to 10,000 simulated hosts, as ratios to the bound; some minutes. SIMARGS='-run fetchers'
+	$(GO) run ./hostd/swarm/sim $(SIMARGS)
 
 generate: ## the API's code from its .proto files
 	$(PACKAGES) protobuf-compiler

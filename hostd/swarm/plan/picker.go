@@ -55,6 +55,7 @@ type Picker struct {
 
 	sources []*Source // in the order of Add: part of being deterministic
 	flying  int       // bytes requested of all of them
+	grown   int       // bytes of their windows above the first
 	ready   []*Source // scratch of Next
 	turn    int       // whose turn it is to be asked first
 
@@ -176,7 +177,7 @@ func (p *Picker) Wanted(c int) Priority { return p.prio[c] }
 // Add takes a source with the chunks that has reports true for. Its key is the one that the source itself gives to its
 // own picker as self.
 func (p *Picker) Add(key uint64, place Place, has func(c int) bool) *Source {
-	s := &Source{key: key, dist: p.place.Distance(place), have: newMask(p.n), window: 2 * p.chunk}
+	s := &Source{key: key, dist: p.place.Distance(place), have: newMask(p.n), window: firstWindow * p.chunk}
 	p.sources = append(p.sources, s)
 	p.ownStale = true
 	for c := range p.n {
@@ -246,6 +247,7 @@ func (p *Picker) Fellow(s *Source) {
 
 // Remove forgets a source. What was requested from it is open again unless another source was asked too.
 func (p *Picker) Remove(s *Source) {
+	p.SetPace(s, 0, 0)
 	p.undraw(s, s.draws)
 	for len(s.queue) > 0 {
 		p.Release(s, s.queue[0])
@@ -262,7 +264,7 @@ func (p *Picker) Have(s *Source, c int) bool {
 	if !s.have.has(c) {
 		p.gain(s, c)
 	}
-	return p.prio[c] != Unwanted && (p.room(s, 1) || p.demands > 0)
+	return p.open[p.prio[c]].has(c) && (p.room(s, 1) || p.demands > 0)
 }
 
 // Lost notes that s does not have chunk c any more.
@@ -288,8 +290,12 @@ func (p *Picker) Complete(s *Source) bool { return s.count == p.n }
 // SetPace gives what was measured of s: its rate in bytes a second (0 = unknown), and how many bytes may be requested of it
 // at a time. One chunk always may.
 func (p *Picker) SetPace(s *Source, rate float64, window int) {
+	p.grown += p.growth(window) - p.growth(s.window)
 	s.rate, s.window = rate, window
 }
+
+// growth is what a window has more than one that was not found yet.
+func (p *Picker) growth(window int) int { return max(0, window-firstWindow*p.chunk) }
 
 // Limit keeps s from being asked for chunks of a priority below least, until it is limited otherwise.
 func (p *Picker) Limit(s *Source, least Priority) { s.least, s.dry = least, false }

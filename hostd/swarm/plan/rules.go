@@ -26,6 +26,10 @@ const (
 	// twinGain is how many times sooner a second source must be expected to deliver before a chunk is requested
 	// twice. Among equals nothing is.
 	twinGain = 2.0
+	// maxBusy is how many chunks may be on their way from all sources together, beside what their windows have grown by. A
+	// chunk that is new to a large swarm is asked for by all who know its one holder; the less each asks for at a time, the
+	// sooner the next who has it is asked instead.
+	maxBusy = 16
 	// demandWindow is how many windows a source may owe when a reader waits for the chunk.
 	demandWindow = 2
 	// ownGroups bounds the work of dividing chunks among fellows: a file of more chunks is divided in groups.
@@ -50,17 +54,15 @@ func (p *Picker) Next() (Request, bool) {
 			return p.take(s, c), true
 		}
 	}
+	busy := p.flying+p.chunk > p.grown+maxBusy*p.chunk
 	ready := p.ready[:0]
 	for k := range p.sources {
 		s := p.sources[(p.turn+k)%len(p.sources)]
-		if !s.dry && s.least <= ReadAhead && p.room(s, 1) {
+		if !s.dry && s.least <= ReadAhead && p.room(s, 1) && (!busy || s.seed()) {
 			ready = append(ready, s)
 		}
 	}
 	p.ready = ready
-	if len(ready) == 0 {
-		return Request{}, false
-	}
 	for i, rule := range rules {
 		for _, s := range ready {
 			r, ok := rule(p, s)
@@ -76,13 +78,16 @@ func (p *Picker) Next() (Request, bool) {
 			return r, true
 		}
 	}
-	if p.opens[Distribute]+p.opens[Repair] == 0 {
+	if p.ended() {
 		if s, c, ok := p.twin(Repair); ok {
 			return p.take(s, c), true
 		}
 	}
 	return Request{}, false
 }
+
+// ended says whether nothing is open that is not demanded: what is missing is on its way.
+func (p *Picker) ended() bool { return p.opens[ReadAhead]+p.opens[Distribute]+p.opens[Repair] == 0 }
 
 // seed says whether s is drawn from: it gives, and does not fetch.
 func (s *Source) seed() bool { return s.gives && !s.fellow }

@@ -15,23 +15,26 @@ const (
 // Uplink orders what many askers want of one host: who gets a slot next, that is, whose chunk is sent. Few slots make a chunk
 // whole early, so that it can be passed on early; every one more is a decision made too soon.
 //
-// The order is: the higher priority; draws of the own rack, then requests, then draws of others; then askers in turn, of
-// draws the least loaded first. A slot that is held for long, because its receiver is slow, is lent to another asker.
+// The order is: the higher priority; draws of the own rack, then requests, of the own rack and of others in turn, then draws
+// of others; then askers in turn, of draws the least loaded first. (A request out of another rack brings a chunk to many; one
+// alone among the many of the own rack it would come too late.) A slot that is held for long, because its receiver is slow, is lent to another asker.
 //
 // T is what the host knows a wish by.
 type Uplink[T any] struct {
-	slots  int
-	lend   time.Duration
-	askers []*Asker[T]
-	count  [Demand + 1][classes]int // tickets that wait and are not parked
-	turns  uint64
-	busy   []*Ticket[T] // being sent, the oldest first
+	slots   int
+	lend    time.Duration
+	askers  []*Asker[T]
+	count   [Demand + 1][classes]int // tickets that wait and are not parked
+	turns   uint64
+	crossed [Demand + 1]bool // the last request served was of another rack
+	busy    []*Ticket[T]     // being sent, the oldest first
 }
 
 // The classes of wishes of equal priority, the first goes first.
 const (
 	nearDraw = iota
-	request
+	nearRequest
+	farRequest
 	farDraw
 	classes
 )
@@ -108,12 +111,14 @@ func (u *Uplink[T]) Leave(a *Asker[T]) {
 
 // Push lets a wish wait: a request, or a draw.
 func (u *Uplink[T]) Push(a *Asker[T], prio Priority, draw bool, what T) *Ticket[T] {
-	t := &Ticket[T]{What: what, asker: a, prio: prio, class: request}
+	t := &Ticket[T]{What: what, asker: a, prio: prio, class: farRequest}
 	switch {
 	case draw && a.near:
 		t.class = nearDraw
 	case draw:
 		t.class = farDraw
+	case a.near:
+		t.class = nearRequest
 	}
 	u.enqueue(t)
 	return t
@@ -176,26 +181,54 @@ func (u *Uplink[T]) Next(now time.Time, g Granter[T]) *Ticket[T] {
 		return nil
 	}
 	for prio := Demand; prio >= Repair; prio-- {
-		for class := range classes {
-			for u.count[prio][class] > 0 {
-				t := u.first(now, g, prio, class)
-				if t == nil {
-					break
-				}
-				u.dequeue(t)
-				if class != request && !g.Grant(t.What) {
-					t.state = parked
-					t.asker.parked = append(t.asker.parked, t)
-					continue
-				}
-				u.turns++
-				t.asker.served[prio][class] = u.turns
-				t.state, t.since = sending, now
-				t.asker.sending++
-				u.busy = append(u.busy, t)
+		order := [classes]int{nearDraw, nearRequest, farRequest, farDraw}
+		if !u.crossed[prio] && u.crossing() < u.slots/2 {
+			order[nearRequest], order[farRequest] = farRequest, nearRequest
+		}
+		for _, class := range order {
+			if t := u.serve(now, g, prio, class); t != nil {
 				return t
 			}
 		}
+	}
+	return nil
+}
+
+// crossing counts the slots that requests of other racks hold. While own ones wait it should not be more than half: what goes
+// over a crowded trunk holds its slot for long.
+func (u *Uplink[T]) crossing() (n int) {
+	for _, t := range u.busy {
+		if t.class == farRequest {
+			n++
+		}
+	}
+	return n
+}
+
+// serve gives a slot to a ticket of a kind. Draws for which there is nothing are parked.
+func (u *Uplink[T]) serve(now time.Time, g Granter[T], prio Priority, class int) *Ticket[T] {
+	for u.count[prio][class] > 0 {
+		t := u.first(now, g, prio, class)
+		if t == nil {
+			return nil
+		}
+		u.dequeue(t)
+		switch class {
+		case nearDraw, farDraw:
+			if !g.Grant(t.What) {
+				t.state = parked
+				t.asker.parked = append(t.asker.parked, t)
+				continue
+			}
+		default:
+			u.crossed[prio] = class == farRequest
+		}
+		u.turns++
+		t.asker.served[prio][class] = u.turns
+		t.state, t.since = sending, now
+		t.asker.sending++
+		u.busy = append(u.busy, t)
+		return t
 	}
 	return nil
 }
@@ -210,7 +243,7 @@ func (u *Uplink[T]) first(now time.Time, g Granter[T], prio Priority, class int)
 			continue
 		}
 		l := 0
-		if class != request {
+		if class == nearDraw || class == farDraw {
 			l = g.Load(q[0].What)
 		}
 		if best == nil || l < load || l == load && a.served[prio][class] < best.asker.served[prio][class] {

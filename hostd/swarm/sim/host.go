@@ -57,6 +57,7 @@ type peer struct {
 
 	asker    *plan.Asker[*wish] // what it fetches from here
 	follower *plan.Follower
+	current  *wish // being sent to it
 	flight   int   // segments on the way to it
 	last     int64 // when the last message to it arrives
 }

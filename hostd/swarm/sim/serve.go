@@ -80,9 +80,10 @@ func (h *host) send() {
 		return
 	}
 	for i, w := range h.active {
-		if w.left == 0 || w.holder.flight >= window {
-			continue
+		if w.left == 0 || w.holder.flight >= window || w.holder.current != nil && w.holder.current != w {
+			continue // a session sends its chunks one after another
 		}
+		w.holder.current = w
 		w.left--
 		w.holder.flight++
 		h.sending = true
@@ -111,6 +112,9 @@ func (h *host) sent(w *wish) {
 // finish frees w's slot.
 func (h *host) finish(w *wish) {
 	w.ended, w.left = true, 0
+	if w.holder.current == w {
+		w.holder.current = nil
+	}
 	h.active = slices.DeleteFunc(h.active, func(o *wish) bool { return o == w })
 	h.uplink.Done(w.ticket)
 }

@@ -98,7 +98,7 @@ func (s *spec) build() *net {
 		slots = plan.Slots
 	}
 	for i, m := range append(append([]member{}, s.seeds...), s.members...) {
-		lend := max(plan.LendTime, time.Duration(ns(4*float64(slots*s.chunk)/m.rate)))
+		lend := max(plan.LendTime, time.Duration(ns(2*float64(slots*s.chunk)/m.rate)))
 		h := &host{net: n, id: i, key: plan.Mix(uint64(i)), rack: n.racks[m.rack], up: m.rate, down: link{rate: m.rate},
 			have: make([]bool, s.chunks()), known: map[int]bool{}, peers: map[int]*peer{},
 			uplink: plan.NewUplink[*wish](slots, lend)}

@@ -1,0 +1,162 @@
+package plan
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestGiverGivesEachChunkOnce: to whomever, before it gives any twice.
+func TestGiverGivesEachChunkOnce(t *testing.T) {
+	const n = 1000
+	g := NewGiver(Mix(1), n)
+	for c := range n {
+		g.Hold(c)
+	}
+	followers := []*Follower{g.Follow(), g.Follow(), g.Follow()}
+	seen := map[int]bool{}
+	for i := range n {
+		c, ok := g.Grant(followers[i%3], 0, n)
+		if !ok || seen[c] {
+			t.Fatalf("grant %d: chunk %d (%v), given before: %v", i, c, ok, seen[c])
+		}
+		seen[c] = true
+	}
+	if !g.Spent(0, n) {
+		t.Error("is not spent when all is given")
+	}
+	g.Leave(followers[0])
+	if g.Spent(0, n) {
+		t.Error("is spent although a follower left with what it was given")
+	}
+}
+
+// TestTwoGiversSeldomGiveTheSame: they hear of each other's grants by what the followers hold.
+func TestTwoGiversSeldomGiveTheSame(t *testing.T) {
+	const n = 1000
+	a, b := NewGiver(Mix(1), n), NewGiver(Mix(2), n)
+	for c := range n {
+		a.Hold(c)
+		b.Hold(c)
+	}
+	fa, fb := a.Follow(), b.Follow()
+	times := map[int]int{}
+	twice := 0
+	var news []int
+	for !a.Spent(0, n) || !b.Spent(0, n) {
+		for _, g := range []*Giver{a, b} {
+			f := fa
+			if g == b {
+				f = fb
+			}
+			if c, ok := g.Grant(f, 0, n); ok {
+				if times[c]++; times[c] > 1 {
+					twice++
+				}
+				news = append(news, c)
+			}
+		}
+		for len(news) > 6 { // it is heard of late
+			a.Has(fa, news[0])
+			b.Has(fb, news[0])
+			news = news[1:]
+		}
+	}
+	if len(times) != n || twice > n/20 {
+		t.Errorf("%d of %d chunks given, %d twice", len(times), n, twice)
+	}
+}
+
+// TestGiverKeepsItsRules drives a Giver with random calls and compares it with plain books.
+func TestGiverKeepsItsRules(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 150).Draw(t, "chunks")
+		g := NewGiver(rapid.Uint64().Draw(t, "self"), n)
+		held := map[int]bool{}
+		has := map[*Follower]map[int]bool{}
+		given := map[int]*Follower{} // and not arrived
+		var followers []*Follower
+		follower := func(t *rapid.T) *Follower {
+			if len(followers) == 0 {
+				t.Skip("no followers")
+			}
+			return rapid.SampledFrom(followers).Draw(t, "follower")
+		}
+		chunk := func(t *rapid.T) int { return rapid.IntRange(0, n-1).Draw(t, "chunk") }
+		free := func(c int) bool {
+			for _, f := range followers {
+				if has[f][c] {
+					return false
+				}
+			}
+			return held[c] && given[c] == nil
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"follow": func(t *rapid.T) {
+				f := g.Follow()
+				followers = append(followers, f)
+				has[f] = map[int]bool{}
+			},
+			"leave": func(t *rapid.T) {
+				f := follower(t)
+				g.Leave(f)
+				for i, o := range followers {
+					if o == f {
+						followers = append(followers[:i], followers[i+1:]...)
+						break
+					}
+				}
+				for c, o := range given {
+					if o == f {
+						delete(given, c)
+					}
+				}
+			},
+			"hold": func(t *rapid.T) {
+				for range 10 {
+					c := chunk(t)
+					g.Hold(c)
+					held[c] = true
+				}
+			},
+			"drop": func(t *rapid.T) {
+				c := chunk(t)
+				g.Drop(c)
+				delete(held, c)
+			},
+			"has": func(t *rapid.T) {
+				f, c := follower(t), chunk(t)
+				g.Has(f, c)
+				has[f][c] = true
+				delete(given, c)
+			},
+			"revoke": func(t *rapid.T) {
+				f, c := follower(t), chunk(t)
+				if given[c] == f {
+					g.Revoke(f, c)
+					delete(given, c)
+				}
+			},
+			"grant": func(t *rapid.T) {
+				f := follower(t)
+				lo := chunk(t)
+				hi := rapid.IntRange(lo, n).Draw(t, "hi")
+				possible := false
+				for c := lo; c < hi; c++ {
+					possible = possible || free(c)
+				}
+				spent := g.Spent(lo, hi)
+				c, ok := g.Grant(f, lo, hi)
+				if ok != possible || spent == possible {
+					t.Fatalf("grant in [%d, %d): %v, spent: %v, possible: %v", lo, hi, ok, spent, possible)
+				}
+				if ok {
+					if c < lo || c >= hi || !free(c) {
+						t.Fatalf("granted chunk %d of [%d, %d), free: %v", c, lo, hi, free(c))
+					}
+					given[c] = f
+				}
+			},
+		})
+	})
+}
