@@ -11,12 +11,13 @@
 //   - One flipped byte in a data file, a bitmap or a manifest costs at most the fetching of what it hit.
 //   - A full disk, an error or a kill at any point leaves nothing half-done: a file appears in files/ by one
 //     rename, complete with its manifest; what is in incoming/ at Open is swept away.
+//   - What is dropped to make room is unmarked on disk before its place is punched free; and what is written fits in
+//     the quota and leaves the file system its reserve, or fails before it is written.
 //
 // Under Dir stand LOCK, VERSION, incoming/ (being made), damaged/ (set aside for a person to look at) and
 // files/<hex id>/{manifest,bitmap,data}; docs/formats.md has them byte by byte.
 //
 // Memory: the manifests, 32 bytes a data chunk, and three bits a chunk: 130 MiB for 1 TiB in chunks of 256 KiB.
 // There is no resident index for deduplication: Create looks through the manifests in memory once for what the
-// new file wants, 17 ns a chunk: 70 ms for that TiB. At most maxOpenFiles data files are open besides those in use or with
-// writes that are not yet synced.
+// new file wants, 17 ns a chunk: 70 ms for that TiB. At most maxOpenFiles data files are open besides those in use.
 package store
