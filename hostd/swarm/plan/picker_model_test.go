@@ -19,6 +19,9 @@ type machine struct {
 	least   map[*Source]Priority
 	window  map[*Source]int
 	fellow  map[*Source]bool
+	gives   map[*Source]bool
+	draws   map[*Source][][2]int // that wait
+	scope   map[int]bool
 }
 
 func newMachine(t *rapid.T) *machine {
@@ -29,7 +32,7 @@ func newMachine(t *rapid.T) *machine {
 	}
 	return &machine{p: NewPicker(rapid.Uint64().Draw(t, "self"), Place{}, size, testChunk), n: n, prio: make([]Priority, n),
 		has: map[*Source]map[int]bool{}, asked: map[*Source]map[int]bool{}, least: map[*Source]Priority{}, window: map[*Source]int{},
-		fellow: map[*Source]bool{}}
+		fellow: map[*Source]bool{}, gives: map[*Source]bool{}, draws: map[*Source][][2]int{}, scope: map[int]bool{}}
 }
 
 func (m *machine) chunk(t *rapid.T) int {
@@ -56,7 +59,8 @@ func (m *machine) askers(c int) (who []*Source) {
 }
 
 func (m *machine) room(s *Source, windows int) bool {
-	return m.least[s] <= Demand && (len(m.asked[s]) == 0 || s.Owes()+testChunk <= m.window[s]*windows)
+	owes := s.Owes() + len(m.draws[s])*testChunk
+	return m.least[s] <= Demand && (owes == 0 || owes+testChunk <= m.window[s]*windows)
 }
 
 // openFor returns the priority of the most urgent chunk that s has and nobody was asked for.
@@ -80,11 +84,11 @@ func (m *machine) next(t *rapid.T) {
 		if open == Demand && more[s] {
 			demand = true
 		}
-		owes += s.Owes()
+		owes += s.Owes() + len(m.draws[s])
 		if m.fellow[s] && len(m.has[s]) < m.n {
 			fellows++
 		}
-		if open > Unwanted && len(m.asked[s]) == 0 && m.least[s] <= Demand {
+		if open > Unwanted && len(m.asked[s])+len(m.draws[s]) == 0 && m.least[s] <= Demand {
 			idle = fmt.Sprintf("source %d owes nothing and has an open chunk", i)
 		}
 	}
@@ -93,6 +97,10 @@ func (m *machine) next(t *rapid.T) {
 		if demand || idle != "" && (fellows == 0 || owes == 0) { // a seed may be spared while fellows deliver
 			t.Fatalf("nothing to ask for, but a demanded chunk is to be had: %v; %s", demand, idle)
 		}
+		return
+	}
+	if r.Draw {
+		m.drew(t, r, room[r.Source], demand)
 		return
 	}
 	before := m.askers(r.Chunk)
@@ -113,6 +121,37 @@ func (m *machine) next(t *rapid.T) {
 		t.Fatalf("asks more of a source than its window allows")
 	}
 	m.asked[r.Source][r.Chunk] = true
+}
+
+// drew checks a draw.
+func (m *machine) drew(t *rapid.T, r Request, room, demand bool) {
+	useful := false
+	for c := r.Lo; c < r.Hi; c++ {
+		if !m.scope[c] {
+			t.Fatalf("draws of [%d, %d), chunk %d was never wanted", r.Lo, r.Hi, c)
+		}
+		useful = useful || m.has[r.Source][c] && m.prio[c] == r.Priority && len(m.askers(c)) == 0
+	}
+	switch s := r.Source; {
+	case !m.gives[s] || m.fellow[s]:
+		t.Fatal("draws of a source that does not give")
+	case !useful || r.Priority > Distribute || r.Priority < m.least[s]:
+		t.Fatalf("draws of [%d, %d) for %d what is not to be had there", r.Lo, r.Hi, r.Priority)
+	case !room || demand:
+		t.Fatalf("draws although there is no room (%v), or while a reader waits (%v)", !room, demand)
+	}
+	m.draws[r.Source] = append(m.draws[r.Source], [2]int{r.Lo, r.Hi})
+}
+
+// drawn takes the oldest draw that waits at a source.
+func (m *machine) drawn(t *rapid.T) (*Source, [2]int) {
+	s := m.source(t)
+	if len(m.draws[s]) == 0 {
+		t.Skip("no draws")
+	}
+	d := m.draws[s][0]
+	m.draws[s] = m.draws[s][1:]
+	return s, d
 }
 
 // check compares the picker's books with those of the machine.
@@ -143,6 +182,9 @@ func (m *machine) check(t *rapid.T) {
 		if s.Owes() != owes {
 			t.Fatalf("a source owes %d bytes, want %d", s.Owes(), owes)
 		}
+		if s.Draws() != len(m.draws[s]) {
+			t.Fatalf("%d draws wait at a source, want %d", s.Draws(), len(m.draws[s]))
+		}
 		if m.p.Complete(s) != (len(m.has[s]) == m.n) {
 			t.Fatalf("a source with %d of %d chunks is complete: %v", len(m.has[s]), m.n, m.p.Complete(s))
 		}
@@ -170,6 +212,9 @@ func TestPickerKeepsItsRules(t *testing.T) {
 						delete(m.asked[s], c)
 					}
 				}
+				if m.prio[c] != prio {
+					m.scope[c] = prio != Unwanted
+				}
 				m.p.Want(c, prio)
 				m.prio[c] = prio
 			},
@@ -177,6 +222,7 @@ func TestPickerKeepsItsRules(t *testing.T) {
 				for c := range m.n {
 					m.p.Want(c, max(Distribute, m.prio[c]))
 					m.prio[c] = max(Distribute, m.prio[c])
+					m.scope[c] = true
 				}
 			},
 			"add": func(t *rapid.T) {
@@ -200,12 +246,37 @@ func TestPickerKeepsItsRules(t *testing.T) {
 				m.p.Remove(s)
 				delete(m.has, s)
 				delete(m.asked, s)
+				delete(m.draws, s)
 				for i := range m.sources {
 					if m.sources[i] == s {
 						m.sources = append(m.sources[:i], m.sources[i+1:]...)
 						break
 					}
 				}
+			},
+			"gives": func(t *rapid.T) {
+				s := m.source(t)
+				m.p.Gives(s)
+				m.gives[s] = true
+			},
+			"granted": func(t *rapid.T) {
+				s, d := m.drawn(t)
+				c := rapid.IntRange(d[0], d[1]-1).Draw(t, "chunk")
+				want := len(m.askers(c)) == 0 && m.prio[c] != Unwanted
+				if got := m.p.Granted(s, c); got != want {
+					t.Fatalf("granted chunk %d is of use: %v, want %v", c, got, want)
+				}
+				if want {
+					m.has[s][c], m.asked[s][c] = true, true
+				}
+			},
+			"refused": func(t *rapid.T) {
+				s, _ := m.drawn(t)
+				m.p.Refused(s)
+			},
+			"spent": func(t *rapid.T) {
+				s, d := m.drawn(t)
+				m.p.Spent(s, d[0], d[1])
 			},
 			"fellow": func(t *rapid.T) {
 				s := m.source(t)

@@ -139,9 +139,9 @@ func draw(p *Picker, s *Source) (Request, bool) {
 	return Request{}, false
 }
 
-// faster asks a spent seed for anything if it is faster than all fellows together (rule 5).
+// faster asks a spent seed for anything if it is faster than all fellows together, or there are none (rule 5).
 func faster(p *Picker, s *Source) (Request, bool) {
-	if !s.seed() || s.rate <= p.fellowRate() {
+	if !s.seed() || p.spares(s) {
 		return Request{}, false
 	}
 	return p.pick(s, s.spent, p.crossing(s))
@@ -190,16 +190,16 @@ func (p *Picker) mine(level int) mask {
 	return p.own[level]
 }
 
-// fellowRate is what the fellows deliver together, in bytes a second; less than any rate if nobody fetches any more, so that
-// a seed has nobody to be spared for.
-func (p *Picker) fellowRate() (sum float64) {
-	sum = -1
-	for _, s := range p.sources {
-		if p.fetches(s) {
-			sum = max(sum, 0) + s.rate
+// spares says whether fellows deliver as much together as s does, so that it can be spared.
+func (p *Picker) spares(s *Source) bool {
+	sum, any := 0.0, false
+	for _, f := range p.sources {
+		if p.fetches(f) {
+			sum += f.rate
+			any = true
 		}
 	}
-	return sum
+	return any && s.rate <= sum
 }
 
 // fetches says whether s is a fellow that still lacks something.
