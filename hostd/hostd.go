@@ -241,6 +241,7 @@ func (h *Host) open(port net.Listener) error {
 	h.facts.told = h.keeper.Told
 	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self))
 	h.cache = newCacheMetrics(h.registry)
+	h.registry.MustRegister(h.fetches.recent.ratio)
 	return nil
 }
 

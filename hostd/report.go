@@ -33,6 +33,7 @@ func (h *Host) report(peers bool) *v1.HostReport {
 		NoRoomFiles: uint64(todo.NoRoom), EvictedBytes: uint64(todo.Evicted),
 		HitBytes: h.cache.hits.Load(), MissBytes: h.cache.misses.Load(),
 	}
+	h.node.View(func(s *placement.State) { r.Recent = describeRecent(s, h.fetches.recent.last()) })
 	return r
 }
 
