@@ -110,8 +110,10 @@ func (w *world) check() {
 		}
 	}
 	for _, m := range w.machines {
+		w.verify(m) // first, as pulls heal what they find damaged
+	}
+	for _, m := range w.machines {
 		w.checkVersions(m)
-		w.verify(m)
 	}
 }
 

@@ -75,7 +75,7 @@ func (c *client) publish(m *machine, name string) {
 		req := &v1.PublishRequest{Path: path, Name: name, Replicas: &replicas, ChunkSize: content.MinChunkSize}
 		return h.Publish(ctx, req, func(p *v1.PublishProgress) error {
 			if r := p.GetResult(); r != nil && ctx.Err() == nil {
-				c.w.published(op, r.GetId(), int(p.GetCopiesMade()), p.GetPhase() == v1.PublishPhase_PUBLISH_PHASE_DONE)
+				c.w.published(op, m, r.GetId(), int(p.GetCopiesMade()), p.GetPhase() == v1.PublishPhase_PUBLISH_PHASE_DONE)
 			}
 			return nil
 		})

@@ -68,7 +68,7 @@ func (w *world) began(client int, m *machine, kind, name string) *operation {
 }
 
 // published notes what a publication said while it went on: it is in the catalogue from the first word on.
-func (w *world) published(op *operation, id string, copies int, replicated bool) {
+func (w *world) published(op *operation, m *machine, id string, copies int, replicated bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	h := &w.history
@@ -83,6 +83,11 @@ func (w *world) published(op *operation, id string, copies int, replicated bool)
 			h.acked = map[string]int{}
 		}
 		h.acked[id] = max(h.acked[id], copies)
+		if w.doom != nil && op.copies > 1 && m.busy.TryLock() {
+			m.strike()
+			w.doom <- m
+			w.doom = nil
+		}
 	}
 }
 

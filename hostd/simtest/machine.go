@@ -189,13 +189,18 @@ func (m *machine) kill() {
 	m.bury()
 }
 
+// strike is the beginning of powerOff, for those who cannot wait for the rest.
+func (m *machine) strike() {
+	m.fault.Kill()
+	m.plug.Unplug(true)
+}
+
 // powerOff ends the daemon at once and without a word; what was not synced may be lost.
 func (m *machine) powerOff() {
 	if !m.running() {
 		return
 	}
-	m.fault.Kill()
-	m.plug.Unplug(true)
+	m.strike()
 	if err := m.fault.PowerOff(); err != nil {
 		m.w.violation("the simulation: power off %s: %v", m.name, err)
 	}

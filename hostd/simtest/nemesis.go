@@ -39,7 +39,7 @@ var kinds = []struct {
 	{"broken connections", 2, (*world).breakAll},
 	{"full disk", 2, (*world).fullDisk},
 	{"flipped bytes", 3, (*world).flip},
-	{"lost disk", 3, (*world).loseDisk},
+	{"lost disk", 4, (*world).loseDisk},
 	{"leave and join", 2, (*world).leaveAndJoin},
 }
 
@@ -245,22 +245,45 @@ func (w *world) fullDisk(s step, m *machine) func() {
 	}
 }
 
-// flawed says whether a machine's copies may be destroyed: one machine in a run, as all contents have two copies.
-func (w *world) flawed(m *machine) bool {
+// flawed says whether a machine's copies may be destroyed: one machine in a run, as all contents have two copies. ""
+// is one that is still to be chosen.
+func (w *world) flawed(name string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.flaws) == 0 {
-		w.flaws[m.name] = true
+		w.flaws[name] = true
 	}
-	return w.flaws[m.name]
+	return w.flaws[name]
 }
 
 func (w *world) flip(s step, m *machine) func() {
-	if !w.flawed(m) {
+	if !w.flawed(m.name) {
 		return nil
 	}
 	w.did("flip bytes of %s: %s", m.name, m.flip(s.n))
 	return nil
+}
+
+// condemn waits for a machine that acknowledges a publication, which dies at that moment, when the others may have
+// nothing of it yet but what they promised. If nobody does, it is m.
+func (w *world) condemn(m *machine) *machine {
+	doom := make(chan *machine, 1)
+	w.mu.Lock()
+	w.doom = doom
+	w.mu.Unlock()
+	select {
+	case m = <-doom:
+	case <-time.After(5 * time.Second):
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.doom != nil { // nobody, and nobody will
+		w.doom = nil
+	} else if len(doom) > 0 { // in this very moment
+		m = <-doom
+	}
+	w.flaws = map[string]bool{m.name: true}
+	return m
 }
 
 // loseDisk destroys a machine's disk with all that is on it; later the machine joins as a new host.
@@ -268,15 +291,20 @@ func (w *world) loseDisk(s step, m *machine) func() {
 	if !m.running() || !w.members.TryLock() {
 		return nil
 	}
-	if w.voters() < 3 || !w.flawed(m) { // one vote may be destroyed of three, not of one
+	if w.voters() < 3 || !w.flawed("") { // one vote may be destroyed of three, not of one
 		w.members.Unlock()
 		return nil
 	}
+	spared := m
+	m = w.condemn(m)
 	w.did("destroy %s with its disk", m.name)
 	m.powerOff()
 	m.discard()
 	return func() {
 		defer w.members.Unlock()
+		if m != spared {
+			defer m.busy.Unlock()
+		}
 		if w.remove(m) {
 			w.join(m)
 			w.enfranchise()

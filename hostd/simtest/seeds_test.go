@@ -12,7 +12,8 @@ import (
 
 var (
 	seedFlag  = flag.Int64("seed", -1, "run this seed alone, and tell what the hosts log with -v")
-	seedsFlag = flag.Int("seeds", seeds, "how many seeds TestSeeds runs")
+	seedsFlag = flag.Uint64("seeds", seeds, "how many seeds TestSeeds runs")
+	fromFlag  = flag.Uint64("from", 0, "the first seed of TestSeeds")
 )
 
 // TestSeeds runs the mixed faults of many seeds.
@@ -25,7 +26,7 @@ func TestSeeds(t *testing.T) {
 		run(t, pool, uint64(*seedFlag))
 		return
 	}
-	for seed := range uint64(*seedsFlag) {
+	for seed := *fromFlag; seed < *fromFlag+*seedsFlag; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			run(t, pool, seed)

@@ -44,6 +44,7 @@ type world struct {
 	violations []string
 	schedule   []string
 	history    history
+	doom       chan *machine   // gets the next machine that acknowledges a publication, dead; nil if none shall die
 	flaws      map[string]bool // machines whose disk was damaged or destroyed: their copies may be gone
 }
 
