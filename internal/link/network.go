@@ -47,7 +47,8 @@ func (osNetwork) Listen(ctx context.Context, url string) (net.Listener, error) {
 	if network == "unix" {
 		return listenUnix(ctx, address)
 	}
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: keepShort} // those that it accepts have it from the listener
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: keepShort} // those that it accepts have it from the listener,
+	lc.SetMultipathTCP(false)                                              // if that is one of plain TCP
 	return lc.Listen(ctx, network, address)                                // net's errors name the address
 }
 
