@@ -23,13 +23,6 @@ func (m mask) put(i int, in bool) {
 	}
 }
 
-// add puts in what is in o.
-func (m mask) add(o mask) {
-	for w := range m {
-		m[w] |= o[w]
-	}
-}
-
 // remove takes out what is in o.
 func (m mask) remove(o mask) {
 	for w := range m {

@@ -11,9 +11,6 @@ const testChunk = 64 << 10
 // all is a source that has everything.
 func all(int) bool { return true }
 
-// none is a source that has nothing yet.
-func none(int) bool { return false }
-
 // TestPickerIsDeterministic makes the same calls of two pickers.
 func TestPickerIsDeterministic(t *testing.T) {
 	run := func() (asked []int) {

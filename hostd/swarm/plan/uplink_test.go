@@ -158,3 +158,42 @@ type yes struct{}
 
 func (yes) Load(int) int   { return 0 }
 func (yes) Grant(int) bool { return true }
+
+// BenchmarkGive is a decision of a seed, and its outcome: 40,000 chunks, 50 followers that always draw.
+func BenchmarkGive(b *testing.B) {
+	const n = 40000
+	for b.Loop() {
+		g, u := NewGiver(1, n), NewUplink[*benchDraw](Slots, LendTime)
+		for c := range n {
+			g.Hold(c)
+		}
+		for i := range 50 {
+			d := &benchDraw{g: g, f: g.Follow(), asker: u.Join(i%2 == 0)}
+			u.Push(d.asker, Distribute, true, d)
+		}
+		now := time.Unix(0, 0)
+		for range n {
+			t := u.Next(now, benchGranter{})
+			d := t.What
+			g.Has(d.f, d.chunk)
+			u.Done(t)
+			u.Push(d.asker, Distribute, true, d)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/chunk")
+}
+
+type benchDraw struct {
+	g     *Giver
+	f     *Follower
+	asker *Asker[*benchDraw]
+	chunk int
+}
+
+type benchGranter struct{}
+
+func (benchGranter) Load(d *benchDraw) int { return d.g.Load(d.f) }
+func (benchGranter) Grant(d *benchDraw) (ok bool) {
+	d.chunk, ok = d.g.Grant(d.f, 0, d.g.n)
+	return ok
+}

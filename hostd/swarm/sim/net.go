@@ -19,9 +19,10 @@ const (
 	stallTime = 4 * time.Second
 	// window is how many segments a connection may have on the way.
 	window = 4
-	// maxSessions and introductions are those of hostd/swarm and internal/wire.
+	// maxSessions, introductions and maxKnown are those of hostd/swarm and internal/wire.
 	maxSessions   = 256
 	introductions = 64
+	maxKnown      = 1024 // hosts that one remembers
 )
 
 // link is a queue of a rate, first in, first out. The zero value has no limit.
