@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
 // claim is one call of Fetch: what it wants and how far it is. Once given to a job it belongs to the job's loop.
@@ -14,6 +15,7 @@ type claim struct {
 	prio     Priority
 	progress Progress
 	stuck    time.Time // since when nobody offers anything of it; zero if somebody does
+	tally    tally
 
 	reports chan Progress // the newest one, for Fetch's goroutine
 	result  chan error    // holds one
@@ -40,7 +42,9 @@ func newClaim(file File, want content.Bits, prio Priority) (*claim, error) {
 	c.progress.Total = bytesOf(m, want)
 	want.AndNot(have)
 	c.missing, c.left = want, want.Count()
-	c.progress.Done = c.progress.Total - bytesOf(m, want)
+	lacking := bytesOf(m, want)
+	c.progress.Done = c.progress.Total - lacking
+	c.tally = tally{began: time.Now(), bytes: lacking, givers: map[wire.PeerID]struct{}{}}
 	return c, nil
 }
 

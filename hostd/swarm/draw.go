@@ -27,10 +27,10 @@ func (j *job) draw(src *source, r plan.Request) {
 			return (*buf)[:req.len], j.post(granted{req})
 		})
 		if buf == nil {
-			j.received(req, nil)
+			j.keep(req, nil)
 			return
 		}
-		j.received(req, (*buf)[:req.len])
+		j.keep(req, (*buf)[:req.len])
 		j.swarm.buffers.put(buf)
 		j.swarm.budget.give(src.cand.id, req.len)
 	})

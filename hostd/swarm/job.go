@@ -44,6 +44,7 @@ type job struct {
 	old        []int                    // and those that one has given
 	looked     time.Time                // when the directory was asked
 	lastUse    time.Time                // when the last claim went
+	received   int64                    // bytes of chunks that have come, for whomever
 	lastErr    error                    // of the last peer that could not be used
 }
 
@@ -189,6 +190,7 @@ func (j *job) tick(now time.Time) {
 	rate := j.pace.Rate(now, j.m.ChunkSize())
 	seeds, fetchers := j.connected()
 	for c := range j.claims {
+		c.tally.saw(rate)
 		c.progress.Rate, c.progress.Seeds, c.progress.Fetchers = rate, seeds, fetchers
 		c.report()
 		j.checkStuck(c, now)
@@ -271,6 +273,7 @@ func (e claimed) apply(j *job) {
 		c.finish(nil)
 		return
 	}
+	c.tally.received = j.received
 	j.claims[c] = struct{}{}
 	if len(j.claims) == 1 {
 		j.seek(time.Now())
@@ -317,13 +320,17 @@ func (j *job) failAll(err error) {
 }
 
 // arrived notes that chunk i is on this host's disk. It is news to the others if it came from a seed.
-func (j *job) arrived(i int, news bool) {
+func (j *job) arrived(i int, from wire.PeerID, news bool) {
 	for _, s := range j.pick.Done(i) {
 		j.shown[s].cancel(i)
 	}
 	n := j.m.ChunkLen(i)
 	for c := range j.claims {
+		if c.missing.Has(i) {
+			c.tally.from(from)
+		}
 		if c.got(i, n) {
+			j.stat(c)
 			j.finish(c, nil)
 		}
 	}

@@ -12,6 +12,7 @@ type metrics struct {
 	chunksIn, chunksOut     prometheus.Counter
 	duplicates, bad, stalls prometheus.Counter
 	failures                prometheus.Counter
+	ratio                   prometheus.Histogram
 	jobs, sources           prometheus.Gauge
 	sessions, followers     prometheus.Gauge
 }
@@ -48,5 +49,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		sessions:   gauge("sessions", "Sessions with other hosts."),
 		followers:  gauge("followers", "Files that other hosts follow here, summed over hosts."),
 	}
+	m.ratio = prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "virtswarm", Subsystem: "swarm", Name: "fetch_time_ratio",
+		Help:    "Time that fetches took, over the time at the best rate that this host saw meanwhile.",
+		Buckets: []float64{1.02, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10}})
+	register(m.ratio)
 	return m, errors.Join(errs...)
 }

@@ -217,25 +217,29 @@ func (p *peers) remove(l *link) {
 	}
 }
 
-// sweep ends sessions that are idle, until the swarm closes.
+// flowTime is how often the rates of sessions are measured, and idle ones looked for.
+const flowTime = time.Second
+
+// sweep measures sessions and ends those that are idle, until the swarm closes.
 func (p *peers) sweep() {
-	tick := time.NewTicker(IdleTime / 4)
+	tick := time.NewTicker(flowTime)
 	defer tick.Stop()
 	for {
 		select {
 		case <-p.swarm.ctx.Done():
 			return
 		case now := <-tick.C:
-			p.endIdle(now)
+			p.look(now)
 		}
 	}
 }
 
-func (p *peers) endIdle(now time.Time) {
+func (p *peers) look(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, links := range p.links {
 		for _, l := range links {
+			l.flow.measure(now, l.sess.Stats())
 			if l.users == 0 && now.Sub(l.idle) >= IdleTime {
 				defer p.remove(l)
 				l.sess.Goodbye(wire.CodeDone, "idle")
@@ -280,6 +284,7 @@ type link struct {
 
 	users int       // jobs here, and files that the peer follows; guarded by peers.mu
 	idle  time.Time // since when there are none
+	flow  flow      // guarded by peers.mu, too
 }
 
 func newLink(s *Swarm, id wire.PeerID, conn io.ReadWriteCloser, dialed bool) *link {

@@ -78,7 +78,7 @@ func (j *job) ask(src *source, r plan.Request) {
 		defer j.swarm.buffers.put(buf)
 		p := (*buf)[:req.len]
 		req.err = src.link.sess.Chunk(ctx, j.id, req.chunk, req.len, wire.Priority(req.prio), p)
-		j.received(req, p)
+		j.keep(req, p)
 		j.swarm.budget.give(src.cand.id, req.len)
 	})
 }
@@ -99,8 +99,8 @@ func (src *source) owes(r *request, now time.Time) {
 	src.requests[r.chunk] = r
 }
 
-// received stores the chunk of a request, if it has come, and tells the loop.
-func (j *job) received(r *request, p []byte) {
+// keep stores the chunk of a request, if it has come, and tells the loop.
+func (j *job) keep(r *request, p []byte) {
 	defer j.post(r)
 	defer r.cancel()
 	if r.err != nil {
@@ -126,6 +126,7 @@ func (r *request) apply(j *job) {
 	current := src.requests[r.chunk] == r // it was not given up
 	if r.received() {
 		j.pace.Got(now, r.len)
+		j.received += int64(r.len)
 	}
 	if current && r.received() {
 		src.pace.Got(now, r.len)
@@ -139,7 +140,7 @@ func (r *request) apply(j *job) {
 			j.swarm.metrics.duplicates.Inc()
 		}
 		src.cand.fails = 0
-		j.arrived(r.chunk, j.pick.Complete(src.pick))
+		j.arrived(r.chunk, src.cand.id, j.pick.Complete(src.pick))
 	}
 	if current {
 		j.pick.Release(src.pick, r.chunk) // if it failed, that is

@@ -24,6 +24,7 @@ type Swarm struct {
 	peers     *peers
 	followers followers
 	uplink    *uplink
+	recent    recent
 	budget    *budget
 	buffers   buffers
 
