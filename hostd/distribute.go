@@ -36,6 +36,7 @@ func (h *Host) Distribute(ctx context.Context, req *v1.DistributeRequest, send f
 		asked: map[placement.HostID]*v1.ProgressResponse{},
 	}
 	w.noteComplete()
+	w.sent, _ = h.moved()
 	_, err = h.write(ctx, placement.Command{Distribute: &placement.Distribute{
 		Name: req.GetName(), ID: v.ID, All: req.GetAll(), Hosts: targets,
 	}}, req.GetName())
@@ -105,6 +106,7 @@ type watch struct {
 	all     bool
 	targets []placement.HostID
 	begun   time.Time
+	sent    uint64                                    // bytes that this host had sent to others then
 	took    map[placement.HostID]float64              // seconds until a host was complete; 0 if it was so before
 	asked   map[placement.HostID]*v1.ProgressResponse // what hosts last said themselves
 }
@@ -143,7 +145,8 @@ func (w *watch) run(ctx context.Context, send func(*v1.DistributeProgress) error
 			return err
 		}
 		if len(missing) == 0 {
-			event.Done = true
+			sent, _ := w.host.moved()
+			event.Done, event.SentBytes = true, sent-w.sent
 			return send(event)
 		}
 		pace.tick(0, func(float64) { err = send(event) })

@@ -3,7 +3,6 @@ package hostd
 import (
 	"context"
 	"sync"
-	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
@@ -11,10 +10,9 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// fetches is the read path with a view on what is under way and what was, for 'status' and 'distribute --watch'.
+// fetches is the read path with a view on what is under way, for 'status' and 'distribute --watch'.
 type fetches struct {
-	fetch  *fetch.Fetcher
-	recent *recent
+	fetch *fetch.Fetcher
 
 	mu     sync.Mutex
 	active map[content.Digest]*activeFetch
@@ -24,13 +22,10 @@ type fetches struct {
 type activeFetch struct {
 	callers  int
 	progress swarm.Progress
-	begun    time.Time
-	had      int64 // bytes that were here then
-	sources  int   // at most at a time
 }
 
 func newFetches(f *fetch.Fetcher) *fetches {
-	return &fetches{fetch: f, recent: newRecent(), active: map[content.Digest]*activeFetch{}}
+	return &fetches{fetch: f, active: map[content.Digest]*activeFetch{}}
 }
 
 // File returns the file of a content, see fetch.Fetcher.File.
@@ -40,55 +35,36 @@ func (f *fetches) File(ctx context.Context, id content.Digest) (*store.File, err
 
 // Ensure fetches what is wanted, see fetch.Fetcher.Ensure.
 func (f *fetches) Ensure(ctx context.Context, id content.Digest, want content.Bits, prio swarm.Priority, progress func(swarm.Progress)) error {
-	file, err := f.fetch.File(ctx, id)
-	if err != nil {
-		return err
-	}
-	a := f.begin(file)
-	defer f.end(file, a)
+	a := f.begin(id)
+	defer f.end(id, a)
 	return f.fetch.Ensure(ctx, id, want, prio, func(p swarm.Progress) {
-		f.note(a, p)
+		f.mu.Lock()
+		a.progress = p
+		f.mu.Unlock()
 		if progress != nil {
 			progress(p)
 		}
 	})
 }
 
-// note takes the progress of a fetch.
-func (f *fetches) note(a *activeFetch, p swarm.Progress) {
+func (f *fetches) begin(id content.Digest) *activeFetch {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	a.progress, a.sources = p, max(a.sources, p.Sources())
-	rate := 0.0
-	for _, other := range f.active {
-		rate += other.progress.Rate
-	}
-	f.recent.sawRate(rate)
-}
-
-func (f *fetches) begin(file *store.File) *activeFetch {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	a := f.active[file.ID()]
+	a := f.active[id]
 	if a == nil {
-		a = &activeFetch{begun: time.Now(), had: file.HeldBytes()}
-		f.active[file.ID()] = a
+		a = &activeFetch{}
+		f.active[id] = a
 	}
 	a.callers++
 	return a
 }
 
-func (f *fetches) end(file *store.File, a *activeFetch) {
+func (f *fetches) end(id content.Digest, a *activeFetch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if a.callers--; a.callers > 0 {
-		return
+	if a.callers--; a.callers == 0 {
+		delete(f.active, id)
 	}
-	delete(f.active, file.ID())
-	now := time.Now()
-	f.recent.add(finished{
-		id: file.ID(), bytes: file.HeldBytes() - a.had, took: now.Sub(a.begun), sources: a.sources, at: now,
-	})
 }
 
 // underWay returns the latest progress of each content that is being fetched.

@@ -240,8 +240,8 @@ func (h *Host) open(port net.Listener) error {
 	})
 	h.facts.told = h.keeper.Told
 	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self))
+	h.registry.MustRegister(peerMetrics{h.node, h.swarm})
 	h.cache = newCacheMetrics(h.registry)
-	h.registry.MustRegister(h.fetches.recent.ratio)
 	return nil
 }
 

@@ -173,7 +173,10 @@ func (l *leave) remove(ctx context.Context) error {
 	_, err := l.host.write(ctx, placement.Command{RemoveHost: &placement.RemoveHost{ID: l.who.ID}}, l.who.Name)
 	if err != nil && !(self && errors.Is(err, raft.ErrRemoved)) {
 		l.host.leaving.Store(false)
-		return err
+		// The order may have come through all the same, and Run may wait for this call to say so already.
+		if !self || !errors.Is(l.host.node.Err(), raft.ErrRemoved) {
+			return err
+		}
 	}
 	if self {
 		defer close(l.host.left)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
 )
@@ -56,6 +57,34 @@ func (m catalogueMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(descBytes, sum.ToGoBytes)
 		gauge(descAway, int64(sum.Awaited))
 		gauge(descLost, int64(sum.Lost))
+	})
+}
+
+// peerMetrics shows what goes between this host and others.
+type peerMetrics struct {
+	node  *raft.Node
+	swarm *swarm.Swarm
+}
+
+var (
+	descPeerUp   = prometheus.NewDesc("virtswarm_peer_up_bytes_per_second", "Rate at which this host sends to another.", []string{"peer"}, nil)
+	descPeerDown = prometheus.NewDesc("virtswarm_peer_down_bytes_per_second", "Rate at which this host receives from another.", []string{"peer"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m peerMetrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- descPeerUp
+	ch <- descPeerDown
+}
+
+// Collect implements prometheus.Collector.
+func (m peerMetrics) Collect(ch chan<- prometheus.Metric) {
+	peers := m.swarm.Peers()
+	m.node.View(func(s *placement.State) {
+		for _, p := range describePeers(s, peers) {
+			ch <- prometheus.MustNewConstMetric(descPeerUp, prometheus.GaugeValue, p.GetUp(), p.GetHost())
+			ch <- prometheus.MustNewConstMetric(descPeerDown, prometheus.GaugeValue, p.GetDown(), p.GetHost())
+		}
 	})
 }
 

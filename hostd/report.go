@@ -1,11 +1,14 @@
 package hostd
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/placement"
@@ -33,8 +36,64 @@ func (h *Host) report(peers bool) *v1.HostReport {
 		NoRoomFiles: uint64(todo.NoRoom), EvictedBytes: uint64(todo.Evicted),
 		HitBytes: h.cache.hits.Load(), MissBytes: h.cache.misses.Load(),
 	}
-	h.node.View(func(s *placement.State) { r.Recent = describeRecent(s, h.fetches.recent.last()) })
+	r.SentBytes, r.ReceivedBytes = h.moved()
+	h.node.View(func(s *placement.State) {
+		r.Recent = describeRecent(s, h.swarm.Recent())
+		if peers {
+			r.Peers = describePeers(s, h.swarm.Peers())
+		}
+	})
 	return r
+}
+
+// describeRecent gives finished fetches in the API's words.
+func describeRecent(s *placement.State, list []swarm.FetchStat) []*v1.FinishedFetch {
+	all := make([]*v1.FinishedFetch, 0, len(list))
+	for _, f := range list {
+		d := &v1.FinishedFetch{
+			Id: f.File.String(), Bytes: uint64(f.Bytes), Seconds: f.Took.Seconds(), BoundSeconds: f.Took.Seconds() / f.Ratio,
+			Sources: uint32(f.Sources), EndedAt: f.Began.Add(f.Took).Unix(),
+		}
+		if c, ok := s.Content(f.File); ok {
+			d.Name = c.Names[0]
+		}
+		all = append(all, d)
+	}
+	return all
+}
+
+// describePeers gives the sessions in the API's words, the busiest first.
+func describePeers(s *placement.State, list []swarm.PeerStat) []*v1.PeerRate {
+	all := make([]*v1.PeerRate, 0, len(list))
+	for _, p := range list {
+		d := &v1.PeerRate{
+			HostId: string(p.Host), Host: string(p.Host), Up: p.Up, Down: p.Down, OwesBytes: uint64(p.Owes), WaitsChunks: uint32(p.Waits),
+		}
+		if host, ok := s.Host(p.Host); ok {
+			d.Host = host.Name
+		}
+		all = append(all, d)
+	}
+	slices.SortStableFunc(all, func(a, b *v1.PeerRate) int { return cmp.Compare(b.Up+b.Down, a.Up+a.Down) })
+	return all
+}
+
+// moved returns the bytes of chunks sent to and received from other hosts since the start, as the swarm's metrics have
+// them.
+func (h *Host) moved() (sent, received uint64) {
+	families, err := h.registry.Gather()
+	if err != nil {
+		h.log.Debug("some metrics cannot be gathered", "error", err) // the others are there
+	}
+	for _, f := range families {
+		switch f.GetName() {
+		case "virtswarm_swarm_sent_bytes_total":
+			sent = uint64(f.GetMetric()[0].GetCounter().GetValue())
+		case "virtswarm_swarm_received_bytes_total":
+			received = uint64(f.GetMetric()[0].GetCounter().GetValue())
+		}
+	}
+	return sent, received
 }
 
 func (h *Host) storeUsage() *v1.StoreUsage {

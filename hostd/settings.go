@@ -126,5 +126,4 @@ func (h *Host) keepTo(l placement.Limits) {
 	high, low := l.Watermarks()
 	h.store.SetQuota(store.Quota{Bytes: l.Quota, High: high, Low: low})
 	h.swarm.SetLimits(l.Up, l.Down)
-	h.fetches.recent.setLimit(l.Down)
 }

@@ -42,12 +42,12 @@ type finishedShape struct {
 }
 
 type peerShape struct {
-	HostID        string  `json:"host_id"`
-	Host          string  `json:"host"`
-	Up            float64 `json:"up"`
-	Down          float64 `json:"down"`
-	SentBytes     uint64  `json:"sent_bytes"`
-	ReceivedBytes uint64  `json:"received_bytes"`
+	HostID      string  `json:"host_id"`
+	Host        string  `json:"host"`
+	Up          float64 `json:"up"`
+	Down        float64 `json:"down"`
+	OwesBytes   uint64  `json:"owes_bytes"`
+	WaitsChunks uint32  `json:"waits_chunks"`
 }
 
 // recentShown is how many distributions status shows.
@@ -87,10 +87,10 @@ func workText(bytes uint64, bytesPerSecond float64) string {
 
 // showPeers tells what goes between the host that answers and others.
 func (c *cli) showPeers(reports []*v1.HostReport) error {
-	t := newTable(c.stdout, "PEER", "UP", "DOWN", "SENT", "RECEIVED")
+	t := newTable(c.stdout, "PEER", "UP", "DOWN", "OWES", "WAITS FOR")
 	for _, r := range reports {
 		for _, p := range r.GetPeers() {
-			t.row(p.GetHost(), rate(p.GetUp()), rate(p.GetDown()), size(p.GetSentBytes()), size(p.GetReceivedBytes()))
+			t.row(p.GetHost(), rate(p.GetUp()), rate(p.GetDown()), size(p.GetOwesBytes()), plural(p.GetWaitsChunks(), "chunk"))
 		}
 	}
 	return t.flush()
@@ -164,7 +164,7 @@ func reportJSON(r *v1.HostReport) reportShape {
 		Peers: list(r.GetPeers(), func(p *v1.PeerRate) peerShape {
 			return peerShape{
 				HostID: p.GetHostId(), Host: p.GetHost(), Up: p.GetUp(), Down: p.GetDown(),
-				SentBytes: p.GetSentBytes(), ReceivedBytes: p.GetReceivedBytes(),
+				OwesBytes: p.GetOwesBytes(), WaitsChunks: p.GetWaitsChunks(),
 			}
 		}),
 	}

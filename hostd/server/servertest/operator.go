@@ -222,7 +222,7 @@ func (h *Host) report(m *member, peers bool) *v1.HostReport {
 	}
 	for _, o := range h.alive() {
 		if o != m {
-			r.Peers = append(r.Peers, &v1.PeerRate{HostId: o.id, Host: o.name, Up: fakeRate, Down: fakeRate / 2, ReceivedBytes: r.GetReceivedBytes()})
+			r.Peers = append(r.Peers, &v1.PeerRate{HostId: o.id, Host: o.name, Up: fakeRate, Down: fakeRate / 2, OwesBytes: 1 << 20, WaitsChunks: 2})
 		}
 	}
 	return r

@@ -1097,7 +1097,8 @@ type DistributeProgress struct {
 	// The last event. Without watch it says that the order is committed, with watch that it is fulfilled
 	// on every live host.
 	Done bool `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
-	// Bytes that the host that is asked sent to others since the order, for whatever file.
+	// In the last event with watch: bytes that the host that is asked sent to others since the order,
+	// for whatever file.
 	SentBytes     uint64 `protobuf:"varint,6,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

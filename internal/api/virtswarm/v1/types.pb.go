@@ -968,9 +968,9 @@ type PeerRate struct {
 	// Bytes per second to and from the peer now.
 	Up   float64 `protobuf:"fixed64,3,opt,name=up,proto3" json:"up,omitempty"`
 	Down float64 `protobuf:"fixed64,4,opt,name=down,proto3" json:"down,omitempty"`
-	// Bytes of this session.
-	SentBytes     uint64 `protobuf:"varint,5,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
-	ReceivedBytes uint64 `protobuf:"varint,6,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	// Bytes that it was asked for and has not brought yet, and chunks that it waits for.
+	OwesBytes     uint64 `protobuf:"varint,5,opt,name=owes_bytes,json=owesBytes,proto3" json:"owes_bytes,omitempty"`
+	WaitsChunks   uint32 `protobuf:"varint,6,opt,name=waits_chunks,json=waitsChunks,proto3" json:"waits_chunks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1033,16 +1033,16 @@ func (x *PeerRate) GetDown() float64 {
 	return 0
 }
 
-func (x *PeerRate) GetSentBytes() uint64 {
+func (x *PeerRate) GetOwesBytes() uint64 {
 	if x != nil {
-		return x.SentBytes
+		return x.OwesBytes
 	}
 	return 0
 }
 
-func (x *PeerRate) GetReceivedBytes() uint64 {
+func (x *PeerRate) GetWaitsChunks() uint32 {
 	if x != nil {
-		return x.ReceivedBytes
+		return x.WaitsChunks
 	}
 	return 0
 }
@@ -1296,15 +1296,15 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\aseconds\x18\x04 \x01(\x01R\aseconds\x12\x18\n" +
 	"\asources\x18\x05 \x01(\rR\asources\x12#\n" +
 	"\rbound_seconds\x18\x06 \x01(\x01R\fboundSeconds\x12\x19\n" +
-	"\bended_at\x18\a \x01(\x03R\aendedAt\"\xa1\x01\n" +
+	"\bended_at\x18\a \x01(\x03R\aendedAt\"\x9d\x01\n" +
 	"\bPeerRate\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x0e\n" +
 	"\x02up\x18\x03 \x01(\x01R\x02up\x12\x12\n" +
 	"\x04down\x18\x04 \x01(\x01R\x04down\x12\x1d\n" +
 	"\n" +
-	"sent_bytes\x18\x05 \x01(\x04R\tsentBytes\x12%\n" +
-	"\x0ereceived_bytes\x18\x06 \x01(\x04R\rreceivedBytes\"\xb5\x03\n" +
+	"owes_bytes\x18\x05 \x01(\x04R\towesBytes\x12!\n" +
+	"\fwaits_chunks\x18\x06 \x01(\rR\vwaitsChunks\"\xb5\x03\n" +
 	"\x04File\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
