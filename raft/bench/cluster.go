@@ -24,7 +24,6 @@ type bench struct {
 	mu    sync.Mutex
 	nodes map[placement.HostID]*raft.Node
 	addrs map[placement.HostID]string
-	ids   []placement.HostID
 }
 
 // stream is a host's Raft port: plain TCP on loopback.
