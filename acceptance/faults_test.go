@@ -57,30 +57,48 @@ func newNetLab(t *testing.T, n int, rate netlab.Rate, prepare func(*lab)) *lab {
 	return l
 }
 
+// listed is what the tests read of 'ls --json'.
+type listed struct {
+	Name   string `json:"name"`
+	ID     string `json:"id"`
+	Wanted int    `json:"copies_wanted"`
+	Made   int    `json:"copies_made"`
+}
+
+func (h *host) ls() []listed {
+	h.lab.t.Helper()
+	var ls struct {
+		Files []listed `json:"files"`
+	}
+	h.json(&ls, "ls")
+	return ls.Files
+}
+
+// lacking are the files, of those acknowledged, that are not in the catalogue or lack a copy.
+func lacking(ls []listed, files map[string]string) (names []string) {
+	for name := range files {
+		i := slices.IndexFunc(ls, func(v listed) bool { return v.Name == name })
+		if i < 0 || ls[i].Made < ls[i].Wanted {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // intact wants every file, by its name, to be there as it was: all hosts see the same catalogue, which has each of them
 // in as many copies as wanted; what each host holds is what it should be; and each can pull each file.
 func (l *lab) intact(files map[string]string) {
 	l.t.Helper()
-	type version struct {
-		Name   string `json:"name"`
-		ID     string `json:"id"`
-		Wanted int    `json:"copies_wanted"`
-		Made   int    `json:"copies_made"`
-	}
-	var first []version
+	var first []listed
 	sums := map[string]string{}
 	for name, source := range files {
 		sums[name] = l.sum(source)
 	}
 	for i, h := range l.others(nil) {
-		var ls struct {
-			Files []version `json:"files"`
-		}
-		h.json(&ls, "ls")
-		if i == 0 {
-			first = ls.Files
-		} else if !slices.Equal(ls.Files, first) {
-			l.t.Errorf("%s sees %+v, another sees %+v", h.name, ls.Files, first)
+		if ls := h.ls(); i == 0 {
+			first = ls
+		} else if !slices.Equal(ls, first) {
+			l.t.Errorf("%s sees %+v, another sees %+v", h.name, ls, first)
 		}
 		h.must("verify")
 		for name := range files {
@@ -92,13 +110,8 @@ func (l *lab) intact(files map[string]string) {
 			l.check(os.Remove(out))
 		}
 	}
-	for name := range files {
-		i := slices.IndexFunc(first, func(v version) bool { return v.Name == name })
-		if i < 0 {
-			l.t.Errorf("%s was acknowledged and is not in the catalogue", name)
-		} else if v := first[i]; v.Made < v.Wanted {
-			l.t.Errorf("%s has %d of %d copies", name, v.Made, v.Wanted)
-		}
+	if lack := lacking(first, files); len(lack) > 0 {
+		l.t.Errorf("acknowledged and not there in every copy: %q", lack)
 	}
 }
 

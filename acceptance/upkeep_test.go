@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -137,8 +136,8 @@ var lossyDaemon = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// The power of the whole room fails while files are published and fetched, twice: what was written and not synced is
-// gone on every host at once, and everything that was acknowledged is there.
+// The power of the whole room fails while files are published and fetched: what was written and not synced is gone on
+// every host at once. The second time it takes the publisher's disk with it. Everything that was acknowledged is there.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	daemon, err := lossyDaemon()
@@ -152,55 +151,68 @@ func TestPowerLoss(t *testing.T) {
 	})
 	l.voters(3)
 	acknowledged := map[string]string{}
-	for round := range 2 {
-		var mu sync.Mutex
-		var publishing sync.WaitGroup
-		powered := make(chan struct{})
-		for i, h := range l.hosts[:2] {
-			publishing.Go(func() {
-				for n := 0; ; n++ {
-					select {
-					case <-powered:
-						return
-					default:
-					}
-					name := fmt.Sprintf("%s/%d-%d", h.name, round, n)
-					source := l.random(strings.ReplaceAll(name, "/", "-"), 3<<20, byte(50*round+25*i+n))
-					if h.run("publish", source, name, "--replicas", "2").code == 0 {
-						mu.Lock()
-						acknowledged[name] = source
-						mu.Unlock()
-					}
-				}
-			})
-		}
-		big := fmt.Sprint("big-", round)
-		source := l.random(big, 40<<20, byte(200+round))
-		l.hosts[2].must("publish", source, big, "--replicas", "all", "--wait", "committed")
-		mu.Lock()
-		acknowledged[big] = source // by the host that has it, whose disk stays
-		n := len(acknowledged)
-		mu.Unlock()
-		l.await("publications, and a fetch under way", func() bool {
-			mu.Lock()
-			defer mu.Unlock()
-			return len(acknowledged) >= n+3 && l.hosts[0].metric(receivedBytes) > 5<<20
-		})
-		for _, h := range l.hosts { // all at once: none gets to say anything
-			h.cmd.Process.Kill()
-		}
-		close(powered)
-		for _, h := range l.hosts {
-			h.kill()
-		}
-		publishing.Wait()
+	for round, back := range [][]*host{l.hosts, l.hosts[1:]} {
+		l.publishUntilDark(round, acknowledged)
 		again := time.Now()
-		for _, h := range l.hosts {
+		if round == 1 {
+			l.check(os.RemoveAll(l.hosts[0].data))
+		}
+		for _, h := range back {
 			h.launch()
 		}
-		l.ready(l.hosts)
-		l.healed(l.hosts[0], 3, again)
+		l.ready(back)
+		// What was on its way to be acknowledged may be gone with the publisher's disk.
+		l.await("every copy of what was acknowledged", func() bool {
+			return back[0].status().HostsAlive == len(back) && len(lacking(back[0].ls(), acknowledged)) == 0
+		})
+		t.Logf("%d of 3 hosts and every copy again %.1f s after the start", len(back), time.Since(again).Seconds())
 		l.intact(acknowledged)
 	}
 	t.Logf("%d files acknowledged", len(acknowledged))
+}
+
+// publishUntilDark publishes small files at h1 and a large one at h3, and kills all daemons at once in the middle of it.
+func (l *lab) publishUntilDark(round int, acknowledged map[string]string) {
+	l.t.Helper()
+	var mu sync.Mutex
+	var publishing sync.WaitGroup
+	dark := make(chan struct{})
+	for i := range 2 {
+		publishing.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-dark:
+					return
+				default:
+				}
+				name := fmt.Sprintf("%d-%d-%d", round, i, n)
+				source := l.random(name, 3<<20, byte(100*round+50*i+n))
+				if l.hosts[0].run("publish", source, name, "--replicas", "2").code == 0 {
+					mu.Lock()
+					acknowledged[name] = source
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	big := fmt.Sprint("big-", round)
+	source := l.random(big, 40<<20, byte(200+round))
+	l.hosts[2].must("publish", source, big, "--replicas", "all", "--wait", "committed")
+	mu.Lock()
+	acknowledged[big] = source // by the host that has it, whose disk stays
+	n := len(acknowledged)
+	mu.Unlock()
+	l.await("publications, and a fetch under way", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(acknowledged) >= n+3 && l.hosts[1].metric(receivedBytes) > 5<<20
+	})
+	for _, h := range l.hosts { // all at once: none gets to say anything
+		h.cmd.Process.Kill()
+	}
+	close(dark)
+	for _, h := range l.hosts {
+		h.kill()
+	}
+	publishing.Wait()
 }
