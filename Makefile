@@ -5,7 +5,7 @@ GO       ?= go
 TESTARGS ?=
 PACKAGES  = acceptance/packages.sh
 
-.PHONY: build demo test check bench bench-swarm bench-catalogue sim generate fuzz clean
+.PHONY: build demo test simtest check bench bench-swarm bench-catalogue sim generate fuzz clean
 
 build: ## the three programs, in bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -13,9 +13,12 @@ build: ## the three programs, in bin/
 demo: build ## three daemons on loopback: publish, distribute, kill, pull, compare. FILE=path for a file of yours
 	acceptance/demo.sh
 
-test: build ## every test, with the race detector
+test: build simtest ## every test, with the race detector
 	$(PACKAGES) xfsprogs e2fsprogs util-linux iproute2
 	$(GO) test -race -timeout 15m $(TESTARGS) ./...
+
+simtest: ## whole daemons under mixed faults, 200 seeds, and the deliberate mistakes found; without the race detector. SIMTESTARGS='-seed=7 -v'
+	$(GO) test -count=1 -timeout 10m ./hostd/simtest $(SIMTESTARGS)
 
 check: ## formatting, vet, staticcheck, import walls, package docs
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }

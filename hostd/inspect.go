@@ -9,5 +9,8 @@ import (
 // of whole clusters compare hosts.
 func (h *Host) Catalogue(view func(*placement.State)) { h.node.View(view) }
 
+// ID is what the catalogue knows this host by.
+func (h *Host) ID() placement.HostID { return h.self }
+
 // Raft says what part this host takes in the replication.
 func (h *Host) Raft() raft.Status { return h.node.Status() }

@@ -33,7 +33,19 @@ func (w *world) heal() bool {
 		}
 	}
 	w.violation("not settled %s after the last fault: %s", healTimeout, last)
+	w.tellRaft()
 	return false
+}
+
+// tellRaft notes how each host sees the replication.
+func (w *world) tellRaft() {
+	for _, m := range w.machines {
+		m.mu.Lock()
+		if m.host != nil {
+			w.did("%s is %s: %+v", m.name, m.host.ID(), m.host.Raft())
+		}
+		m.mu.Unlock()
+	}
 }
 
 // unsettled says what is not yet as it must be, "" if all is.

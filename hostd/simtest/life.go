@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/virtswarm/virtswarm/hostd"
@@ -99,6 +100,7 @@ func (w *world) remove(m *machine) bool {
 		}
 	}
 	w.violation("host %s cannot be removed: %v", m.name, err)
+	w.tellRaft()
 	return false
 }
 
@@ -118,6 +120,49 @@ func (m *machine) resign() bool {
 	}
 	m.plug.Unplug(false)
 	return true
+}
+
+// out gets a machine out of the cluster that has tried to leave, and is not told whether it has.
+func (w *world) out(m *machine) bool {
+	for begin := time.Now(); time.Since(begin) < healTimeout; time.Sleep(time.Second) {
+		if !m.running() {
+			m.restart()
+		}
+		left := m.resign()
+		if !left && w.gone(m) {
+			m.shutDown()
+			left = true
+		}
+		if left {
+			m.discard()
+			return true
+		}
+	}
+	w.violation("host %s can neither stay nor leave", m.name)
+	return false
+}
+
+// gone says whether a host is not in the catalogue, as another one can say for certain.
+func (w *world) gone(m *machine) (gone bool) {
+	m.mu.Lock()
+	host := m.host
+	m.mu.Unlock()
+	for _, other := range w.up() {
+		if other == m || host == nil {
+			continue
+		}
+		other.call(func(ctx context.Context, h *hostd.Host) error {
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
+			defer cancel()
+			r, err := h.Hosts(ctx, &v1.HostsRequest{})
+			if err != nil || r.GetStaleness().GetStale() {
+				return err
+			}
+			gone = !slices.ContainsFunc(r.GetHosts(), func(h *v1.Host) bool { return h.GetId() == string(host.ID()) })
+			return nil
+		})
+	}
+	return gone
 }
 
 // discard gives the machine a new disk, and with it a new identity.

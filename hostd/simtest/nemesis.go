@@ -317,14 +317,17 @@ func (w *world) leaveAndJoin(s step, m *machine) func() {
 		return nil
 	}
 	w.did("%s leaves", m.name)
-	if !m.resign() {
-		w.did("%s could not leave", m.name)
-		w.members.Unlock()
-		return nil
+	left := m.resign()
+	if left {
+		m.discard()
+	} else {
+		w.did("nobody knows whether %s has left", m.name)
 	}
-	m.discard()
 	return func() {
 		defer w.members.Unlock()
+		if !left && !w.out(m) {
+			return
+		}
 		w.join(m)
 		w.enfranchise()
 	}
