@@ -118,6 +118,10 @@ const (
 	// MaxSessions bounds the peers that this host talks to at a time, in either direction. A session costs some
 	// hundred KiB of buffers.
 	MaxSessions = 256
+	// MaxLobby bounds the sessions above MaxSessions, in which peers are told that there is no room, and whom to ask instead.
+	MaxLobby = 64
+	// LobbyTime is how long such a session lasts.
+	LobbyTime = 2 * time.Second
 	// MaxSources bounds the peers that one job fetches from. A chunk spreads from any of them; more bring more
 	// announcements than chunks.
 	MaxSources = 50

@@ -2,6 +2,8 @@ package swarm
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -14,6 +16,8 @@ type give struct {
 	m       *content.Manifest
 	plan    *plan.Giver
 	drawers map[*link]*drawer
+	near    time.Time // when somebody in this rack drew
+	held    []*wish   // draws of others, which wait until nobody does
 }
 
 // drawer is a peer that draws. This host follows the file there, to hear what it has.
@@ -43,6 +47,45 @@ func (u *uplink) give(id content.Digest) *give {
 	}
 	u.gives[id] = g
 	return g
+}
+
+// holdTime is how long after a draw from this rack others are held back. Whoever draws here does so again within a round
+// trip, and waits for no more than a few chunks.
+const holdTime = 250 * time.Millisecond
+
+// hold keeps a draw back which comes from another rack while hosts of this one draw: what they get, the other rack can have
+// from any of them, once; what it gets first, this one must fetch back. It says whether it does.
+func (g *give) hold(w *wish, now time.Time) bool {
+	if w.link.near {
+		g.near = now
+		return false
+	}
+	if now.Sub(g.near) >= holdTime {
+		return false
+	}
+	g.held = append(g.held, w)
+	return true
+}
+
+func (g *give) unhold(w *wish) {
+	g.held = slices.DeleteFunc(g.held, func(o *wish) bool { return o == w })
+}
+
+// release lets draws go on that need not be held back any more; u.mu is held.
+func (u *uplink) release(now time.Time) {
+	for _, g := range u.gives {
+		if len(g.held) == 0 {
+			continue
+		}
+		if till := g.near.Add(holdTime); now.Before(till) {
+			u.wakeAt(till)
+			continue
+		}
+		for _, w := range g.held {
+			w.queue(u)
+		}
+		g.held = nil
+	}
 }
 
 // drawer returns a peer that draws, and begins to follow the file there.

@@ -40,7 +40,7 @@ type job struct {
 	shown      map[*plan.Source]*source // by what the picker calls them
 	pace       plan.Pace                // of everything that comes in
 	starved    bool                     // some sources are limited for want of budget
-	news       []int                    // chunks to announce: those that no fellow had
+	news       []int                    // chunks to announce: those that no fellow in this rack had
 	old        []int                    // and those that one has given
 	looked     time.Time                // when the directory was asked
 	lastUse    time.Time                // when the last claim went
@@ -319,7 +319,8 @@ func (j *job) failAll(err error) {
 	}
 }
 
-// arrived notes that chunk i is on this host's disk. It is news to the others if it came from a seed.
+// arrived notes that chunk i is on this host's disk. It is news to the others if it came from a
+// seed, or first of all into this rack.
 func (j *job) arrived(i int, from wire.PeerID, news bool) {
 	for _, s := range j.pick.Done(i) {
 		j.shown[s].cancel(i)

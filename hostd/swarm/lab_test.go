@@ -53,6 +53,7 @@ type labHost struct {
 	uplink    chan struct{}            // one token: a host sends one piece after the other
 	rate      float64                  // bytes a second out; 0 is no limit
 	thaw      atomic.Pointer[chan any] // while it is frozen: closed when it goes on
+	crossed   atomic.Int64             // bytes of chunks sent to other racks
 	written   []int                    // chunks in the order in which they were stored
 	writtenMu sync.Mutex
 
@@ -159,25 +160,26 @@ func (h *labHost) Dial(_ context.Context, host placement.HostID) (net.Conn, erro
 		return nil, errors.New("connection refused")
 	}
 	a, b := net.Pipe()
-	near, far := h.conn(a), peer.conn(b)
+	near, far := h.conn(a, host), peer.conn(b, h.id)
 	s := peer.Swarm
 	h.lab.wg.Go(func() { s.Serve(context.Background(), far, h.id) })
 	return near, nil
 }
 
-func (h *labHost) conn(c net.Conn) net.Conn {
+func (h *labHost) conn(c net.Conn, peer placement.HostID) net.Conn {
 	h.connsMu.Lock()
 	defer h.connsMu.Unlock()
 	h.conns = append(h.conns, c)
-	return &labConn{Conn: c, host: h, closed: make(chan struct{})}
+	return &labConn{Conn: c, host: h, crosses: h.Place(h.id) != h.Place(peer), closed: make(chan struct{})}
 }
 
 // labConn sends at its host's rate.
 type labConn struct {
 	net.Conn
-	host   *labHost
-	once   sync.Once
-	closed chan struct{}
+	host    *labHost
+	crosses bool
+	once    sync.Once
+	closed  chan struct{}
 }
 
 func (c *labConn) Close() error {
@@ -211,6 +213,9 @@ func (c *labConn) Write(p []byte) (int, error) {
 	}
 	if err := c.frozen(); err != nil {
 		return 0, err
+	}
+	if c.crosses {
+		c.host.crossed.Add(int64(len(p)))
 	}
 	return c.Conn.Write(p)
 }

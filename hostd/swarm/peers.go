@@ -31,13 +31,16 @@ type peers struct {
 	dialing map[wire.PeerID]*dialing
 	shunned map[wire.PeerID]time.Time // until when
 	count   int                       // links and dials
+	most    int                       // of them
+	lobby   int                       // sessions that are being turned away
 }
 
 // dialing is one attempt, which several jobs may wait for.
 type dialing struct {
-	once  sync.Once
-	ready chan struct{} // closed when there is a session, by whoever dialed, or err is set
-	err   error
+	cancel context.CancelFunc
+	once   sync.Once
+	ready  chan struct{} // closed when there is a session, by whoever dialed, or err is set
+	err    error
 }
 
 func (d *dialing) finish(err error) {
@@ -49,7 +52,7 @@ func (d *dialing) finish(err error) {
 
 func newPeers(s *Swarm, d Dialer) *peers {
 	return &peers{swarm: s, dialer: d, links: map[wire.PeerID][]*link{}, dialing: map[wire.PeerID]*dialing{},
-		shunned: map[wire.PeerID]time.Time{}}
+		shunned: map[wire.PeerID]time.Time{}, most: MaxSessions}
 }
 
 // hold returns a session with a peer, dialing if there is none. The caller releases it.
@@ -122,20 +125,20 @@ func (p *peers) dial(id wire.PeerID) (*dialing, error) {
 		p.count--
 		return nil, ErrClosed
 	}
-	d := &dialing{ready: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(p.swarm.ctx, DialTimeout)
+	d := &dialing{ready: make(chan struct{}), cancel: cancel}
 	p.dialing[id] = d
 	go func() {
 		defer p.swarm.wg.Done()
-		if l := p.connect(id, d); l != nil {
+		defer cancel()
+		if l := p.connect(ctx, id, d); l != nil {
 			l.run(p.swarm.ctx)
 		}
 	}()
 	return d, nil
 }
 
-func (p *peers) connect(id wire.PeerID, d *dialing) *link {
-	ctx, cancel := context.WithTimeout(p.swarm.ctx, DialTimeout)
-	defer cancel()
+func (p *peers) connect(ctx context.Context, id wire.PeerID, d *dialing) *link {
 	conn, err := p.dialer.Dial(ctx, placement.HostID(id.String()))
 	var l *link
 	if err == nil {
@@ -157,14 +160,22 @@ func (p *peers) connect(id wire.PeerID, d *dialing) *link {
 // accept serves a session that the peer dialed, until it ends.
 func (p *peers) accept(ctx context.Context, conn io.ReadWriteCloser, id wire.PeerID) error {
 	p.mu.Lock()
-	if p.isShunned(id) || !p.reserve() {
-		shunned := p.isShunned(id)
+	if p.isShunned(id) {
 		p.mu.Unlock()
 		conn.Close()
-		if shunned {
-			return ErrBadPeer
+		return ErrBadPeer
+	}
+	if !p.reserve() {
+		full := p.lobby == MaxLobby
+		if !full {
+			p.lobby++
 		}
-		return ErrBusy
+		p.mu.Unlock()
+		if full {
+			conn.Close()
+			return ErrBusy
+		}
+		return p.turnAway(ctx, conn, id)
 	}
 	if links := p.links[id]; len(links) >= maxPeerSessions {
 		// It was started anew, or wastes ours: either way it is the old one that it can do without.
@@ -177,13 +188,33 @@ func (p *peers) accept(ctx context.Context, conn io.ReadWriteCloser, id wire.Pee
 	p.mu.Unlock()
 	if d != nil {
 		d.finish(nil) // whoever waits for our own dial need not any more
+		if less(id, p.swarm.self) {
+			d.cancel() // and both sides prefer this one
+		}
 	}
 	return l.run(ctx)
 }
 
+// turnAway speaks with a peer for whom there is no room, just long enough to introduce it to those who fetch what it wants:
+// it can live from them.
+func (p *peers) turnAway(ctx context.Context, conn io.ReadWriteCloser, id wire.PeerID) error {
+	defer func() {
+		p.mu.Lock()
+		p.lobby--
+		p.mu.Unlock()
+	}()
+	ctx, cancel := context.WithTimeout(ctx, LobbyTime)
+	defer cancel()
+	l := newLink(p.swarm, id, conn, false)
+	sess := wire.NewSession(conn, lobby{l}, wire.Options{Logger: p.swarm.log.Named("wire").With("host", id.String())})
+	defer context.AfterFunc(ctx, func() { sess.Goodbye(wire.CodeBusy, "too many sessions") })()
+	sess.Run(p.swarm.ctx)
+	return ErrBusy
+}
+
 // reserve makes room for one more session, ending the one that has been idle longest if need be; p.mu is held.
 func (p *peers) reserve() bool {
-	if p.count >= MaxSessions {
+	if p.count >= p.most {
 		var oldest *link
 		for _, links := range p.links {
 			for _, l := range links {

@@ -140,7 +140,7 @@ func (r *request) apply(j *job) {
 			j.swarm.metrics.duplicates.Inc()
 		}
 		src.cand.fails = 0
-		j.arrived(r.chunk, src.cand.id, j.pick.Complete(src.pick))
+		j.arrived(r.chunk, src.cand.id, j.pick.Complete(src.pick) || !src.link.near)
 	}
 	if current {
 		j.pick.Release(src.pick, r.chunk) // if it failed, that is

@@ -14,8 +14,8 @@ type followers struct {
 	files map[content.Digest]map[*link]bool // whether it fetches the file, too
 }
 
-// add makes l a follower and returns the others who fetch the file.
-func (f *followers) add(file content.Digest, l *link, fetching bool) []*link {
+// add makes l a follower.
+func (f *followers) add(file content.Digest, l *link, fetching bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.files == nil {
@@ -26,13 +26,18 @@ func (f *followers) add(file content.Digest, l *link, fetching bool) []*link {
 		set = map[*link]bool{}
 		f.files[file] = set
 	}
-	others := make([]*link, 0, len(set))
-	for o, fetches := range set {
-		if fetches && o.peer != l.peer {
-			others = append(others, o)
+	set[l] = fetching
+}
+
+// fetching returns the followers who fetch a file, but for one.
+func (f *followers) fetching(file content.Digest, but wire.PeerID) (others []*link) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for l, fetches := range f.files[file] {
+		if fetches && l.peer != but {
+			others = append(others, l)
 		}
 	}
-	set[l] = fetching
 	return others
 }
 
@@ -83,24 +88,28 @@ func (l *link) Open(_ context.Context, _ *wire.Session, id content.Digest, fetch
 		return content.Bits{}, nil, wire.ErrNotFound
 	}
 	// A follower first, then the snapshot: what is stored in between is told twice rather than not at all.
-	others := s.followers.add(id, l, fetching)
+	s.followers.add(id, l, fetching)
 	s.metrics.followers.Inc()
 	s.peers.use(l, 1)
 	have := f.Have()
 	if !fetching {
 		return have, nil, nil
 	}
-	known := make([]wire.PeerID, 0, min(len(others), wire.MaxPeers))
-	for _, o := range others {
+	return have, s.introduce(id, l.peer), nil
+}
+
+// introduce makes a peer that fetches a file known to the others who do, and to this host's job, and returns them.
+func (s *Swarm) introduce(id content.Digest, peer wire.PeerID) (known []wire.PeerID) {
+	for _, o := range s.followers.fetching(id, peer) {
 		if len(known) < wire.MaxPeers {
 			known = append(known, o.peer)
 		}
-		o.sess.SendPeers(id, []wire.PeerID{l.peer}) // fails only if the other has just left
+		o.sess.SendPeers(id, []wire.PeerID{peer}) // fails only if the other has just left
 	}
 	if j := s.running(id); j != nil {
-		j.post(met{[]wire.PeerID{l.peer}})
+		j.post(met{[]wire.PeerID{peer}})
 	}
-	return have, known, nil
+	return known
 }
 
 // Closed implements wire.Handler.

@@ -72,9 +72,16 @@ func (u *uplink) push(l *link, p *wire.Pull) {
 		}
 		w.drawer = g.drawer(l)
 	}
-	w.ticket = u.plan.Push(l.asker, Priority(p.Priority), p.Drawn, w)
 	u.waiting[p] = w
+	if w.drawer == nil || !w.drawer.give.hold(w, time.Now()) {
+		w.queue(u)
+	}
 	u.pump()
+}
+
+// queue lets a wish wait for its turn; u.mu is held.
+func (w *wish) queue(u *uplink) {
+	w.ticket = u.plan.Push(w.link.asker, Priority(w.pull.Priority), w.pull.Drawn, w)
 }
 
 // withdraw forgets a pull that its peer does not want any more.
@@ -82,7 +89,11 @@ func (u *uplink) withdraw(p *wire.Pull) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if w := u.waiting[p]; w != nil {
-		u.plan.Cancel(w.ticket)
+		if w.ticket != nil {
+			u.plan.Cancel(w.ticket)
+		} else {
+			w.drawer.give.unhold(w)
+		}
 		delete(u.waiting, p)
 	}
 }
@@ -101,6 +112,7 @@ func (u *uplink) waits() map[*link]int {
 // pump begins to send whatever may be sent now; u.mu is held. It is called after everything that may change that.
 func (u *uplink) pump() {
 	now := time.Now()
+	u.release(now)
 	for u.sending < MaxServing {
 		if wait := u.throttle.wait(now); wait > 0 && len(u.waiting) > 0 {
 			u.wakeAt(now.Add(wait))

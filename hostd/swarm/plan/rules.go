@@ -156,7 +156,7 @@ func poach(p *Picker, s *Source) (Request, bool) {
 		return p.pick(s, s.spent, p.mine(Elsewhere))
 	case s.seed():
 		return p.pick(s, s.spent, p.mine(s.dist-1))
-	case s.dist > SameRack:
+	case s.dist > SameRack && p.flying <= p.poach*p.chunk: // to cross twice is worse than to wait for a mate
 		p.mine(s.dist - 1)
 		return p.pick(s, s.have, p.heir[s.dist-1])
 	}
