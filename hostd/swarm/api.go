@@ -122,9 +122,6 @@ const (
 	MaxLobby = 64
 	// LobbyTime is how long such a session lasts.
 	LobbyTime = 2 * time.Second
-	// MaxSources bounds the peers that one job fetches from. A chunk spreads from any of them; more bring more
-	// announcements than chunks.
-	MaxSources = 50
 	// MaxInFlight bounds the bytes requested by all jobs of this host and not yet stored. They are buffers in memory.
 	MaxInFlight = 256 << 20
 	// MaxPeerInFlight bounds the same for one peer. (One chunk may always be in flight.)

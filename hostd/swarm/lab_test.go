@@ -51,7 +51,7 @@ type labHost struct {
 	broken    atomic.Pointer[error]    // what WriteChunk says
 	down      atomic.Bool              // refuses connections
 	uplink    chan struct{}            // one token: a host sends one piece after the other
-	rate      float64                  // bytes a second out; 0 is no limit
+	rate      atomic.Int64             // bytes a second out; 0 is no limit
 	thaw      atomic.Pointer[chan any] // while it is frozen: closed when it goes on
 	crossed   atomic.Int64             // bytes of chunks sent to other racks
 	written   []int                    // chunks in the order in which they were stored
@@ -173,6 +173,13 @@ func (h *labHost) conn(c net.Conn, peer placement.HostID) net.Conn {
 	return &labConn{Conn: c, host: h, crosses: h.Place(h.id) != h.Place(peer), closed: make(chan struct{})}
 }
 
+// limit sets the rates at which hosts send, in bytes a second.
+func limit(rate int64, hosts ...*labHost) {
+	for _, h := range hosts {
+		h.rate.Store(rate)
+	}
+}
+
 // labConn sends at its host's rate.
 type labConn struct {
 	net.Conn
@@ -206,9 +213,9 @@ func (c *labConn) Read(p []byte) (int, error) {
 }
 
 func (c *labConn) Write(p []byte) (int, error) {
-	if c.host.rate > 0 {
+	if rate := c.host.rate.Load(); rate > 0 {
 		c.host.uplink <- struct{}{}
-		time.Sleep(time.Duration(float64(len(p)) / c.host.rate * 1e9))
+		time.Sleep(time.Duration(float64(len(p)) / float64(rate) * 1e9))
 		<-c.host.uplink
 	}
 	if err := c.frozen(); err != nil {

@@ -16,7 +16,7 @@ import (
 func TestBusySeed(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		seed := l.host(0)
-		seed.rate = slowRate
+		limit(slowRate, seed)
 		seed.peers.most = 2
 		const n = 200
 		id := seed.publish(n)
@@ -24,7 +24,7 @@ func TestBusySeed(t *testing.T) {
 		var waits []func()
 		for i := range 6 {
 			h := l.host(i + 1)
-			h.rate = slowRate
+			limit(slowRate, h)
 			if _, err := h.store.Create(context.Background(), m.Manifest()); err != nil {
 				t.Fatal(err)
 			}
@@ -43,12 +43,12 @@ func TestBusySeed(t *testing.T) {
 func TestGrantedAnew(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		seed := l.host(0)
-		seed.rate = slowRate
+		limit(slowRate, seed)
 		const n = 200
 		id := seed.publish(n)
 		hosts := []*labHost{l.host(1), l.host(2), l.host(3), l.host(4)}
 		for _, h := range hosts {
-			h.rate = slowRate
+			limit(slowRate, h)
 		}
 		victim := hosts[3]
 		f := victim.file(id)
@@ -81,12 +81,12 @@ func TestTwoSeeds(t *testing.T) {
 		l.seedAll(id, b)
 		time.Sleep(2 * LingerTime) // b fetches no more
 		before := a.sent() + b.sent()
-		a.rate, b.rate = slowRate, slowRate
+		limit(slowRate, a, b)
 		var waits []func()
 		start := time.Now()
 		for i := range 4 {
 			h := l.host(i + 3)
-			h.rate = slowRate
+			limit(slowRate, h)
 			waits = append(waits, h.mustFetch(id))
 		}
 		for _, wait := range waits {
@@ -110,12 +110,12 @@ func TestSeedDies(t *testing.T) {
 		const n = 200
 		id := a.publish(n)
 		l.seedAll(id, b)
-		a.rate, b.rate = slowRate, slowRate
+		limit(slowRate, a, b)
 		var waits []func()
 		var fetchers []*labHost
 		for i := range 4 {
 			h := l.host(i + 3)
-			h.rate = slowRate
+			limit(slowRate, h)
 			fetchers = append(fetchers, h)
 			waits = append(waits, h.mustFetch(id))
 		}
@@ -132,7 +132,7 @@ func TestFrozenSeed(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b := l.host(1), l.host(2)
 		id := a.publish(100)
-		a.rate = slowRate
+		limit(slowRate, a)
 		wait := b.mustFetch(id)
 		until(t, "a third is here", func() bool { return b.got() > 33 })
 		a.freeze()
@@ -192,7 +192,7 @@ func TestRacks(t *testing.T) {
 		var hosts []*labHost
 		for i := range 8 {
 			h := l.host(i)
-			h.rate = slowRate
+			limit(slowRate, h)
 			l.mu.Lock()
 			l.places[h.id] = Place{Rack: string(rune('a' + i%2))}
 			l.mu.Unlock()
@@ -223,7 +223,7 @@ func TestStats(t *testing.T) {
 		a, b := l.host(1), l.host(2)
 		const n = 400
 		id := a.publish(n)
-		a.rate = slowRate
+		limit(slowRate, a)
 		wait := b.mustFetch(id)
 		until(t, "it flows", func() bool {
 			p := b.Peers()
@@ -262,7 +262,7 @@ func TestFollowThenFetch(t *testing.T) {
 		}
 		time.Sleep(2 * LingerTime)
 		l.holds(id, b)
-		a.rate, b.rate, c.rate = slowRate, slowRate, slowRate
+		limit(slowRate, a, b, c)
 		c.catalogue = func(content.Digest) []placement.HostID { return []placement.HostID{a.id, b.id} }
 		waitC := c.mustFetch(id)
 		until(t, "c draws", func() bool { return c.got() > 5 })

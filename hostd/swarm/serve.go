@@ -107,7 +107,7 @@ func (s *Swarm) introduce(id content.Digest, peer wire.PeerID) (known []wire.Pee
 		o.sess.SendPeers(id, []wire.PeerID{peer}) // fails only if the other has just left
 	}
 	if j := s.running(id); j != nil {
-		j.post(met{[]wire.PeerID{peer}})
+		j.post(came{peer})
 	}
 	return known
 }

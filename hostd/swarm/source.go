@@ -3,7 +3,6 @@ package swarm
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -12,24 +11,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-const (
-	// maxCandidates bounds the peers that a job knows of: as many as the catalogue has hosts.
-	maxCandidates = 1024
-	// maxFails is how often a peer that only other peers named is tried in vain before it is forgotten.
-	maxFails = 3
-	// stallBytes is what a peer must send in StallTime to count as alive: more than its announcements amount to.
-	stallBytes = 32 << 10
-)
-
-// candidate is a peer that may have the file. It belongs to the job's loop.
-type candidate struct {
-	id     wire.PeerID
-	listed bool // by the directory
-	named  bool // by other peers or itself, as one who fetches
-	tried  bool // at least once, to the end
-	fails  int  // since it was last of use
-	retry  time.Time
-}
+// stallBytes is what a peer must send in StallTime to count as alive: more than its announcements amount to.
+const stallBytes = 32 << 10
 
 // source is a peer that the job fetches from, or is about to. It belongs to the job's loop, except where said.
 type source struct {
@@ -46,87 +29,6 @@ type source struct {
 	storing  atomic.Int32 // requests whose chunk has come: their goroutines count it
 	heard    time.Time    // when it was last seen to send something, while it owes
 	bytes    uint64       // what its session had received then
-}
-
-// list takes the directory's answer.
-func (j *job) list(holders []wire.PeerID) {
-	for _, c := range j.candidates {
-		c.listed = false
-	}
-	for _, id := range holders {
-		j.candidate(id).listed = true
-	}
-	for id, c := range j.candidates {
-		if !c.listed && c.fails >= maxFails && j.sources[id] == nil {
-			delete(j.candidates, id)
-		}
-	}
-}
-
-// candidate returns what is known of a peer, which it gets to know if need be.
-func (j *job) candidate(id wire.PeerID) *candidate {
-	c := j.candidates[id]
-	if c == nil {
-		c = &candidate{id: id}
-		if len(j.candidates) < maxCandidates {
-			j.candidates[id] = c
-		}
-	}
-	return c
-}
-
-// met: a peer named others, or came to fetch from this host.
-type met struct{ peers []wire.PeerID }
-
-func (e met) apply(j *job) {
-	for _, id := range e.peers {
-		if id == j.swarm.self {
-			continue
-		}
-		j.candidate(id).named = true
-		if src := j.sources[id]; src != nil && src.pick != nil {
-			j.pick.Fellow(src.pick)
-		}
-	}
-	if len(j.claims) > 0 {
-		j.connect(time.Now())
-	}
-}
-
-// connect begins to talk to candidates whose time has come, up to MaxSources. Holders and fetchers take turns, so that a
-// large swarm does not crowd out those who have everything, nor the other way round; within each it is an order of this
-// host's own, so that a large swarm is well mixed.
-func (j *job) connect(now time.Time) {
-	if len(j.sources) >= MaxSources {
-		return
-	}
-	var listed, named []*candidate
-	for id, c := range j.candidates {
-		if j.sources[id] != nil || now.Before(c.retry) {
-			continue
-		}
-		if c.listed {
-			listed = append(listed, c)
-		} else {
-			named = append(named, c)
-		}
-	}
-	self := keyOf(j.swarm.self)
-	order := func(a, b *candidate) int {
-		if plan.Mix(self^keyOf(a.id)) < plan.Mix(self^keyOf(b.id)) {
-			return -1
-		}
-		return 1
-	}
-	slices.SortFunc(listed, order)
-	slices.SortFunc(named, order)
-	for i := range max(len(listed), len(named)) {
-		for _, from := range [...][]*candidate{listed, named} {
-			if i < len(from) && len(j.sources) < MaxSources {
-				j.begin(from[i])
-			}
-		}
-	}
 }
 
 // begin makes a candidate a source that is being connected.

@@ -54,7 +54,7 @@ func TestSeveralSourcesAtOnce(t *testing.T) {
 		id := a.publish(200)
 		l.seedAll(id, b, c)
 		before := []int{a.sent(), b.sent(), c.sent()}
-		a.rate, b.rate, c.rate = slowRate, slowRate, slowRate
+		limit(slowRate, a, b, c)
 		start := time.Now()
 		if err := d.fetch(id); err != nil {
 			t.Fatal(err)
@@ -79,7 +79,7 @@ func TestServesWhileItFetches(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b, c := l.host(1), l.host(2), l.host(3)
 		id := a.publish(200)
-		a.rate, b.rate, c.rate = slowRate, slowRate, slowRate
+		limit(slowRate, a, b, c)
 		only := func(h *labHost) func(content.Digest) []placement.HostID {
 			return func(content.Digest) []placement.HostID { return []placement.HostID{h.id} }
 		}
@@ -104,7 +104,7 @@ func TestFetchersMeet(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b, c := l.host(1), l.host(2), l.host(3)
 		id := a.publish(200)
-		a.rate, b.rate, c.rate = slowRate, slowRate, slowRate
+		limit(slowRate, a, b, c)
 		waitB, waitC := b.mustFetch(id), c.mustFetch(id)
 		waitB()
 		waitC()
@@ -120,13 +120,13 @@ func TestFetchersMeet(t *testing.T) {
 func TestEightFetchersSpareTheSeed(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		seed := l.host(0)
-		seed.rate = slowRate
+		limit(slowRate, seed)
 		const n = 256
 		id := seed.publish(n)
 		var waits []func()
 		for i := range 8 {
 			h := l.host(i + 1)
-			h.rate = slowRate
+			limit(slowRate, h)
 			waits = append(waits, h.mustFetch(id))
 		}
 		for _, wait := range waits {
@@ -143,7 +143,7 @@ func TestResumeAfterRestart(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b := l.host(1), l.host(2)
 		id := a.publish(100)
-		a.rate = slowRate
+		limit(slowRate, a)
 		f := b.file(id)
 		ctx, cancel := context.WithCancel(context.Background())
 		err := b.Fetch(ctx, f, content.Bits{}, Distribute, func(p Progress) {
@@ -174,7 +174,7 @@ func TestCancelStops(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b := l.host(1), l.host(2)
 		id := a.publish(200)
-		a.rate = slowRate
+		limit(slowRate, a)
 		f := b.file(id)
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error)
@@ -209,7 +209,7 @@ func TestCallersShareAJob(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b := l.host(1), l.host(2)
 		id := a.publish(100)
-		a.rate = slowRate
+		limit(slowRate, a)
 		f := b.file(id)
 		wait := b.mustFetch(id)
 		first, second := content.NewBits(100), content.NewBits(100)
@@ -235,7 +235,7 @@ func TestDemandGoesFirst(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b := l.host(1), l.host(2)
 		id := a.publish(300)
-		a.rate = slowRate
+		limit(slowRate, a)
 		f := b.file(id)
 		wait := b.mustFetch(id)
 		until(t, "it has begun", func() bool { return b.got() > 50 })
@@ -301,7 +301,7 @@ func TestBothDial(t *testing.T) {
 		if a.sessions()+b.sessions() > 0 {
 			t.Fatal("idle sessions are left")
 		}
-		a.rate, b.rate = slowRate, slowRate
+		limit(slowRate, a, b)
 		done := make(chan error, 2)
 		go func() { done <- b.Fetch(context.Background(), f, content.Bits{}, Distribute, nil) }()
 		go func() { done <- a.Fetch(context.Background(), g, content.Bits{}, Distribute, nil) }()
@@ -334,7 +334,7 @@ func TestClosedSwarm(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b := l.host(1), l.host(2)
 		id := a.publish(200)
-		a.rate = slowRate
+		limit(slowRate, a)
 		f := b.file(id)
 		done := make(chan error)
 		go func() { done <- b.Fetch(context.Background(), f, content.Bits{}, Distribute, nil) }()

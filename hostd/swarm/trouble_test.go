@@ -21,7 +21,7 @@ func TestLiarIsShunned(t *testing.T) {
 		id := a.publish(100)
 		l.seedAll(id, liar)
 		liar.spoil.Store(true)
-		a.rate, liar.rate = slowRate, slowRate
+		limit(slowRate, a, liar)
 		if err := c.fetch(id); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func TestStalledPeerIsPutAside(t *testing.T) {
 		a, b, c := l.host(1), l.host(2), l.host(3)
 		id := a.publish(200)
 		l.seedAll(id, b)
-		a.rate, b.rate = slowRate, slowRate
+		limit(slowRate, a, b)
 		wait := c.mustFetch(id)
 		until(t, "a third is here", func() bool { return c.got() > 66 })
 		start := time.Now()
@@ -98,7 +98,7 @@ func TestStalledPeerIsUsedAgain(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b := l.host(1), l.host(2)
 		id := a.publish(100)
-		a.rate = slowRate
+		limit(slowRate, a)
 		wait := b.mustFetch(id)
 		until(t, "a third is here", func() bool { return b.got() > 33 })
 		a.freeze()
@@ -116,7 +116,7 @@ func TestDeadPeerIsReplacedAtOnce(t *testing.T) {
 		a, b, c := l.host(1), l.host(2), l.host(3)
 		id := a.publish(200)
 		l.seedAll(id, b)
-		a.rate, b.rate = slowRate, slowRate
+		limit(slowRate, a, b)
 		wait := c.mustFetch(id)
 		until(t, "a third is here", func() bool { return c.got() > 66 })
 		start := time.Now()
@@ -189,7 +189,8 @@ func TestNewHolderIsFound(t *testing.T) {
 		l.mu.Lock()
 		l.holders[id] = []placement.HostID{a.id}
 		l.mu.Unlock()
-		a.rate, b.rate = slowRate/100, slowRate
+		limit(slowRate/100, a)
+		limit(slowRate, b)
 		wait := c.mustFetch(id)
 		until(t, "it has begun", func() bool { return c.got() > 0 })
 		l.holds(id, b)
