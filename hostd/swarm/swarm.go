@@ -139,8 +139,21 @@ func (s *Swarm) Fetch(ctx context.Context, file File, want content.Bits, prio Pr
 	return ctx.Err()
 }
 
-// job returns the running job of a file, or starts one.
+// job returns the running job of a file, or starts one. If the file was removed and made anew, the job of the old one goes
+// first: it would find everything in what nobody has any more.
 func (s *Swarm) job(file File) (*job, error) {
+	for {
+		j, err := s.jobFor(file)
+		if err != nil || j.file == file {
+			return j, err
+		}
+		j.cancel()
+		<-j.left
+	}
+}
+
+// jobFor returns the running job of a content, or starts one that fills file.
+func (s *Swarm) jobFor(file File) (*job, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -373,3 +373,19 @@ func TestSessionsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// TestFileMadeAnew removes a file and fetches it again while the job of the first fetch still lingers.
+func TestFileMadeAnew(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		a, b := l.host(1), l.host(2)
+		id := a.publish(20)
+		for range 2 {
+			if err := b.fetch(id); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.store.Remove(id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
