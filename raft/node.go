@@ -32,6 +32,8 @@ type Node struct {
 	refusals   refusals
 	hint       atomic.Pointer[placement.HostID] // the leader, as another host said
 	asked      atomic.Uint32                    // voters asked for the leader, to take turns
+	proposals  atomic.Int32                     // commands in the leader's log whose outcome is awaited
+	committed  chan struct{}                    // the last of them is through, and the followers should know; holds one
 	pilot      atomic.Pointer[autopilot.State]  // the last one while leading
 
 	ctx    context.Context
@@ -55,7 +57,7 @@ func Open(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{
-		cfg: cfg, logger: cfg.Logger, machine: newMachine(), leaderSeen: make(chan struct{}, 1),
+		cfg: cfg, logger: cfg.Logger, machine: newMachine(), leaderSeen: make(chan struct{}, 1), committed: make(chan struct{}, 1),
 		refusals: refusals{since: map[placement.HostID]time.Time{}}, failed: make(chan struct{}),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
@@ -212,6 +214,7 @@ func (n *Node) start(layer *streamLayer, s stores) error {
 		return ok
 	}))
 	n.spawn(func() { n.observe(seen) })
+	n.spawn(n.spread)
 	n.spawn(n.run)
 	n.spawn(n.watch)
 	n.register()

@@ -75,7 +75,7 @@ type Timing struct {
 	Heartbeat   time.Duration // silence of the leader after which a follower stands for election
 	Election    time.Duration // time a candidate has to win
 	LeaderLease time.Duration // a leader that reaches no majority for so long steps down; at most Heartbeat
-	Commit      time.Duration // idle time after which followers are told of the commit index
+	Commit      time.Duration // idle time after which followers are told of the commit index, if no entry did
 	Reconcile   time.Duration // pace of the leader's loop that makes the configuration follow the catalogue
 	Stabilize   time.Duration // how long a host must be healthy before it is made a voter
 }
@@ -97,7 +97,7 @@ var DefaultTiming = Timing{
 	Heartbeat:   time.Second,
 	Election:    time.Second,
 	LeaderLease: 750 * time.Millisecond,
-	Commit:      50 * time.Millisecond,
+	Commit:      250 * time.Millisecond,
 	Reconcile:   time.Second,
 	Stabilize:   2 * time.Second,
 }
