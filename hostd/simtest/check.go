@@ -40,11 +40,10 @@ func (w *world) heal() bool {
 // tellRaft notes how each host sees the replication.
 func (w *world) tellRaft() {
 	for _, m := range w.machines {
-		m.mu.Lock()
-		if m.host != nil {
-			w.did("%s is %s: %+v", m.name, m.host.ID(), m.host.Raft())
-		}
-		m.mu.Unlock()
+		m.call(func(_ context.Context, h *hostd.Host) error {
+			w.did("%s is %s: %+v", m.name, h.ID(), h.Raft())
+			return nil
+		})
 	}
 }
 

@@ -9,8 +9,12 @@ import (
 )
 
 // ghost is the disk of a daemon whose goroutines live on for a moment after it died. Nothing they do reaches the disk;
-// but hashicorp/raft panics, and all of the simulation with it, if it is told that its vote could not be saved.
-type ghost struct{ disk.FS }
+// but hashicorp/raft panics, and all of the simulation with it, if it is told that its vote could not be saved. For the
+// same reason a vote finds room on a full disk.
+type ghost struct {
+	disk.FS
+	m *machine
+}
 
 // vote is in every path that it concerns.
 const vote = "/raft/vote"
@@ -29,7 +33,7 @@ func (g ghost) OpenFile(path string, flag int, perm fs.FileMode) (disk.File, err
 	if !strings.Contains(path, vote) || err != nil && laid(path, err) != nil {
 		return f, err
 	}
-	return ghostFile{f, path}, nil
+	return ghostFile{f, path, g.m}, nil
 }
 
 // Rename implements disk.FS.
@@ -48,6 +52,7 @@ func (g ghost) SyncDir(path string) error {
 type ghostFile struct {
 	disk.File
 	path string
+	m    *machine
 }
 
 func (f ghostFile) WriteAt(p []byte, off int64) (int, error) {
@@ -55,6 +60,7 @@ func (f ghostFile) WriteAt(p []byte, off int64) (int, error) {
 		return len(p), nil
 	}
 	n, err := f.File.WriteAt(p, off)
+	err = f.m.spare(err, func() (err error) { n, err = f.File.WriteAt(p, off); return err })
 	if err != nil && laid(f.path, err) == nil {
 		return len(p), nil
 	}

@@ -83,7 +83,7 @@ func (w *world) published(op *operation, m *machine, id string, copies int, repl
 			h.acked = map[string]int{}
 		}
 		h.acked[id] = max(h.acked[id], copies)
-		if w.doom != nil && op.copies > 1 && m.busy.TryLock() {
+		if w.doom != nil && op.copies > 1 && w.sound() && m.busy.TryLock() {
 			m.strike()
 			w.doom <- m
 			w.doom = nil

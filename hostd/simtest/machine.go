@@ -34,6 +34,7 @@ type machine struct {
 	files *disk.Memory // what is on the disk
 	fault *disk.Fault  // the disk as the daemon of this life sees it
 	trap  trap
+	room  room
 	lives int
 	disks int // that this machine has had
 	plug  *link.Plug
@@ -99,6 +100,9 @@ func (m *machine) start(join, token string) error {
 		return err
 	}
 	m.fault.OnOp(m.trap.set())
+	m.room.mu.Lock()
+	m.room.was = m.room.full
+	m.room.mu.Unlock()
 	m.plug = m.w.fabric.Plug(m.name)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
@@ -106,7 +110,7 @@ func (m *machine) start(join, token string) error {
 		Data: dataDir, Listen: m.addr(), Advertise: m.addr(), Name: m.name,
 		HostTimeout: hostTimeout, Join: join, Token: token,
 	}, hostd.Options{
-		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, FS: ghost{m.fault},
+		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, FS: ghost{m.fault, m},
 		ListenLocal: func() (net.Listener, error) { return nil, nil },
 	})
 	if err != nil {
@@ -151,7 +155,7 @@ func (m *machine) plantKey() error {
 
 // fell notes that the daemon ended by itself: it may if its disk failed it, or if it has left the cluster.
 func (m *machine) fell(err error) {
-	if err == nil || m.fault.Killed() || m.trap.wasFull() {
+	if err == nil || m.fault.Killed() || m.wasFull() {
 		return
 	}
 	m.w.violation("host %s gave up: %v", m.name, err)
@@ -173,7 +177,7 @@ func (m *machine) shutDown() {
 	}
 	m.leave()
 	m.stop()
-	if err := <-m.done; err != nil && !m.fault.Killed() && !m.trap.wasFull() {
+	if err := <-m.done; err != nil && !m.fault.Killed() && !m.wasFull() {
 		m.w.violation("host %s ended with %v", m.name, err)
 	}
 	m.plug.Unplug(false)
@@ -237,7 +241,7 @@ func (m *machine) restart() {
 		return
 	}
 	err := m.start("", "")
-	if err != nil && !m.fault.Killed() && !m.trap.wasFull() {
+	if err != nil && !m.fault.Killed() && !m.wasFull() {
 		m.w.violation("host %s cannot start again: %v", m.name, err)
 	}
 }

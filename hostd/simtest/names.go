@@ -14,6 +14,9 @@ import (
 type input struct {
 	kind string
 	id   string
+	// again marks what may happen a second time, or not: a host that does not know whether a leader has carried out its
+	// command sends it again until the call returns, and commands may be applied twice.
+	again bool
 }
 
 type output struct {
@@ -24,24 +27,41 @@ type output struct {
 
 // names is what one name may do: its state is its versions, the oldest first, separated by spaces. Each version is
 // published once, so that one that appears twice was carried out twice.
-var names = porcupine.Model{
-	Init: func() any { return "" },
-	Step: func(state, in, out any) (bool, any) {
+var names = porcupine.NondeterministicModel{
+	Init: func() []any { return []any{""} },
+	Step: func(state, in, out any) []any {
 		versions := strings.Fields(state.(string))
 		i, o := in.(input), out.(output)
+		after := state
 		switch i.kind {
 		case opPublish:
-			return true, strings.Join(append(slices.Clone(versions), i.id), " ")
+			if !slices.Contains(versions, i.id) {
+				after = strings.Join(append(versions, i.id), " ")
+			}
 		case opRemove:
-			return o.result != notFound || len(versions) == 0, ""
+			if o.result == notFound && len(versions) > 0 && !i.again {
+				return nil
+			}
+			after = ""
+		default:
+			newest := ""
+			if len(versions) > 0 {
+				newest = versions[len(versions)-1]
+			}
+			if o.versions != len(versions) || o.newest != newest {
+				return nil
+			}
 		}
-		if len(versions) == 0 {
-			return o.versions == 0, state
+		if i.again && after != state {
+			return []any{state, after}
 		}
-		return o.versions == len(versions) && o.newest == versions[len(versions)-1], state
+		return []any{after}
 	},
 	DescribeOperation: func(in, out any) string { return fmt.Sprintf("%+v -> %+v", in, out) },
 }
+
+// repeatAfter is how long a call takes at least of which a command was sent twice: the first pause before that.
+const repeatAfter = 50 * time.Millisecond
 
 // porcupinePatience is real time, of which the checker may need any amount.
 const porcupinePatience = 10 * time.Second
@@ -51,7 +71,7 @@ const porcupinePatience = 10 * time.Second
 func (w *world) checkNames() {
 	for n := range nameCount {
 		name := fmt.Sprintf("f/%d", n)
-		if porcupine.CheckOperationsTimeout(names, w.operations(name), porcupinePatience) == porcupine.Illegal {
+		if porcupine.CheckOperationsTimeout(names.ToModel(), w.operations(name), porcupinePatience) == porcupine.Illegal {
 			w.violation("no order of the operations explains what was seen of %s", name)
 		}
 	}
@@ -75,6 +95,11 @@ func (w *world) operations(name string) (ops []porcupine.Operation) {
 		}
 		p.Input, p.Output = in, out
 		ops = append(ops, p)
+		if op.kind != opList && (op.result == unknown || op.back-op.call >= repeatAfter) {
+			in.again = true
+			p.Input, p.ClientId = in, -1-i
+			ops = append(ops, p)
+		}
 	}
 	return ops
 }

@@ -38,7 +38,7 @@ var kinds = []struct {
 	{"slow link", 3, (*world).slow},
 	{"broken connections", 2, (*world).breakAll},
 	{"full disk", 2, (*world).fullDisk},
-	{"flipped bytes", 3, (*world).flip},
+	{"flipped bytes", 6, (*world).flip},
 	{"lost disk", 4, (*world).loseDisk},
 	{"leave and join", 2, (*world).leaveAndJoin},
 }
@@ -121,6 +121,18 @@ func (n *nets) add(d int, roads [][2]string) {
 		n.cuts[r] += d
 		n.w.fabric.Cut(r[0], r[1], n.cuts[r] > 0)
 	}
+}
+
+// whole says whether nothing is cut.
+func (n *nets) whole() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, reasons := range n.cuts {
+		if reasons > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // between are the roads between two sets of machines, both ways.
@@ -235,10 +247,10 @@ func (w *world) breakAll(s step, m *machine) func() {
 
 func (w *world) fullDisk(s step, m *machine) func() {
 	w.did("fill the disk of %s", m.name)
-	m.trap.fill(true)
+	m.fill(true)
 	return func() {
 		w.did("clear the disk of %s", m.name)
-		m.trap.fill(false)
+		m.fill(false)
 		if !m.running() { // it had to give up
 			m.restart()
 		}
@@ -264,23 +276,34 @@ func (w *world) flip(s step, m *machine) func() {
 	return nil
 }
 
+// sound says whether the cluster can do without one vote for ever: not while another is out of reach, as two of three are
+// too many, nor while votes are changing hands.
+func (w *world) sound() bool {
+	return len(w.up()) == len(w.machines) && w.nets.whole() && w.voters() >= 3
+}
+
 // condemn waits for a machine that acknowledges a publication, which dies at that moment, when the others may have
-// nothing of it yet but what they promised. If nobody does, it is m.
-func (w *world) condemn(m *machine) *machine {
+// nothing of it yet but what they promised. It may be nobody.
+func (w *world) condemn() *machine {
 	doom := make(chan *machine, 1)
 	w.mu.Lock()
 	w.doom = doom
 	w.mu.Unlock()
+	var m *machine
 	select {
 	case m = <-doom:
 	case <-time.After(5 * time.Second):
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.doom != nil { // nobody, and nobody will
-		w.doom = nil
-	} else if len(doom) > 0 { // in this very moment
+	switch {
+	case m != nil:
+	case w.doom == nil: // in this very moment
 		m = <-doom
+	default: // nobody, and nobody will
+		w.doom = nil
+		w.flaws = map[string]bool{}
+		return nil
 	}
 	w.flaws = map[string]bool{m.name: true}
 	return m
@@ -288,23 +311,23 @@ func (w *world) condemn(m *machine) *machine {
 
 // loseDisk destroys a machine's disk with all that is on it; later the machine joins as a new host.
 func (w *world) loseDisk(s step, m *machine) func() {
-	if !m.running() || !w.members.TryLock() {
+	if !w.members.TryLock() {
 		return nil
 	}
-	if w.voters() < 3 || !w.flawed("") { // one vote may be destroyed of three, not of one
+	if !w.sound() || !w.flawed("") {
 		w.members.Unlock()
 		return nil
 	}
-	spared := m
-	m = w.condemn(m)
+	if m = w.condemn(); m == nil {
+		w.members.Unlock()
+		return nil
+	}
 	w.did("destroy %s with its disk", m.name)
 	m.powerOff()
 	m.discard()
 	return func() {
 		defer w.members.Unlock()
-		if m != spared {
-			defer m.busy.Unlock()
-		}
+		defer m.busy.Unlock()
 		if w.remove(m) {
 			w.join(m)
 			w.enfranchise()

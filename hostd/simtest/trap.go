@@ -1,38 +1,25 @@
 package simtest
 
 import (
-	"slices"
-	"strings"
+	"errors"
 	"sync"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
-// trap decides about each operation of a disk: whether it is full, and whether the machine dies of it.
+// trap kills a machine in the middle of what it writes.
 type trap struct {
 	mu     sync.Mutex
-	full   bool
-	was    bool          // full, since the machine was started
-	left   int           // changes until the machine dies, 0: it does not
+	left   int           // changes of the disk until the machine dies, 0: it does not
 	sprung chan struct{} // closed when it dies
 }
-
-// grows are the operations that a full disk refuses; it spares the vote, as hashicorp/raft panics where it cannot save it.
-var grows = []string{"create", "write", "mkdir", "link"}
 
 // set returns the hook of the disk of a machine that starts.
 func (t *trap) set() func(disk.Op) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.was, t.left, t.sprung = t.full, 0, make(chan struct{})
+	t.left, t.sprung = 0, make(chan struct{})
 	return t.op
-}
-
-// wasFull says whether the disk was full since the machine was started.
-func (t *trap) wasFull() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.was
 }
 
 func (t *trap) op(op disk.Op) error {
@@ -47,17 +34,7 @@ func (t *trap) op(op disk.Op) error {
 			return disk.ErrKilled
 		}
 	}
-	if t.full && slices.Contains(grows, op.Name) && !strings.Contains(op.Path, vote) {
-		return disk.NoSpace()
-	}
 	return nil
-}
-
-// fill makes the disk full, or not.
-func (t *trap) fill(full bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.full, t.was = full, t.was || full
 }
 
 // arm has the n-th change from now be the machine's last. The channel is closed then.
@@ -73,4 +50,45 @@ func (t *trap) disarm() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.left = 0
+}
+
+// room is how full a machine's disk is made.
+type room struct {
+	mu   sync.Mutex
+	full bool // now
+	was  bool // since the machine was started
+}
+
+// fill leaves no page free on the machine's disk, or all that it has.
+func (m *machine) fill(full bool) {
+	m.room.mu.Lock()
+	defer m.room.mu.Unlock()
+	m.room.full, m.room.was = full, m.room.was || full
+	m.limit(full)
+}
+
+func (m *machine) limit(full bool) {
+	m.files.SetLimit(0)
+	if free, total, err := m.files.Space("/"); err == nil && full {
+		m.files.SetLimit(total - free)
+	}
+}
+
+// wasFull says whether the disk was full since the machine was started.
+func (m *machine) wasFull() bool {
+	m.room.mu.Lock()
+	defer m.room.mu.Unlock()
+	return m.room.was
+}
+
+// spare repeats a write that failed for want of room, with room.
+func (m *machine) spare(err error, write func() error) error {
+	if !errors.Is(err, disk.ErrNoSpace) {
+		return err
+	}
+	m.room.mu.Lock()
+	defer m.room.mu.Unlock()
+	m.limit(false)
+	defer m.limit(m.room.full)
+	return write()
 }
