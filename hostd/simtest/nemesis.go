@@ -310,7 +310,7 @@ func (w *world) condemn() *machine {
 }
 
 // loseDisk destroys a machine's disk with all that is on it; later the machine joins as a new host.
-func (w *world) loseDisk(s step, m *machine) func() {
+func (w *world) loseDisk(step, *machine) func() {
 	if !w.members.TryLock() {
 		return nil
 	}
@@ -318,7 +318,8 @@ func (w *world) loseDisk(s step, m *machine) func() {
 		w.members.Unlock()
 		return nil
 	}
-	if m = w.condemn(); m == nil {
+	m := w.condemn()
+	if m == nil {
 		w.members.Unlock()
 		return nil
 	}
