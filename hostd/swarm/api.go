@@ -129,15 +129,8 @@ const (
 	// DemandReserve is the part of both that is kept for chunks a reader waits for.
 	DemandReserve = 4 // one in so many
 	// MaxServing bounds the bytes of chunks that are on their way to peers. They are buffers in memory; only when many
-	// receivers are slow does it come to more than SendSlots chunks.
+	// receivers are slow does it come to more than plan.Slots chunks.
 	MaxServing = 256 << 20
-
-	// SendSlots is how many chunks are sent at a time, to all peers. One is written, one read ahead and one hashed; more
-	// make each chunk whole later, so that it is passed on later, and are decided earlier.
-	SendSlots = 4
-	// SlotTime is how long a chunk may be on its way before its slot is lent to another: its receiver is slow, and the
-	// uplink may have room for others.
-	SlotTime = 100 * time.Millisecond
 
 	// StallTime is how long a peer may owe chunks without sending a byte before they are asked from others.
 	StallTime = 4 * time.Second

@@ -39,7 +39,7 @@ type wish struct {
 
 func newUplink(s *Swarm) *uplink {
 	u := &uplink{swarm: s, throttle: newThrottle(), waiting: map[*wire.Pull]*wish{}, gives: map[content.Digest]*give{},
-		plan: plan.NewUplink[*wish](SendSlots, SlotTime)}
+		plan: plan.NewUplink[*wish](plan.Slots, plan.LendTime)}
 	u.alarm = time.AfterFunc(time.Hour, u.ring)
 	u.alarm.Stop()
 	return u

@@ -1,6 +1,9 @@
 package plan
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Priority says who waits for a chunk. A higher one always goes first.
 type Priority uint8
@@ -24,7 +27,10 @@ const (
 	MaxSources = 30
 	// DialSources is how many of them a fetcher looks for itself. The others are those who found it: a host to which all
 	// came and which went to nobody would be a source of many and have few.
-	DialSources = 26
+	DialSources = 28
+	// LookAround is how long a fetcher that has just begun hears of others, and goes to none of them: who all know only
+	// those who came first become a swarm of their own.
+	LookAround = 25 * time.Millisecond
 )
 
 // Picker decides which chunk to request next, and from which source. It is a pure data structure: no clock, no I/O, no

@@ -180,6 +180,10 @@ func (h *host) tick() {
 			h.pick.SetPace(p.src, p.pace.Rate(now, size), p.pace.Allowed(size))
 		}
 	}
+	if len(h.heard) == 0 {
+		h.heard, h.later = h.later, nil
+	}
+	h.connect()
 	h.fill()
-	h.net.after(tickTime, event{kind: tick, h: h})
+	h.net.after(h.net.spec.tick(), event{kind: tick, h: h})
 }

@@ -24,8 +24,12 @@ type host struct {
 	pick    *plan.Picker // of one that fetches
 	sources map[*plan.Source]*peer
 	dialing int
-	known   map[int]bool // hosts that it has heard of
-	heard   []int        // those of them that it has not tried
+	tried   int
+	looked  int64    // until when it looks around
+	known   []uint64 // hosts that it has heard of
+	nknown  int
+	heard   []int // those of them that it has not tried
+	later   []int // those that had no room
 
 	peers     map[int]*peer // its sessions, by host
 	list      []*peer       // the same, in order
@@ -104,8 +108,11 @@ func (h *host) begin() {
 	for id := range n.spec.seeds {
 		h.meet(n.hosts[id])
 	}
-	n.after(tickTime, event{kind: tick, h: h})
 	h.connect()
+	// Before it goes to others it hears of more than those who came first: who only know each other become a swarm of
+	// their own.
+	h.looked = n.now + int64(plan.LookAround)
+	n.after(plan.LookAround, event{kind: tick, h: h})
 }
 
 // die ends a host: silently, or so that its peers' sessions end at once.

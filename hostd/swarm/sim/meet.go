@@ -14,16 +14,35 @@ func (h *host) meet(o *host) {
 	if p := h.peers[o.id]; p != nil && p.src != nil && o.fetching() {
 		h.pick.Fellow(p.src)
 	}
-	if !h.known[o.id] && len(h.known) < maxKnown {
-		h.known[o.id] = true
-		h.heard = append(h.heard, o.id)
+	if h.learn(o) {
+		h.connect()
 	}
-	h.connect()
 }
+
+// learn notes that there is o; false if that is no news.
+func (h *host) learn(o *host) bool {
+	if h.knows(o) || h.nknown == maxKnown {
+		return false
+	}
+	h.known[o.id>>6] |= 1 << (o.id & 63)
+	h.nknown++
+	h.heard = append(h.heard, o.id)
+	return true
+}
+
+func (h *host) knows(o *host) bool { return h.known[o.id>>6]&(1<<(o.id&63)) != 0 }
 
 // connect dials hosts that it has heard of, in an order of its own.
 func (h *host) connect() {
-	for h.fetching() && len(h.heard) > 0 && len(h.sources)+h.dialing < h.net.spec.sources()*plan.DialSources/plan.MaxSources {
+	enough := h.net.spec.sources() * plan.DialSources / plan.MaxSources
+	if h.net.now < h.looked {
+		return
+	}
+	for h.fetching() && len(h.heard) > 0 && len(h.sources)+h.dialing < enough && h.dialing < maxDials {
+		if h.nknown > maxDials && h.tried > 2*enough && h.dialing > 0 {
+			return // most are full: one at a time
+		}
+		h.tried++
 		best := 0
 		for i, id := range h.heard {
 			if h.before(id, h.heard[best]) {
@@ -76,11 +95,14 @@ func (h *host) open(o *host) {
 	if p != nil && p.src != nil {
 		return
 	}
-	h.introduced(o)
-	if p == nil && (len(h.list) >= maxSessions || len(o.list) >= maxSessions) || p == nil && o.fetching() && len(o.sources)+o.dialing >= h.net.spec.sources() {
+	full := len(h.list) >= maxSessions || len(o.list) >= maxSessions || o.fetching() && max(o.followers, len(o.sources)) >= h.net.spec.sources()
+	if p == nil && full {
+		h.introduced(o, false)
+		h.later = append(h.later, o.id)
 		h.connect()
 		return
 	}
+	h.introduced(o, true)
 	p = h.session(o)
 	q := p.back
 	q.asker = o.uplink.Join(h.rack == o.rack)
@@ -92,18 +114,19 @@ func (h *host) open(o *host) {
 			o.dialing++
 			h.net.after(latency, event{kind: dialed, h: o, arg: h.id})
 		}
-		o.known[h.id] = true
+		o.learn(h)
 	} else {
 		h.pick.Gives(p.src)
 		o.gives()
 		q.follow()
 	}
 	o.followers++
+	h.connect()
 	h.fill()
 }
 
-// introduced: o names some of its followers to h, and h to all of them.
-func (h *host) introduced(o *host) {
+// introduced: o names some of its followers to h, and, if h becomes one, h to all of them. What is no news is left out.
+func (h *host) introduced(o *host, follows bool) {
 	k := len(o.list)
 	if k == 0 {
 		return
@@ -116,9 +139,11 @@ func (h *host) introduced(o *host) {
 		}
 		if named < introductions {
 			named++
-			h.net.after(latency, event{kind: met, h: h, arg: p.other.id})
+			if !h.knows(p.other) {
+				h.net.after(latency, event{kind: met, h: h, arg: p.other.id})
+			}
 		}
-		if !p.other.known[h.id] {
+		if follows && !p.other.knows(h) {
 			h.net.after(latency, event{kind: met, h: p.other, arg: h.id})
 		}
 	}

@@ -23,6 +23,8 @@ const (
 	maxSessions   = 256
 	introductions = 64
 	maxKnown      = 1024 // hosts that one remembers
+	// maxDials is how many hosts are dialed at a time.
+	maxDials = 8
 )
 
 // link is a queue of a rate, first in, first out. The zero value has no limit.

@@ -60,6 +60,10 @@ func (s *spec) segments() int {
 	}
 	return 8
 }
+
+// tick is how often a host looks at its sources: as hostd/swarm does, but in coarse swarms no more often than a chunk comes.
+func (s *spec) tick() time.Duration { return tickTime * time.Duration(1+s.chunk/(4*mib)) }
+
 func (s *spec) wants(h *host, c int) bool { return s.want == nil || s.want(h, c) }
 
 // bound returns T* in seconds: with equal rates that of Mundinger, Weber and Weiss, for one seed F/u·(1+⌊log₂N⌋/M); else the
@@ -100,7 +104,7 @@ func (s *spec) build() *net {
 	for i, m := range append(append([]member{}, s.seeds...), s.members...) {
 		lend := max(plan.LendTime, time.Duration(ns(2*float64(slots*s.chunk)/m.rate)))
 		h := &host{net: n, id: i, key: plan.Mix(uint64(i)), rack: n.racks[m.rack], up: m.rate, down: link{rate: m.rate},
-			have: make([]bool, s.chunks()), known: map[int]bool{}, peers: map[int]*peer{},
+			have: make([]bool, s.chunks()), known: make([]uint64, (len(s.seeds)+len(s.members)+63)/64), peers: map[int]*peer{},
 			uplink: plan.NewUplink[*wish](slots, lend)}
 		n.hosts = append(n.hosts, h)
 		if i < len(s.seeds) {
