@@ -131,6 +131,8 @@ const (
 	// MaxServing bounds the bytes of chunks that are on their way to peers. They are buffers in memory; only when many
 	// receivers are slow does it come to more than plan.Slots chunks.
 	MaxServing = 256 << 20
+	// MaxHot bounds the bytes of chunks that are kept in memory because others will ask for them next: 50 ms at 10 Gbit/s.
+	MaxHot = 64 << 20
 
 	// StallTime is how long a peer may owe chunks without sending a byte before they are asked from others.
 	StallTime = 4 * time.Second
