@@ -26,13 +26,10 @@ func (j *job) draw(src *source, r plan.Request) {
 			buf = j.swarm.buffers.get(req.len)
 			return (*buf)[:req.len], j.post(granted{req})
 		})
-		if buf == nil {
-			j.keep(req, nil)
-			return
+		j.keep(req, buf)
+		if buf != nil {
+			j.swarm.budget.give(src.cand.id, req.len)
 		}
-		j.keep(req, (*buf)[:req.len])
-		j.swarm.buffers.put(buf)
-		j.swarm.budget.give(src.cand.id, req.len)
 	})
 }
 

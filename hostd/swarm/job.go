@@ -169,6 +169,7 @@ func (j *job) end() {
 		j.leave(src)
 	}
 	j.swarm.budget.forget(j)
+	j.swarm.buffers.put(j.swarm.hot.forget(j.id)...)
 	j.swarm.metrics.jobs.Dec()
 	j.swarm.ended(j)
 	close(j.left)

@@ -75,10 +75,8 @@ func (j *job) ask(src *source, r plan.Request) {
 	src.owes(req, req.asked)
 	j.wg.Go(func() {
 		buf := j.swarm.buffers.get(req.len)
-		defer j.swarm.buffers.put(buf)
-		p := (*buf)[:req.len]
-		req.err = src.link.sess.Chunk(ctx, j.id, req.chunk, req.len, wire.Priority(req.prio), p)
-		j.keep(req, p)
+		req.err = src.link.sess.Chunk(ctx, j.id, req.chunk, req.len, wire.Priority(req.prio), (*buf)[:req.len])
+		j.keep(req, buf)
 		j.swarm.budget.give(src.cand.id, req.len)
 	})
 }
@@ -99,13 +97,25 @@ func (src *source) owes(r *request, now time.Time) {
 	src.requests[r.chunk] = r
 }
 
-// keep stores the chunk of a request, if it has come, and tells the loop.
-func (j *job) keep(r *request, p []byte) {
+// keep stores the chunk of a request, if it has come, and tells the loop. The buffer is the swarm's from then on; a draw that
+// was granted nothing has none.
+func (j *job) keep(r *request, buf *[]byte) {
 	defer j.post(r)
 	defer r.cancel()
-	if r.err != nil {
-		return
+	if r.err == nil {
+		j.store(r, (*buf)[:r.len])
 	}
+	switch s := j.swarm; {
+	case buf == nil:
+	case r.err == nil && s.followers.anyFetching(j.id):
+		s.buffers.put(s.hot.keep(chunkKey{j.id, r.chunk}, buf)...)
+	default:
+		s.buffers.put(buf)
+	}
+}
+
+// store verifies and stores the chunk of a request, which has come.
+func (j *job) store(r *request, p []byte) {
 	m := j.swarm.metrics
 	r.took = max(time.Since(r.asked), 1)
 	r.src.storing.Add(1)
@@ -196,4 +206,8 @@ func (b *buffers) get(n int) *[]byte {
 }
 
 // put takes back what get gave.
-func (b *buffers) put(p *[]byte) { b.pools[bits.Len(uint(len(*p)-1))].Put(p) }
+func (b *buffers) put(all ...*[]byte) {
+	for _, p := range all {
+		b.pools[bits.Len(uint(len(*p)-1))].Put(p)
+	}
+}

@@ -41,6 +41,18 @@ func (f *followers) fetching(file content.Digest, but wire.PeerID) (others []*li
 	return others
 }
 
+// anyFetching says whether a follower fetches a file.
+func (f *followers) anyFetching(file content.Digest) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, fetches := range f.files[file] {
+		if fetches {
+			return true
+		}
+	}
+	return false
+}
+
 func (f *followers) remove(file content.Digest, l *link) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -133,7 +145,10 @@ func (l *link) read(w *wish, buf []byte) ([]byte, error) {
 	if !ok {
 		return nil, wire.ErrNotFound
 	}
-	p, err := f.ReadChunk(w.index, buf)
+	p, err := buf, error(nil)
+	if !s.hot.read(chunkKey{w.pull.File, w.index}, buf) {
+		p, err = f.ReadChunk(w.index, buf)
+	}
 	if err != nil {
 		s.metrics.failures.Inc()
 		s.log.Warn("cannot give a chunk", "file", w.pull.File.Short(), "chunk", w.index, "host", l.peer, "error", err)

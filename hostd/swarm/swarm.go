@@ -27,6 +27,7 @@ type Swarm struct {
 	recent    recent
 	budget    *budget
 	buffers   buffers
+	hot       hot
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
