@@ -1,12 +1,16 @@
 package plan
 
+// closeBy is how many chunks behind this giver another one may be that hears of its grants too late.
+const closeBy = 32
+
 // Giver chooses what a holder of a file gives to those who leave the choice to it. Such a wish is a draw: any chunk in a
 // range. The holder grants it as late as it can, when its uplink is free, a chunk that is fresh: held here, in the range, by
 // no follower held, and granted to nobody yet. So whatever the fetchers know of each other, each chunk leaves the holder
 // once before any leaves it twice.
 //
 // Several holders of one file begin at different places, and hear from their followers what the others gave. Where one comes
-// to what is given already, it goes on in the middle of the longest run that is fresh.
+// to what is given already, it goes on in the middle of the longest run that is fresh. So it does where another gave what it
+// has just given itself: they walk close behind one another, and would hear of each other's chunks too late all the way.
 //
 // A granted chunk whose follower gives it up or leaves is granted again, after all that is fresh, unless a follower has it.
 type Giver struct {
@@ -18,6 +22,7 @@ type Giver struct {
 	copies []uint16
 	given  map[int]*Follower // granted; here until a second follower has it
 	next   int               // where the run goes on
+	part   bool              // another giver is close: it goes on elsewhere
 	nfresh int
 	nagain int
 }
@@ -68,7 +73,11 @@ func (g *Giver) Has(f *Follower, c int) {
 	g.copies[c]++
 	g.put(c, false)
 	g.putAgain(c, false)
-	if to := g.given[c]; to != nil && (to != f || g.copies[c] > 1) {
+	to := g.given[c]
+	if to != nil && to != f && g.copies[c] == 1 && g.next > c && g.next-c <= closeBy {
+		g.part = true // or to was slow to say that it has passed c on: then the walk is interrupted in vain
+	}
+	if to != nil && (to != f || g.copies[c] > 1) {
 		to.load--
 		delete(g.given, c)
 	}
@@ -95,7 +104,7 @@ func (g *Giver) Grant(f *Follower, lo, hi int) (c int, ok bool) {
 	if !ok {
 		return 0, false
 	}
-	g.next = c + 1
+	g.next, g.part = c+1, false
 	g.put(c, false)
 	g.putAgain(c, false)
 	g.given[c] = f
@@ -127,7 +136,7 @@ func (g *Giver) Load(f *Follower) int { return f.load }
 func (g *Giver) choose(lo, hi int) (int, bool) {
 	if g.nfresh > 0 {
 		if c, ok := within(g.fresh, g.next, lo, hi); ok {
-			if c != g.next && g.next > lo && g.next < hi && g.held.has(g.next) {
+			if g.part || c != g.next && g.next > lo && g.next < hi && g.held.has(g.next) {
 				c = longest(g.fresh, lo, hi, Mix(g.self+uint64(g.nfresh)))
 			}
 			return c, true

@@ -31,17 +31,26 @@ func TestGiverGivesEachChunkOnce(t *testing.T) {
 	}
 }
 
-// TestTwoGiversSeldomGiveTheSame: they hear of each other's grants by what the followers hold.
+// TestTwoGiversSeldomGiveTheSame: they hear of each other's grants by what the followers hold, wherever they begin.
 func TestTwoGiversSeldomGiveTheSame(t *testing.T) {
-	const n = 1000
-	a, b := NewGiver(Mix(1), n), NewGiver(Mix(2), n)
+	for _, n := range []int{300, 1000} {
+		for key := range uint64(100) {
+			if twice := twoGivers(t, n, key); twice > n/10 {
+				t.Errorf("%d of %d chunks were given twice by givers %d and %d", twice, n, key, key+1)
+			}
+		}
+	}
+}
+
+// twoGivers lets two givers give a file in turns, and returns what both gave.
+func twoGivers(t *testing.T, n int, key uint64) (twice int) {
+	a, b := NewGiver(Mix(key), n), NewGiver(Mix(key+1), n)
 	for c := range n {
 		a.Hold(c)
 		b.Hold(c)
 	}
 	fa, fb := a.Follow(), b.Follow()
 	times := map[int]int{}
-	twice := 0
 	var news []int
 	for !a.Spent(0, n) || !b.Spent(0, n) {
 		for _, g := range []*Giver{a, b} {
@@ -56,15 +65,16 @@ func TestTwoGiversSeldomGiveTheSame(t *testing.T) {
 				news = append(news, c)
 			}
 		}
-		for len(news) > 6 { // it is heard of late
+		for len(news) > 12 { // it is heard of late
 			a.Has(fa, news[0])
 			b.Has(fb, news[0])
 			news = news[1:]
 		}
 	}
-	if len(times) != n || twice > n/20 {
-		t.Errorf("%d of %d chunks given, %d twice", len(times), n, twice)
+	if len(times) != n {
+		t.Errorf("%d of %d chunks were given", len(times), n)
 	}
+	return twice
 }
 
 // TestGiverKeepsItsRules drives a Giver with random calls and compares it with plain books.

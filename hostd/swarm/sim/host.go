@@ -28,8 +28,9 @@ type host struct {
 	looked  int64    // until when it looks around
 	known   []uint64 // hosts that it has heard of
 	nknown  int
-	heard   []int // those of them that it has not tried
-	later   []int // those that had no room
+	heard   []int   // those of them that it has not tried
+	later   []int   // those that had no room
+	openers []*host // who came here
 
 	peers     map[int]*peer // its sessions, by host
 	list      []*peer       // the same, in order

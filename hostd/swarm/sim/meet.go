@@ -97,12 +97,12 @@ func (h *host) open(o *host) {
 	}
 	full := len(h.list) >= maxSessions || len(o.list) >= maxSessions || o.fetching() && max(o.followers, len(o.sources)) >= h.net.spec.sources()
 	if p == nil && full {
-		h.introduced(o, false)
+		h.introduced(o)
 		h.later = append(h.later, o.id)
 		h.connect()
 		return
 	}
-	h.introduced(o, true)
+	h.introduced(o)
 	p = h.session(o)
 	q := p.back
 	q.asker = o.uplink.Join(h.rack == o.rack)
@@ -125,27 +125,29 @@ func (h *host) open(o *host) {
 	h.fill()
 }
 
-// introduced: o names some of its followers to h, and, if h becomes one, h to all of them. What is no news is left out.
-func (h *host) introduced(o *host, follows bool) {
-	k := len(o.list)
-	if k == 0 {
-		return
-	}
-	named, first := 0, int(plan.Mix(h.key)%uint64(k))
-	for i := range k {
-		p := o.list[(first+i)%k]
-		if p.asker == nil || p.other == h {
+// introduced: o names to h some of those who came to it before, and h to them, whether it has room for h or not. Whom it names is
+// a matter of chance, not of who came first or last: else those who came together know only one another, and make a swarm of
+// their own.
+func (h *host) introduced(o *host) {
+	k := len(o.openers)
+	named := min(introductions, k)
+	for i := range named {
+		other := o.openers[i]
+		if k > named {
+			other = o.openers[plan.Mix(h.key+uint64(i))%uint64(k)]
+		}
+		if other == h || other.dead {
 			continue
 		}
-		if named < introductions {
-			named++
-			if !h.knows(p.other) {
-				h.net.after(latency, event{kind: met, h: h, arg: p.other.id})
-			}
+		if !h.knows(other) {
+			h.net.after(latency, event{kind: met, h: h, arg: other.id})
 		}
-		if follows && !p.other.knows(h) {
-			h.net.after(latency, event{kind: met, h: p.other, arg: h.id})
+		if !other.knows(h) {
+			h.net.after(latency, event{kind: met, h: other, arg: h.id})
 		}
+	}
+	if k < maxKnown && !slices.Contains(o.openers, h) {
+		o.openers = append(o.openers, h)
 	}
 }
 
