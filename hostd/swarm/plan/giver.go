@@ -74,8 +74,8 @@ func (g *Giver) Has(f *Follower, c int) {
 	g.put(c, false)
 	g.putAgain(c, false)
 	to := g.given[c]
-	if to != nil && to != f && g.copies[c] == 1 && g.next > c && g.next-c <= closeBy {
-		g.part = true // or to was slow to say that it has passed c on: then the walk is interrupted in vain
+	if to != nil && to != f && g.copies[c] == 1 {
+		g.meet(c) // or to was slow to say that it has passed c on: then the walk is interrupted in vain
 	}
 	if to != nil && (to != f || g.copies[c] > 1) {
 		to.load--
@@ -119,7 +119,15 @@ func (g *Giver) Revoke(f *Follower, c int) {
 	}
 	delete(g.given, c)
 	f.load--
+	g.meet(c)
 	g.regain(c)
+}
+
+// meet notes that chunk c, which was granted here, came from another giver.
+func (g *Giver) meet(c int) {
+	if g.next > c && g.next-c <= closeBy {
+		g.part = true
+	}
 }
 
 // Spent says whether all that this host holds in [lo, hi) has been given.

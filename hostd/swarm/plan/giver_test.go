@@ -49,25 +49,29 @@ func twoGivers(t *testing.T, n int, key uint64) (twice int) {
 		a.Hold(c)
 		b.Hold(c)
 	}
-	fa, fb := a.Follow(), b.Follow()
+	const fetchers = 4
+	var at [2][fetchers]*Follower // each fetcher, as each giver sees it
+	for k := range fetchers {
+		at[0][k], at[1][k] = a.Follow(), b.Follow()
+	}
+	type gift struct{ chunk, fetcher int }
+	var news []gift
 	times := map[int]int{}
-	var news []int
-	for !a.Spent(0, n) || !b.Spent(0, n) {
-		for _, g := range []*Giver{a, b} {
-			f := fa
-			if g == b {
-				f = fb
+	for turn := 0; !a.Spent(0, n) || !b.Spent(0, n); turn++ {
+		for i, g := range []*Giver{a, b} {
+			k := int(Mix(uint64(turn*2+i)) % fetchers)
+			c, ok := g.Grant(at[i][k], 0, n)
+			if !ok {
+				continue
 			}
-			if c, ok := g.Grant(f, 0, n); ok {
-				if times[c]++; times[c] > 1 {
-					twice++
-				}
-				news = append(news, c)
+			if times[c]++; times[c] > 1 {
+				twice++
 			}
+			news = append(news, gift{c, k})
 		}
 		for len(news) > 12 { // it is heard of late
-			a.Has(fa, news[0])
-			b.Has(fb, news[0])
+			a.Has(at[0][news[0].fetcher], news[0].chunk)
+			b.Has(at[1][news[0].fetcher], news[0].chunk)
 			news = news[1:]
 		}
 	}
