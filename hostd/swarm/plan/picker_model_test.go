@@ -73,10 +73,20 @@ func (m *machine) openFor(s *Source) (best Priority) {
 	return best
 }
 
+// drawable returns how many chunks are open that may come of a draw.
+func (m *machine) drawable() (n int) {
+	for c := range m.n {
+		if len(m.askers(c)) == 0 && (m.prio[c] == Distribute || m.prio[c] == Repair) {
+			n++
+		}
+	}
+	return n
+}
+
 func (m *machine) next(t *rapid.T) {
 	// What must be true of the answer, seen before it is given.
 	demand := false
-	idle, owes, fellows := "", 0, 0
+	idle, owes, fellows, draws := "", 0, 0, 0
 	room, more := map[*Source]bool{}, map[*Source]bool{}
 	for i, s := range m.sources {
 		open := m.openFor(s)
@@ -85,12 +95,16 @@ func (m *machine) next(t *rapid.T) {
 			demand = true
 		}
 		owes += s.Owes() + len(m.draws[s])
+		draws += len(m.draws[s])
 		if m.fellow[s] && len(m.has[s]) < m.n {
 			fellows++
 		}
 		if open > Unwanted && len(m.asked[s])+len(m.draws[s]) == 0 && m.least[s] <= Demand {
 			idle = fmt.Sprintf("source %d owes nothing and has an open chunk", i)
 		}
+	}
+	if draws >= m.drawable() || owes+testChunk > maxBusy*testChunk {
+		idle = "" // what is open may come of the draws that are out, and enough is on its way
 	}
 	r, ok := m.p.Next()
 	if !ok {
