@@ -33,6 +33,7 @@ var reasons = []struct {
 	{raft.ErrDamaged, api.DamagedLog},
 	{raft.ErrNoLeader, api.NoLeader},
 	{raft.ErrRemoved, api.NotMember},
+	{placement.ErrOutcomeUnknown, api.NoLeader},
 	{swarm.ErrNoHolder, api.NoHolder},
 	{placement.ErrInvalidName, api.InvalidName},
 	{placement.ErrInvalidGuests, api.Usage},

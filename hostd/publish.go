@@ -204,7 +204,7 @@ func (h *Host) write(ctx context.Context, c placement.Command, subject string) (
 	ctx, cancel := context.WithTimeout(ctx, writePatience)
 	defer cancel()
 	r, err := h.node.Apply(ctx, c)
-	if errors.Is(err, raft.ErrNoLeader) {
+	if errors.Is(err, raft.ErrNoLeader) || errors.Is(err, placement.ErrOutcomeUnknown) {
 		e := api.NewError(api.NoLeader, subject, err)
 		return r, e.WithHint("it is not known whether the change took effect; repeat it when 'virtswarm status' shows a leader: repeating is safe")
 	}

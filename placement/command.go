@@ -9,8 +9,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// A Command is one change of the catalogue: exactly one of its fields is set. It is JSON in the Raft log, so that a
-// log can be read by a tired person without tools of ours.
+// A Command is one change of the catalogue: exactly one of its fields is set, beside the ticket. It is JSON in the Raft
+// log, so that a log can be read by a tired person without tools of ours.
 type Command struct {
 	InitCluster  *InitCluster  `json:"init_cluster,omitempty"`
 	AddHost      *AddHost      `json:"add_host,omitempty"`
@@ -23,6 +23,8 @@ type Command struct {
 	Distribute   *Distribute   `json:"distribute,omitempty"`
 	Unpin        *Unpin        `json:"unpin,omitempty"`
 	Report       *Report       `json:"report,omitempty"`
+
+	Ticket *Ticket `json:"ticket,omitempty"` // none: each time that the command comes it is carried out
 }
 
 // InitCluster gives a new catalogue its identity and its first host. It is the first command of every log.
@@ -75,7 +77,7 @@ type SetHostState struct {
 
 // RemoveHost ends a membership and forgets what the host held. The last host cannot be removed.
 //
-// A repeat gives ErrNoHost; see Settled.
+// A repeat without a ticket gives ErrNoHost, as does one of a host that has removed itself; see Settled.
 type RemoveHost struct {
 	ID HostID `json:"id"`
 }
@@ -112,7 +114,7 @@ type Publish struct {
 // RemoveFile removes one version of a name, or with a zero ID the name with all versions. A content to which no
 // version refers any more disappears, and hosts then drop their data.
 //
-// A repeat gives ErrNoFile; see Settled.
+// A repeat without a ticket gives ErrNoFile, or removes what was published meanwhile.
 type RemoveFile struct {
 	Name string         `json:"name"`
 	ID   content.Digest `json:"id,omitzero"`
@@ -158,16 +160,8 @@ type Holding struct {
 }
 
 // Settled reports whether err, as the answer to a repeated attempt after one whose outcome is unknown, means that
-// the earlier attempt succeeded: what was to be removed is gone.
-func (c Command) Settled(err error) bool {
-	switch {
-	case c.RemoveHost != nil:
-		return isErr(err, ErrNoHost)
-	case c.RemoveFile != nil:
-		return isErr(err, ErrNoFile)
-	}
-	return false
-}
+// the earlier attempt succeeded: the host that was to be removed is gone, and with it its tickets if they were its own.
+func (c Command) Settled(err error) bool { return c.RemoveHost != nil && isErr(err, ErrNoHost) }
 
 // Kind is the command's name in the log, "" if it is not exactly one.
 func (c Command) Kind() string {

@@ -1,6 +1,10 @@
 package placement
 
-import "errors"
+import (
+	"errors"
+	"maps"
+	"slices"
+)
 
 // Errors of Apply and of the validators. Each is wrapped with what it was about.
 var (
@@ -22,6 +26,7 @@ var (
 	ErrTokenUsed       = errors.New("join token was used already")
 	ErrTokenExpired    = errors.New("join token has expired")
 	ErrTooMany         = errors.New("catalogue limit reached")
+	ErrOutcomeUnknown  = errors.New("too old to tell whether it was carried out")
 	ErrContentConflict = errors.New("content does not match what the catalogue knows of it")
 )
 
@@ -45,13 +50,17 @@ var codes = map[string]error{
 	"token_used":       ErrTokenUsed,
 	"token_expired":    ErrTokenExpired,
 	"too_many":         ErrTooMany,
+	"outcome_unknown":  ErrOutcomeUnknown,
 	"content_conflict": ErrContentConflict,
 }
 
+// codeNames is in order, so that an error has the same code on every host.
+var codeNames = slices.Sorted(maps.Keys(codes))
+
 // ErrorCode returns the stable name of the sentinel inside err, so that it can be sent to another host.
 func ErrorCode(err error) (string, bool) {
-	for code, sentinel := range codes {
-		if errors.Is(err, sentinel) {
+	for _, code := range codeNames {
+		if errors.Is(err, codes[code]) {
 			return code, true
 		}
 	}

@@ -84,6 +84,14 @@ func image(t fataler, s *State) []byte {
 	return linesOf(t, f)
 }
 
+// facts is the catalogue as lines, but for the tickets that were used.
+func facts(t fataler, s *State) []byte {
+	t.Helper()
+	f := s.Freeze()
+	f.head.Applied, f.tickets = 0, nil
+	return linesOf(t, f)
+}
+
 // lines is a snapshot before compression.
 func lines(t fataler, s *State) []byte {
 	t.Helper()

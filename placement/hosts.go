@@ -40,6 +40,7 @@ func (s *State) addHost(index uint64, c *AddHost) (bool, error) {
 	used := *t
 	used.UsedBy = c.Host.ID
 	s.tokens[t.ID] = &used
+	delete(s.tickets, c.Host.ID) // it may begin to count anew
 	s.admit(index, c.Host, c.Now)
 	return true, nil
 }
@@ -156,6 +157,7 @@ func (s *State) removeHost(index uint64, c *RemoveHost) (bool, error) {
 	}
 	delete(s.hosts, h.ID)
 	delete(s.byName, h.Name)
+	delete(s.tickets, h.ID)
 	s.hostIDs = removeSorted(s.hostIDs, h.ID)
 	for _, id := range s.contentIDs() {
 		s.forgetHost(index, s.contents[id], h.ID)

@@ -4,7 +4,8 @@
 //
 // It promises that the same commands in the same order give the same state on every host, whatever the platform:
 // there is no I/O, no clock, no randomness and no goroutine here, and no floating point. A command that is refused
-// leaves the state untouched. Every command may be applied twice; the second time changes nothing (each says why).
+// leaves the state untouched. Every command may be sent twice: with a Ticket the second time changes nothing, whatever
+// came in between; without one it changes nothing at once (each says why).
 //
 // A State is not safe for concurrent use by itself: its owner (package raft) lets many read or one Apply. What its
 // methods return is the caller's to keep.

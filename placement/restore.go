@@ -114,6 +114,8 @@ func (p *restorer) take(l snapshotLine) error {
 		kind, key, err = "4", l.File.Name, p.file(l.File)
 	case l.Content != nil:
 		kind, key, err = "5", l.Content.ID.Hex(), p.content(l.Content)
+	case l.Tickets != nil:
+		kind, key, err = "6", string(l.Tickets.Host), p.tickets(l.Tickets)
 	default:
 		return errors.New("unknown record")
 	}
@@ -203,6 +205,21 @@ func (p *restorer) content(c *snapshotContent) error {
 		rec.holders = append(rec.holders, Holder{h.Host, shards})
 	}
 	p.s.contents[c.ID] = rec
+	return nil
+}
+
+func (p *restorer) tickets(t *snapshotTickets) error {
+	if p.s.hosts[t.Host] == nil || len(t.Done) == 0 || len(t.Done) > MaxTickets {
+		return fmt.Errorf("%d tickets of host %.80q", len(t.Done), t.Host)
+	}
+	last := uint64(0)
+	for _, d := range t.Done {
+		if d.Number <= last || d.Index > p.s.applied || d.Refused != "" && codes[d.Refused] == nil {
+			return fmt.Errorf("ticket %d of host %q after %d, used at %d, refused as %.80q", d.Number, t.Host, last, d.Index, d.Refused)
+		}
+		last = d.Number
+	}
+	p.s.tickets[t.Host] = t.Done
 	return nil
 }
 

@@ -16,20 +16,21 @@ import (
 
 // A snapshot is gzip around lines of JSON, one record a line, so that `zcat FILE | jq` shows the catalogue:
 //
-//	{"catalogue":{"version":2,"applied":…,"removed":…,"moved":…,"cluster":"…"}}
+//	{"catalogue":{"version":3,"applied":…,"removed":…,"moved":…,"cluster":"…"}}
 //	{"host":{…}}       sorted by id
 //	{"gone":{…}}       removed hosts, sorted by id
 //	{"token":{…}}      sorted by id
 //	{"file":{…}}       sorted by name
 //	{"content":{…}}    sorted by id
+//	{"tickets":{…}}    of a host, sorted by host
 //	{"end":{"records":N,"sha256":"…"}}
 //
 // The sum is over all lines before it. The lines of equal catalogues are equal; the compressed bytes need
 // not be.
 //
-// Version 1, which is read too, had no limits of hosts and no host that was lost.
+// Versions 1 and 2 are read too: 2 had no tickets, and 1 no limits of hosts and no host that was lost.
 const (
-	snapshotVersion = 2
+	snapshotVersion = 3
 	oldestSnapshot  = 1
 )
 
@@ -48,6 +49,7 @@ type snapshotLine struct {
 	Token     *Token           `json:"token,omitempty"`
 	File      *snapshotFile    `json:"file,omitempty"`
 	Content   *snapshotContent `json:"content,omitempty"`
+	Tickets   *snapshotTickets `json:"tickets,omitempty"`
 	End       *snapshotEnd     `json:"end,omitempty"`
 }
 
@@ -84,6 +86,11 @@ type snapshotHolding struct {
 	Shards ShardSet `json:"shards"`
 }
 
+type snapshotTickets struct {
+	Host HostID    `json:"host"`
+	Done []settled `json:"done"`
+}
+
 type snapshotEnd struct {
 	Records int    `json:"records"`
 	Sum     string `json:"sha256"` // hex
@@ -97,6 +104,7 @@ type Frozen struct {
 	tokens   []*Token
 	files    []*fileRecord
 	contents []*contentRecord
+	tickets  []snapshotTickets // sorted by host
 }
 
 // Freeze takes a picture. It copies pointers only: about a millisecond for 10,000 files.
@@ -104,6 +112,11 @@ func (s *State) Freeze() *Frozen {
 	f := &Frozen{head: snapshotHead{snapshotVersion, s.applied, s.removed, s.moved, s.cluster}}
 	for _, id := range s.hostIDs {
 		f.hosts = append(f.hosts, s.hosts[id])
+	}
+	for _, id := range s.hostIDs {
+		if done := s.tickets[id]; len(done) > 0 {
+			f.tickets = append(f.tickets, snapshotTickets{id, done})
+		}
 	}
 	for id, index := range s.gone {
 		f.gone = append(f.gone, snapshotGone{id, index})
@@ -203,6 +216,11 @@ func (f *Frozen) lines(yield func(snapshotLine) bool) {
 	}
 	for _, c := range f.contents {
 		if !yield(snapshotLine{Content: c.snapshot()}) {
+			return
+		}
+	}
+	for _, t := range f.tickets {
+		if !yield(snapshotLine{Tickets: &t}) {
 			return
 		}
 	}

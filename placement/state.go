@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sort"
@@ -20,6 +21,7 @@ type State struct {
 	byName   map[string]HostID
 	gone     map[HostID]uint64 // removed hosts, with the index of the removal
 	tokens   map[string]*Token
+	tickets  map[HostID][]settled // of members, ascending; at most MaxTickets each
 	files    map[string]*fileRecord
 	names    []string // sorted
 	contents map[content.Digest]*contentRecord
@@ -70,6 +72,7 @@ func New() *State {
 		byName:   map[string]HostID{},
 		gone:     map[HostID]uint64{},
 		tokens:   map[string]*Token{},
+		tickets:  map[HostID][]settled{},
 		files:    map[string]*fileRecord{},
 		contents: map[content.Digest]*contentRecord{},
 		ring:     newRing(nil),
@@ -77,7 +80,7 @@ func New() *State {
 }
 
 // Apply carries out a command at an index of the log. Indexes ascend. An error (one of the package's, wrapped)
-// leaves the catalogue as it was, but for Applied.
+// leaves the catalogue as it was, but for Applied and the ticket.
 func (s *State) Apply(index uint64, c Command) (Result, error) {
 	if index <= s.applied {
 		return Result{}, fmt.Errorf("apply at index %d after %d: %w", index, s.applied, ErrBadCommand)
@@ -90,7 +93,18 @@ func (s *State) Apply(index uint64, c Command) (Result, error) {
 	if s.cluster == "" && c.InitCluster == nil {
 		return r, fmt.Errorf("%s: %w", c.Kind(), ErrNotInitialised)
 	}
-	var err error
+	if told, answered, err := s.recall(c); answered {
+		told.Index = cmp.Or(told.Index, index)
+		return told, err
+	}
+	r, err := s.carryOut(index, c)
+	s.record(c.Ticket, r, err)
+	return r, err
+}
+
+// carryOut is Apply for a command that was not carried out before.
+func (s *State) carryOut(index uint64, c Command) (r Result, err error) {
+	r.Index = index
 	switch {
 	case c.InitCluster != nil:
 		r.Changed, err = s.initCluster(index, c.InitCluster)

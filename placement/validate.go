@@ -12,6 +12,8 @@ func (c Command) Validate() error {
 	switch {
 	case c.Kind() == "":
 		return fmt.Errorf("not exactly one command: %w", ErrBadCommand)
+	case c.Ticket.validate() != nil:
+		return c.Ticket.validate()
 	case c.InitCluster != nil:
 		return c.InitCluster.validate()
 	case c.AddHost != nil:

@@ -37,9 +37,10 @@ var (
 )
 
 // Apply proposes a command at whatever host and waits until it is committed and applied here. It retries over
-// changes of leader until ctx ends, and then returns ErrNoLeader (the outcome may be unknown; commands may be
-// repeated safely). An error of the command itself is one of placement's.
+// changes of leader until ctx ends, and then returns ErrNoLeader (the outcome may be unknown). All attempts have one
+// ticket, so that the command is carried out once. An error of the command itself is one of placement's.
 func (n *Node) Apply(ctx context.Context, c placement.Command) (placement.Result, error) {
+	c.Ticket = &placement.Ticket{Host: n.cfg.ID, Number: n.tickets.Add(1)}
 	data, err := placement.EncodeCommand(c)
 	if err != nil {
 		return placement.Result{}, err

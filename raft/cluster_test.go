@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -227,6 +228,43 @@ func TestAMinorityCannotWriteOrRead(t *testing.T) {
 		}
 		if !c.node(old).has("of the majority") {
 			t.Error("the old leader does not have what the majority wrote")
+		}
+	})
+}
+
+// TestRepeatedCommandsSpareWhatCameBetween loses the answer to a removal, and publishes the name anew before the removal is
+// sent again; then the other way round, over a restart of the host that asks.
+func TestRepeatedCommandsSpareWhatCameBetween(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.grow(3)
+		leader := c.leader()
+		n := leader%3 + 1
+		between := func(what func()) {
+			var once sync.Once
+			c.fabric.mu.Lock()
+			defer c.fabric.mu.Unlock()
+			c.fabric.after = func(op string, _ []byte) (err error) {
+				if op == opApply {
+					once.Do(func() { what(); err = errCut })
+				}
+				return err
+			}
+		}
+		remove := placement.Command{RemoveFile: &placement.RemoveFile{Name: "f"}}
+		c.apply(n, file("f", n))
+		between(func() { c.apply(leader, file("f", leader)) })
+		c.apply(n, remove)
+		if !c.node(n).has("f") {
+			t.Fatal("a repeated removal took away what was published meanwhile")
+		}
+		c.apply(n, remove)
+		c.stop(n)
+		c.start(n)
+		c.eventually("it is back", func() bool { return c.node(n).ReadIndex(t.Context()) == nil })
+		between(func() { c.apply(leader, remove) })
+		c.apply(n, file("f", n))
+		if c.node(n).has("f") {
+			t.Fatal("a repeated publication brought back what was removed meanwhile")
 		}
 	})
 }

@@ -32,6 +32,7 @@ type Node struct {
 	refusals   refusals
 	hint       atomic.Pointer[placement.HostID] // the leader, as another host said
 	asked      atomic.Uint32                    // voters asked for the leader, to take turns
+	tickets    atomic.Uint64                    // number of the last ticket
 	proposals  atomic.Int32                     // commands in the leader's log whose outcome is awaited
 	committed  chan struct{}                    // the last of them is through, and the followers should know; holds one
 	pilot      atomic.Pointer[autopilot.State]  // the last one while leading
@@ -117,11 +118,15 @@ func (n *Node) openStores() (s stores, err error) {
 			return s, fmt.Errorf("open Raft: %w", err)
 		}
 	}
-	s = stores{votes: votes, snapshots: snapshots, fresh: !voted}
 	if !voted && (n.log.last() > 0 || len(names) > 0) {
 		return s, damaged(votePath, "the term and vote are missing")
 	}
-	return s, nil
+	life, err := votes.begin()
+	if err != nil {
+		return s, err
+	}
+	n.tickets.Store(life << ticketBits)
+	return stores{votes: votes, snapshots: snapshots, fresh: !voted}, nil
 }
 
 // replay brings the catalogue to where this host knew it to be committed, before anybody can be asked: it serves

@@ -30,8 +30,23 @@ type votes struct {
 	Texts   map[string]string `json:"texts"`
 }
 
-// openVotes reads the file; found is false if there is none.
-func openVotes(f disk.FS, path string) (v *voteStore, found bool, err error) {
+// keyLives counts how often this host was started; hashicorp/raft has keys of its own.
+const keyLives = "Lives"
+
+// keyTerm is hashicorp/raft's, and the first that it sets.
+const keyTerm = "CurrentTerm"
+
+// begin counts a life, durably.
+func (v *voteStore) begin() (uint64, error) {
+	life, err := v.GetUint64([]byte(keyLives))
+	if err != nil {
+		return 0, err
+	}
+	return life + 1, v.SetUint64([]byte(keyLives), life+1)
+}
+
+// openVotes reads the file; voted is false if there is none, or neither term nor vote in it.
+func openVotes(f disk.FS, path string) (v *voteStore, voted bool, err error) {
 	v = &voteStore{fs: f, path: path, values: votes{map[string]uint64{}, map[string]string{}}}
 	p, err := disk.ReadFile(f, path, maxVote)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -43,7 +58,7 @@ func openVotes(f disk.FS, path string) (v *voteStore, found bool, err error) {
 	if err := v.values.decode(p); err != nil {
 		return nil, false, damaged(path, "%v", err)
 	}
-	return v, true, nil
+	return v, v.values.Numbers[keyTerm] > 0, nil
 }
 
 func (v *votes) decode(p []byte) error {

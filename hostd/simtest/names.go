@@ -14,9 +14,6 @@ import (
 type input struct {
 	kind string
 	id   string
-	// again marks what may happen a second time, or not: a host that does not know whether a leader has carried out its
-	// command sends it again until the call returns, and commands may be applied twice.
-	again bool
 }
 
 type output struct {
@@ -27,9 +24,9 @@ type output struct {
 
 // names is what one name may do: its state is its versions, the oldest first, separated by spaces. Each version is
 // published once, so that one that appears twice was carried out twice.
-var names = porcupine.NondeterministicModel{
-	Init: func() []any { return []any{""} },
-	Step: func(state, in, out any) []any {
+var names = porcupine.Model{
+	Init: func() any { return "" },
+	Step: func(state, in, out any) (bool, any) {
 		versions := strings.Fields(state.(string))
 		i, o := in.(input), out.(output)
 		after := state
@@ -39,8 +36,8 @@ var names = porcupine.NondeterministicModel{
 				after = strings.Join(append(versions, i.id), " ")
 			}
 		case opRemove:
-			if o.result == notFound && len(versions) > 0 && !i.again {
-				return nil
+			if len(versions) > 0 && o.result == notFound || len(versions) == 0 && o.result == done {
+				return false, state
 			}
 			after = ""
 		default:
@@ -49,19 +46,13 @@ var names = porcupine.NondeterministicModel{
 				newest = versions[len(versions)-1]
 			}
 			if o.versions != len(versions) || o.newest != newest {
-				return nil
+				return false, state
 			}
 		}
-		if i.again && after != state {
-			return []any{state, after}
-		}
-		return []any{after}
+		return true, after
 	},
 	DescribeOperation: func(in, out any) string { return fmt.Sprintf("%+v -> %+v", in, out) },
 }
-
-// repeatAfter is how long a call takes at least of which a command was sent twice: the first pause before that.
-const repeatAfter = 50 * time.Millisecond
 
 // porcupinePatience is real time, of which the checker may need any amount.
 const porcupinePatience = 10 * time.Second
@@ -71,7 +62,7 @@ const porcupinePatience = 10 * time.Second
 func (w *world) checkNames() {
 	for n := range nameCount {
 		name := fmt.Sprintf("f/%d", n)
-		if porcupine.CheckOperationsTimeout(names.ToModel(), w.operations(name), porcupinePatience) == porcupine.Illegal {
+		if porcupine.CheckOperationsTimeout(names, w.operations(name), porcupinePatience) == porcupine.Illegal {
 			w.violation("no order of the operations explains what was seen of %s", name)
 		}
 	}
@@ -95,11 +86,6 @@ func (w *world) operations(name string) (ops []porcupine.Operation) {
 		}
 		p.Input, p.Output = in, out
 		ops = append(ops, p)
-		if op.kind != opList && (op.result == unknown || op.back-op.call >= repeatAfter) {
-			in.again = true
-			p.Input, p.ClientId = in, -1-i
-			ops = append(ops, p)
-		}
 	}
 	return ops
 }
