@@ -23,11 +23,11 @@ const (
 
 // Distribute implements server.Host.
 func (h *Host) Distribute(ctx context.Context, req *v1.DistributeRequest, send func(*v1.DistributeProgress) error) error {
-	targets, err := h.meant("--to", req.GetAll(), req.GetHosts())
+	v, err := h.lookup(ctx, req.GetName(), req.GetId())
 	if err != nil {
 		return err
 	}
-	v, err := h.lookup(ctx, req.GetName(), req.GetId())
+	targets, err := h.meant("--to", req.GetAll(), req.GetHosts())
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,8 @@ func (h *Host) Unpin(ctx context.Context, req *v1.UnpinRequest) (*v1.UnpinRespon
 	return r, err
 }
 
-// meant finds the hosts that a request names.
+// meant finds the hosts that a request names, in the state that lookup has brought up to date: a host that has just joined
+// is known elsewhere first.
 func (h *Host) meant(flag string, all bool, names []string) ([]placement.HostID, error) {
 	if all == (len(names) > 0) {
 		return nil, api.NewError(api.Usage, flag, errors.New("name hosts, or 'all'"))
