@@ -287,8 +287,8 @@ func (h *Host) membership(ctx context.Context) error {
 		return nil
 	case <-h.node.Failed():
 	}
-	if !h.leaving.Load() {
-		return h.node.Err()
+	if err := h.node.Err(); !h.leaving.Load() || !errors.Is(err, raft.ErrRemoved) {
+		return err
 	}
 	select { // the call that removes this host has still to say so
 	case <-ctx.Done():

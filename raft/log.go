@@ -48,7 +48,8 @@ type logStore struct {
 	segments []*segment // ascending, without gaps
 	first    uint64     // 0 if the log is empty
 	mark     disk.File
-	broken   error // set when a write failed: what is on disk is unknown until the next Open
+	broken   error       // set when a write failed: what is on disk is unknown until the next Open
+	failed   func(error) // told of broken, with the lock held
 }
 
 // damaged makes an error of ErrDamaged that says what to do.
@@ -60,7 +61,7 @@ func damaged(path, format string, args ...any) error {
 
 // openLog opens the log in dir or begins one.
 func openLog(f disk.FS, dir string, logger hclog.Logger) (_ *logStore, err error) {
-	l := &logStore{fs: f, dir: dir, full: segmentSize, logger: logger}
+	l := &logStore{fs: f, dir: dir, full: segmentSize, logger: logger, failed: func(error) {}}
 	if err := f.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open Raft log: %w", err)
 	}
@@ -327,8 +328,9 @@ func (l *logStore) create(first uint64, records []byte) (*segment, error) {
 }
 
 // fail remembers that the end of the log is unknown: after a failed sync the kernel may have dropped what was written.
+// Only the next Open can tell what is there.
 func (l *logStore) fail(err error) error {
-	l.broken = fmt.Errorf("%w (restart this host)", err)
-	l.logger.Error("the Raft log cannot be written any more", "dir", l.dir, "error", err)
+	l.broken = fmt.Errorf("%w: %s: %w", ErrBroken, l.dir, err)
+	l.failed(l.broken)
 	return l.broken
 }

@@ -183,6 +183,7 @@ func (n *Node) restoreSnapshot(store *snapshotStore, id string) error {
 func (n *Node) start(layer *streamLayer, s stores) error {
 	n.machine.committed = n.log.Committed
 	n.machine.failed = n.fail
+	n.log.failed = n.fail
 	cache, err := hraft.NewLogCache(8*maxAppendEntries, n.log)
 	if err != nil {
 		return fmt.Errorf("open Raft: %w", err)
@@ -307,7 +308,7 @@ func (n *Node) fail(err error) {
 	})
 }
 
-// Failed returns a channel that is closed when the node cannot go on: Err says why (ErrRemoved, ErrStuck). It still
+// Failed returns a channel that is closed when the node cannot go on: Err says why (ErrRemoved, ErrStuck, ErrBroken). It still
 // has to be closed.
 func (n *Node) Failed() <-chan struct{} { return n.failed }
 

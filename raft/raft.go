@@ -28,6 +28,7 @@ var (
 	ErrClosed   = errors.New("the Raft node is closed")
 	ErrRemoved  = errors.New("this host is no longer a member of the cluster")
 	ErrStuck    = errors.New("cannot follow the catalogue any further")
+	ErrBroken   = errors.New("the Raft log cannot be written until this host is restarted")
 )
 
 // Stream carries Raft between hosts: connections already authenticated by their TLS certificates. Closing it is the

@@ -27,6 +27,9 @@ func (w *world) heal() bool {
 	w.did("healed")
 	var last string
 	for begin := time.Now(); time.Since(begin) < healTimeout; time.Sleep(500 * time.Millisecond) {
+		for _, m := range w.machines {
+			m.restart() // who has given up meanwhile, as systemd does
+		}
 		if last = w.unsettled(); last == "" {
 			w.did("settled")
 			return true

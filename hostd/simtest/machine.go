@@ -118,13 +118,14 @@ func (m *machine) start(join, token string) error {
 		return err
 	}
 	running, stop := context.WithCancel(context.Background())
-	m.stop, m.done = stop, make(chan error, 1)
+	done := make(chan error, 1)
+	m.stop, m.done = stop, done
 	go func() {
 		err := host.Run(running)
 		if running.Err() == nil {
 			m.fell(err)
 		}
-		m.done <- err
+		done <- err
 	}()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -153,12 +154,21 @@ func (m *machine) plantKey() error {
 	return disk.WriteFile(m.files, path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
-// fell notes that the daemon ended by itself: it may if its disk failed it, or if it has left the cluster.
+// fell notes that the daemon ended by itself: it may if its disk failed it, or if it has left the cluster. A full disk may
+// make it give up, to be started again.
 func (m *machine) fell(err error) {
-	if err == nil || m.fault.Killed() || m.wasFull() {
-		return
+	switch {
+	case err == nil || m.fault.Killed():
+	case m.wasFull():
+		m.w.did("%s gives up: %v", m.name, err)
+		m.plug.Unplug(false)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.host = nil
+		m.die()
+	default:
+		m.w.violation("host %s gave up: %v", m.name, err)
 	}
-	m.w.violation("host %s gave up: %v", m.name, err)
 }
 
 // leave takes the daemon away from callers, and waits until the last call has noticed.
