@@ -54,8 +54,9 @@ func TestDamageIsNoticedAtStart(t *testing.T) {
 			"all snapshots gone": func() (string, error) {
 				return filepath.Join(good, "log"), os.RemoveAll(filepath.Join(good, "snapshots"))
 			},
-			"vote flipped":        func() (string, error) { p := glob("vote.json"); return p, flip(p, 0.3) },
-			"vote gone":           func() (string, error) { p := glob("vote.json"); return p, os.Remove(p) },
+			"both votes flipped":  func() (string, error) { p := glob("vote"); return p, errors.Join(flip(p, 0.001), flip(p, 0.501)) },
+			"vote cut short":      func() (string, error) { p := glob("vote"); return p, os.Truncate(p, 20) },
+			"vote gone":           func() (string, error) { p := glob("vote"); return p, os.Remove(p) },
 			"stray file as a log": func() (string, error) { p := filepath.Join(good, "log/x.log"); return p, os.WriteFile(p, nil, 0o600) },
 		} {
 			path, err := spoil()
@@ -75,6 +76,10 @@ func TestDamageIsNoticedAtStart(t *testing.T) {
 			if err := os.CopyFS(good, os.DirFS(pristine)); err != nil {
 				t.Fatal(err)
 			}
+		}
+		// Of two votes one is enough.
+		if err := flip(glob("vote"), 0.01); err != nil {
+			t.Fatal(err)
 		}
 		// The mark only helps to notice the rest.
 		if err := flip(glob("log/mark"), 0.5); err != nil {

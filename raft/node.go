@@ -23,6 +23,7 @@ type Node struct {
 	logger  hclog.Logger
 	machine *machine
 	log     *logStore
+	votes   *voteStore
 	raft    atomic.Pointer[hraft.Raft] // nil until Open is nearly done
 	reads   *readGroup
 	metrics []prometheus.Collector
@@ -70,6 +71,9 @@ func Open(cfg Config) (_ *Node, err error) {
 			if n.log != nil {
 				err = errors.Join(err, n.log.Close())
 			}
+			if n.votes != nil {
+				err = errors.Join(err, n.votes.Close())
+			}
 		}
 	}()
 	stores, err := n.openStores()
@@ -97,11 +101,12 @@ func (n *Node) openStores() (s stores, err error) {
 	if err := n.cfg.FS.MkdirAll(n.cfg.Dir, 0o700); err != nil {
 		return s, fmt.Errorf("open Raft: %w", err)
 	}
-	votePath := filepath.Join(n.cfg.Dir, "vote.json")
+	votePath := filepath.Join(n.cfg.Dir, "vote")
 	votes, voted, err := openVotes(n.cfg.FS, votePath)
 	if err != nil {
 		return s, err
 	}
+	n.votes = votes
 	if n.log, err = openLog(n.cfg.FS, filepath.Join(n.cfg.Dir, "log"), n.logger.Named("log")); err != nil {
 		return s, err
 	}
@@ -361,7 +366,7 @@ func (n *Node) Close() error {
 		// shut down it drops what was on its way to the catalogue, without an answer.
 		n.wg.Wait()
 		err := n.raft.Load().Shutdown().Error() // closes the transport, and with it the stream layer
-		n.closed = errors.Join(err, n.log.Close())
+		n.closed = errors.Join(err, n.log.Close(), n.votes.Close())
 	})
 	return n.closed
 }

@@ -15,46 +15,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
-func TestVoteIsKeptAndDamageNoticed(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "vote.json")
-	v, found, err := openVotes(disk.OS{}, path)
-	if err != nil || found {
-		t.Fatalf("open of nothing: found %v, %v", found, err)
-	}
-	if err := errors.Join(v.SetUint64([]byte("CurrentTerm"), 7), v.Set([]byte("LastVoteCand"), []byte("somebody@x:1"))); err != nil {
-		t.Fatal(err)
-	}
-	v, found, err = openVotes(disk.OS{}, path)
-	if err != nil || !found {
-		t.Fatalf("open: found %v, %v", found, err)
-	}
-	if n, _ := v.GetUint64([]byte("CurrentTerm")); n != 7 {
-		t.Errorf("term %d, want 7", n)
-	}
-	if p, _ := v.Get([]byte("LastVoteCand")); string(p) != "somebody@x:1" {
-		t.Errorf("vote %q", p)
-	}
-	if n, err := v.GetUint64([]byte("unset")); n != 0 || err != nil {
-		t.Errorf("unset number: %d, %v", n, err)
-	}
-	whole, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range whole {
-		p := bytes.Clone(whole)
-		p[i] ^= 1
-		if err := os.WriteFile(path, p, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, _, err := openVotes(disk.OS{}, path); !errors.Is(err, ErrDamaged) {
-			t.Fatalf("byte %d flipped: %v, want ErrDamaged", i, err)
-		}
-	}
-}
-
 func FuzzVote(f *testing.F) {
-	v := votes{map[string]uint64{"CurrentTerm": 3}, map[string]string{"LastVoteCand": "a@b:1"}}
+	v := votes{7, map[string]uint64{"CurrentTerm": 3}, map[string]string{"LastVoteCand": "a@b:1"}}
 	p, _ := v.encode()
 	f.Add(p)
 	f.Add([]byte("{}\nb3:00\n"))

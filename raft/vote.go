@@ -1,10 +1,15 @@
 package raft
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -12,53 +17,109 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
-// maxVote bounds the vote file: a handful of short values.
-const maxVote = 64 << 10
+const (
+	// voteSlot is the size of a slot, a page: what befalls the writing of one leaves the other alone. A handful of short
+	// values fit well.
+	voteSlot = 4096
+	// maxOldVote bounds a vote file of before.
+	maxOldVote = 64 << 10
+)
 
-// voteStore is the term and the vote on disk: raft.StableStore. The file is one line of JSON and one with the digest
-// of the first, replaced as a whole; a host that forgot its vote could vote twice, so a damaged file is an error.
+// voteStore is the term and the vote on disk: raft.StableStore. A host that forgot its vote could vote twice, and
+// hashicorp/raft ends the process if a term cannot be saved; so the file is made once, with all the room that it will
+// ever need, and has two slots that both hold the values, each with a checksum and a count. They are overwritten one
+// after the other, synced in between: whatever a crash makes of one, the other is whole and holds all that was
+// acknowledged. A slot that is not whole is written again when the file is opened; two are damage.
 type voteStore struct {
 	fs   disk.FS
 	path string
 
 	mu     sync.RWMutex
+	file   disk.File // nil until the first value is set
 	values votes
+	slot   int // where the next write begins: not the only one that is whole
 }
 
 type votes struct {
+	Count   uint64            `json:"count,omitempty"` // of saves, so that the newer slot is known
 	Numbers map[string]uint64 `json:"numbers"`
 	Texts   map[string]string `json:"texts"`
 }
 
-// keyLives counts how often this host was started; hashicorp/raft has keys of its own.
-const keyLives = "Lives"
+// oldVote is where versions before this one kept the vote: a line of JSON and one with its digest, replaced as a whole.
+func oldVote(path string) string { return path + ".json" }
 
-// keyTerm is hashicorp/raft's, and the first that it sets.
-const keyTerm = "CurrentTerm"
-
-// begin counts a life, durably.
-func (v *voteStore) begin() (uint64, error) {
-	life, err := v.GetUint64([]byte(keyLives))
-	if err != nil {
-		return 0, err
-	}
-	return life + 1, v.SetUint64([]byte(keyLives), life+1)
-}
-
-// openVotes reads the file; voted is false if there is none, or neither term nor vote in it.
+// openVotes reads the file, or the one of before; voted is false if there is none, or neither term nor vote in it.
 func openVotes(f disk.FS, path string) (v *voteStore, voted bool, err error) {
-	v = &voteStore{fs: f, path: path, values: votes{map[string]uint64{}, map[string]string{}}}
-	p, err := disk.ReadFile(f, path, maxVote)
-	if errors.Is(err, fs.ErrNotExist) {
-		return v, false, nil
+	v = &voteStore{fs: f, path: path, values: votes{Numbers: map[string]uint64{}, Texts: map[string]string{}}}
+	if v.file, err = f.OpenFile(path, os.O_RDWR, 0); errors.Is(err, fs.ErrNotExist) {
+		v.file = nil
+		err = v.adopt()
+	} else if err == nil {
+		err = errors.Join(v.load(), v.forgetOld())
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("open Raft vote: %w", err)
-	}
-	if err := v.values.decode(p); err != nil {
-		return nil, false, damaged(path, "%v", err)
+		return nil, false, errors.Join(fmt.Errorf("open Raft vote: %w", err), v.Close())
 	}
 	return v, v.values.Numbers[keyTerm] > 0, nil
+}
+
+// load reads the newer slot, and mends the other one.
+func (v *voteStore) load() error {
+	p := make([]byte, 2*voteSlot)
+	if _, err := v.file.ReadAt(p, 0); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	var slots [2]votes
+	var errs [2]error
+	for i := range slots {
+		errs[i] = slots[i].decode(bytes.TrimRight(p[i*voteSlot:(i+1)*voteSlot], "\x00"))
+	}
+	best := 0
+	if errs[0] != nil || errs[1] == nil && slots[1].Count > slots[0].Count {
+		best = 1
+	}
+	if errs[best] != nil {
+		return damaged(v.path, "%v", errs[best])
+	}
+	v.values, v.slot = slots[best], 1-best
+	if errs[1-best] == nil && slots[0].Count == slots[1].Count {
+		return nil
+	}
+	page, err := v.values.page()
+	if err != nil {
+		return err
+	}
+	return v.put(page)
+}
+
+// adopt takes over the file of before, if there is one.
+func (v *voteStore) adopt() error {
+	p, err := disk.ReadFile(v.fs, oldVote(v.path), maxOldVote)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := v.values.decode(p); err != nil {
+		return damaged(oldVote(v.path), "%v", err)
+	}
+	if err := v.save(v.values); err != nil {
+		return err
+	}
+	return v.forgetOld()
+}
+
+// forgetOld removes the file of before: it must not be taken for the vote if the new one is lost some day.
+func (v *voteStore) forgetOld() error {
+	if err := v.fs.Remove(oldVote(v.path)); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return v.fs.SyncDir(filepath.Dir(v.path))
 }
 
 func (v *votes) decode(p []byte) error {
@@ -80,24 +141,84 @@ func (v *votes) encode() ([]byte, error) {
 	return fmt.Appendf(nil, "%s\n%s\n", p, content.Sum(p)), nil
 }
 
-// save writes the values; the caller holds the lock.
-func (v *voteStore) save() error {
-	p, err := v.values.encode()
-	if err == nil {
-		err = disk.WriteFile(v.fs, v.path, p, 0o600)
+// page is a slot.
+func (v *votes) page() ([]byte, error) {
+	p, err := v.encode()
+	if err == nil && len(p) > voteSlot {
+		err = fmt.Errorf("term and vote have %d bytes, at most %d", len(p), voteSlot)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return append(p, make([]byte, voteSlot-len(p))...), nil
+}
+
+// save makes values those of the store, durably; if it fails, what is on disk is what was, or they. The caller holds the
+// lock.
+func (v *voteStore) save(values votes) error {
+	v.values.Count++ // in any case: two slots of one count are one save
+	values.Count = v.values.Count
+	page, err := values.page()
+	switch {
+	case err != nil:
+	case v.file == nil:
+		err = v.create(page)
+	default:
+		if err = v.put(page); err == nil { // the one slot,
+			err = v.put(page) // and then the other
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("save Raft vote: %w", err)
 	}
+	v.values = values
 	return nil
+}
+
+// create makes the file, with its room.
+func (v *voteStore) create(page []byte) (err error) {
+	if err := disk.WriteFile(v.fs, v.path, bytes.Repeat(page, 2), 0o600); err != nil {
+		return err
+	}
+	v.file, err = v.fs.OpenFile(v.path, os.O_RDWR, 0)
+	return err
+}
+
+// put writes the slot whose turn it is, durably. If that fails it stays the slot's turn, as the other one is whole.
+func (v *voteStore) put(page []byte) error {
+	if _, err := v.file.WriteAt(page, int64(v.slot)*voteSlot); err != nil {
+		return err
+	}
+	if err := v.file.Sync(); err != nil {
+		return err
+	}
+	v.slot = 1 - v.slot
+	return nil
+}
+
+// keyLives counts how often this host was started; hashicorp/raft has keys of its own.
+const keyLives = "Lives"
+
+// keyTerm is hashicorp/raft's, and the first that it sets.
+const keyTerm = "CurrentTerm"
+
+// begin counts a life, durably. The first one makes the file.
+func (v *voteStore) begin() (uint64, error) {
+	life, err := v.GetUint64([]byte(keyLives))
+	if err != nil {
+		return 0, err
+	}
+	return life + 1, v.SetUint64([]byte(keyLives), life+1)
 }
 
 // Set implements raft.StableStore; values are text.
 func (v *voteStore) Set(key, val []byte) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.values.Texts[string(key)] = string(val)
-	return v.save()
+	next := v.values
+	next.Texts = maps.Clone(next.Texts)
+	next.Texts[string(key)] = string(val)
+	return v.save(next)
 }
 
 // Get implements raft.StableStore.
@@ -111,8 +232,10 @@ func (v *voteStore) Get(key []byte) ([]byte, error) {
 func (v *voteStore) SetUint64(key []byte, val uint64) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.values.Numbers[string(key)] = val
-	return v.save()
+	next := v.values
+	next.Numbers = maps.Clone(next.Numbers)
+	next.Numbers[string(key)] = val
+	return v.save(next)
 }
 
 // GetUint64 implements raft.StableStore.
@@ -120,4 +243,14 @@ func (v *voteStore) GetUint64(key []byte) (uint64, error) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return v.values.Numbers[string(key)], nil
+}
+
+// Close closes the file; everything is on disk.
+func (v *voteStore) Close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.file == nil {
+		return nil
+	}
+	return v.file.Close()
 }

@@ -110,7 +110,7 @@ func (m *machine) start(join, token string) error {
 		Data: dataDir, Listen: m.addr(), Advertise: m.addr(), Name: m.name,
 		HostTimeout: hostTimeout, Join: join, Token: token,
 	}, hostd.Options{
-		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, FS: ghost{m.fault, m},
+		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, FS: ghost{m.fault},
 		ListenLocal: func() (net.Listener, error) { return nil, nil },
 	})
 	if err != nil {

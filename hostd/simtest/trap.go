@@ -1,7 +1,6 @@
 package simtest
 
 import (
-	"errors"
 	"sync"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
@@ -79,16 +78,4 @@ func (m *machine) wasFull() bool {
 	m.room.mu.Lock()
 	defer m.room.mu.Unlock()
 	return m.room.was
-}
-
-// spare repeats a write that failed for want of room, with room.
-func (m *machine) spare(err error, write func() error) error {
-	if !errors.Is(err, disk.ErrNoSpace) {
-		return err
-	}
-	m.room.mu.Lock()
-	defer m.room.mu.Unlock()
-	m.limit(false)
-	defer m.limit(m.room.full)
-	return write()
 }
