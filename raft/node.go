@@ -126,7 +126,7 @@ func (n *Node) openStores() (s stores, err error) {
 	if !voted && (n.log.last() > 0 || len(names) > 0) {
 		return s, damaged(votePath, "the term and vote are missing")
 	}
-	life, err := votes.begin()
+	life, err := votes.begin(time.Now())
 	if err != nil {
 		return s, err
 	}

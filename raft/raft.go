@@ -110,7 +110,7 @@ const (
 	dialTimeout      = 3 * time.Second  // of one address
 	maxPooledConns   = 3                // to one host: heartbeats, replication, votes
 	forwardTimeout   = 5 * time.Second  // of one attempt at a leader; it may have died without a word
-	ticketBits       = 40               // of a ticket's number count the commands of a life, the others the lives
+	ticketBits       = 32               // of a ticket's number count the commands of a life; the others are its number, in seconds
 	retryDelay       = 50 * time.Millisecond
 	maxRetryDelay    = 500 * time.Millisecond
 )

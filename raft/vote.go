@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
@@ -196,19 +197,21 @@ func (v *voteStore) put(page []byte) error {
 	return nil
 }
 
-// keyLives counts how often this host was started; hashicorp/raft has keys of its own.
-const keyLives = "Lives"
+// keyLife is the number of this host's life, which grows with every start; hashicorp/raft has keys of its own.
+const keyLife = "Life"
 
 // keyTerm is hashicorp/raft's, and the first that it sets.
 const keyTerm = "CurrentTerm"
 
-// begin counts a life, durably. The first one makes the file.
-func (v *voteStore) begin() (uint64, error) {
-	life, err := v.GetUint64([]byte(keyLives))
+// begin numbers a life, durably: by the clock, so that the number is a new one though the file was lost or came from a
+// backup, but above the life before, should the clock have been set back. The first one makes the file.
+func (v *voteStore) begin(now time.Time) (uint64, error) {
+	before, err := v.GetUint64([]byte(keyLife))
 	if err != nil {
 		return 0, err
 	}
-	return life + 1, v.SetUint64([]byte(keyLives), life+1)
+	life := max(uint64(max(now.Unix(), 0)), before+1)
+	return life, v.SetUint64([]byte(keyLife), life)
 }
 
 // Set implements raft.StableStore; values are text.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
 )
@@ -40,8 +41,11 @@ func TestVoteIsKeptAndDamageNoticed(t *testing.T) {
 	if err != nil || voted {
 		t.Fatalf("open of nothing: voted %v, %v", voted, err)
 	}
-	if life, err := v.begin(); life != 1 || err != nil {
-		t.Fatalf("first life: %d, %v", life, err)
+	for i, now := range []int64{100, 100, 7, 500} { // the clock stands still, is set back, and goes on
+		want := []uint64{100, 101, 102, 500}[i]
+		if life, err := v.begin(time.Unix(now, 0)); life != want || err != nil {
+			t.Fatalf("life %d: %d, %v", i, life, err)
+		}
 	}
 	if v, voted, err = openVotes(disk.OS{}, path); err != nil || voted {
 		t.Fatalf("a host that has only begun: voted %v, %v", voted, err)
@@ -54,8 +58,8 @@ func TestVoteIsKeptAndDamageNoticed(t *testing.T) {
 		t.Helper()
 		n, _ := v.GetUint64([]byte(keyTerm))
 		p, _ := v.Get([]byte(keyCandidate))
-		life, _ := v.GetUint64([]byte(keyLives))
-		if n != 7 || !bytes.Equal(p, candidateOf(7)) || life != 1 {
+		life, _ := v.GetUint64([]byte(keyLife))
+		if n != 7 || !bytes.Equal(p, candidateOf(7)) || life != 500 {
 			t.Fatalf("%s: term %d, vote %q, life %d", what, n, p, life)
 		}
 	}
@@ -251,7 +255,7 @@ func TestVoteNeedsNoRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := mustOpenVotes(t, files, "/raft")
-	if _, err := v.begin(); err != nil {
+	if _, err := v.begin(time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
 	free, total, err := files.Space("/")
