@@ -15,7 +15,7 @@ demo: build ## three daemons on loopback: publish, distribute, kill, pull, compa
 
 test: build simtest ## every test, with the race detector
 	$(PACKAGES) xfsprogs e2fsprogs util-linux iproute2
-	$(GO) test -race -timeout 30m -parallel 4 $(TESTARGS) ./...
+	$(GO) test -race -timeout 30m $(TESTARGS) ./...
 
 simtest: ## whole daemons under mixed faults, 200 seeds, and the deliberate mistakes found; without the race detector. SIMTESTARGS='-seed=7 -v'
 	$(GO) test -count=1 -timeout 10m ./hostd/simtest $(SIMTESTARGS)
