@@ -277,7 +277,9 @@ func (e *evictor) drop(ctx context.Context, v victim) (int64, error) {
 	freed := max(0, before-v.file.HeldBytes())
 	if errors.Is(err, store.ErrLinked) && v.bytes == before && safe.Equal(v.shards) && !v.file.InUse() {
 		// It cannot be punched, but nothing of it has to stay.
-		return before, k.cfg.Store.Remove(v.file.ID())
+		if err = k.cfg.Store.Remove(v.file.ID()); err == nil {
+			freed = before
+		}
 	}
 	k.evicted.Add(freed)
 	return freed, err
