@@ -9,6 +9,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,6 +61,46 @@ func TestCancelWhileFilling(t *testing.T) {
 		}
 		if n := p.s.Stats().ChunksIn; n != 1 {
 			t.Errorf("%d chunks counted", n)
+		}
+	})
+}
+
+// expecting is a stream that notes how much it is told to wait for.
+type expecting struct {
+	net.Conn
+	now atomic.Int64
+}
+
+func (e *expecting) ExpectRead(n int) { e.now.Store(int64(n)) }
+
+// TestCancelledPartIsNotWaitedFor: while the rest of a part is skipped less and less of it is to come, so the stream must not
+// wait for as much as was expected before. (It did, and the frames behind the part were not read.)
+func TestCancelledPartIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 8 * readBuffer
+		a, b := net.Pipe()
+		stream := &expecting{Conn: a}
+		p := &rawPeer{t: t, s: NewSession(stream, nil, Options{}), conn: b, frames: make(chan rawFrame, 100), ended: make(chan error, 1)}
+		go func() { p.ended <- p.s.Run(context.Background()) }()
+		defer b.Close()
+		go p.read()
+		p.hello()
+		p.open(content.Digest{1})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.s.Chunk(ctx, content.Digest{1}, 1, size, 2, make([]byte, size)) }()
+		req := p.expect(frameRequest)
+		p.say(header{length: size, typ: frameData, flags: flagLast, id: req.id}.append(nil))
+		p.say(make([]byte, size/2))
+		synctest.Wait()
+		if n := stream.now.Load(); n != size/2 {
+			t.Errorf("half of the part is to come, and %d of %d bytes are expected", n, size)
+		}
+		cancel()
+		<-done
+		synctest.Wait() // it skips the rest
+		if n := stream.now.Load(); n != 0 {
+			t.Errorf("%d bytes are expected while the part is skipped", n)
 		}
 	})
 }

@@ -141,6 +141,7 @@ func (s *Session) fill(a *ask, h header) error {
 			s.dismiss(a)
 			s.asks.mu.Unlock()
 			s.in.interruptible = false
+			s.in.expect(0) // less and less of the part is to come, and then frames that may be short
 			return s.in.skip(len(dst))
 		}
 	}
