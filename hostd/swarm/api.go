@@ -131,8 +131,10 @@ const (
 	// MaxServing bounds the bytes of chunks that are on their way to peers. They are buffers in memory; only when many
 	// receivers are slow does it come to more than plan.Slots chunks.
 	MaxServing = 256 << 20
-	// MaxHot bounds the bytes of chunks that are kept in memory because others will ask for them next: 50 ms at 10 Gbit/s.
-	MaxHot = 64 << 20
+	// MaxHot bounds the bytes of chunks that are kept in memory because others will ask for them next: 13 ms at 10 Gbit/s,
+	// a second at 100 Mbit/s. More costs more than it saves: memory that was never used before is what a chunk's copy, and
+	// its place in the page cache, spend most of their time on.
+	MaxHot = 16 << 20
 
 	// StallTime is how long a peer may owe chunks without sending a byte before they are asked from others.
 	StallTime = 4 * time.Second
@@ -142,6 +144,9 @@ const (
 	MaxAside = 30 * time.Second
 	// ShunTime is how long nothing is taken from a peer that lied, and nothing served to it.
 	ShunTime = 10 * time.Minute
+	// CourtesyTime is how long the host of the higher id leaves it to the other to dial when two want a session: two
+	// handshakes for each pair are most of what the first moments of a swarm cost.
+	CourtesyTime = 100 * time.Millisecond
 	// DialTimeout bounds the way to a peer's answer that it knows the file.
 	DialTimeout = 10 * time.Second
 	// PatienceTime is how long a job looks for somebody who offers a missing chunk before it says ErrNoHolder: time

@@ -52,6 +52,7 @@ type labHost struct {
 	down      atomic.Bool              // refuses connections
 	uplink    chan struct{}            // one token: a host sends one piece after the other
 	rate      atomic.Int64             // bytes a second out; 0 is no limit
+	shaking   time.Duration            // that a handshake takes whom this host dials
 	thaw      atomic.Pointer[chan any] // while it is frozen: closed when it goes on
 	crossed   atomic.Int64             // bytes of chunks sent to other racks
 	written   []int                    // chunks in the order in which they were stored
@@ -156,6 +157,7 @@ func (h *labHost) Dial(_ context.Context, host placement.HostID) (net.Conn, erro
 	h.lab.mu.Lock()
 	peer := h.lab.hosts[host]
 	h.lab.mu.Unlock()
+	time.Sleep(h.shaking)
 	if peer == nil || peer.down.Load() || h.down.Load() {
 		return nil, errors.New("connection refused")
 	}

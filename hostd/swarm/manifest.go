@@ -77,7 +77,7 @@ func (s *Swarm) Manifest(ctx context.Context, file content.Digest) (*content.Man
 }
 
 func (s *Swarm) manifestFrom(ctx context.Context, id wire.PeerID, file content.Digest) (*content.Manifest, error) {
-	l, err := s.peers.hold(ctx, id)
+	l, err := s.peers.hold(ctx, id, false)
 	if err != nil {
 		return nil, err
 	}

@@ -55,8 +55,9 @@ func newPeers(s *Swarm, d Dialer) *peers {
 		shunned: map[wire.PeerID]time.Time{}, most: MaxSessions}
 }
 
-// hold returns a session with a peer, dialing if there is none. The caller releases it.
-func (p *peers) hold(ctx context.Context, id wire.PeerID) (*link, error) {
+// hold returns a session with a peer, dialing if there is none. A mutual peer is one that wants a session with this host as
+// well. The caller releases the session.
+func (p *peers) hold(ctx context.Context, id wire.PeerID, mutual bool) (*link, error) {
 	var waited *dialing
 	for {
 		p.mu.Lock()
@@ -73,7 +74,7 @@ func (p *peers) hold(ctx context.Context, id wire.PeerID) (*link, error) {
 			p.mu.Unlock()
 			return nil, cmp.Or(waited.err, error(fmt.Errorf("host %s: %w", id, wire.ErrEnded))) // it did not last
 		}
-		d, err := p.dial(id)
+		d, err := p.dial(id, mutual)
 		p.mu.Unlock()
 		if err != nil {
 			return nil, err
@@ -114,7 +115,7 @@ func (p *peers) preferred(id wire.PeerID) *link {
 func less(a, b wire.PeerID) bool { return string(a[:]) < string(b[:]) }
 
 // dial joins the attempt that is under way, or begins one; p.mu is held.
-func (p *peers) dial(id wire.PeerID) (*dialing, error) {
+func (p *peers) dial(id wire.PeerID, mutual bool) (*dialing, error) {
 	if d := p.dialing[id]; d != nil {
 		return d, nil
 	}
@@ -131,11 +132,34 @@ func (p *peers) dial(id wire.PeerID) (*dialing, error) {
 	go func() {
 		defer p.swarm.wg.Done()
 		defer cancel()
-		if l := p.connect(ctx, id, d); l != nil {
+		if mutual && less(id, p.swarm.self) && p.dialsUs(ctx) {
+			p.giveUp(id, d)
+		} else if l := p.connect(ctx, id, d); l != nil {
 			l.run(p.swarm.ctx)
 		}
 	}()
 	return d, nil
+}
+
+// dialsUs waits for a peer to dial this host, and says whether it did; then ctx has ended.
+func (p *peers) dialsUs(ctx context.Context) bool {
+	wait := time.NewTimer(CourtesyTime)
+	defer wait.Stop()
+	select {
+	case <-ctx.Done():
+		return true
+	case <-wait.C:
+		return false
+	}
+}
+
+// giveUp ends an attempt that is not needed any more.
+func (p *peers) giveUp(id wire.PeerID, d *dialing) {
+	p.mu.Lock()
+	delete(p.dialing, id)
+	p.count--
+	p.mu.Unlock()
+	d.finish(ErrClosed) // unless it was finished before, by the peer's own session
 }
 
 func (p *peers) connect(ctx context.Context, id wire.PeerID, d *dialing) *link {

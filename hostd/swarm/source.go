@@ -40,14 +40,15 @@ func (j *job) begin(c *candidate) {
 	if c.named {
 		j.show(src) // it may have asked the seeds for its part already
 	}
-	j.wg.Go(func() { j.meet(ctx, src) })
+	mutual := c.named && !c.listed
+	j.wg.Go(func() { j.meet(ctx, src, mutual) })
 }
 
 // meet opens the file at a peer, and keeps it open until ctx ends.
-func (j *job) meet(ctx context.Context, src *source) {
+func (j *job) meet(ctx context.Context, src *source, mutual bool) {
 	meeting, cancel := context.WithTimeout(ctx, DialTimeout)
 	defer cancel()
-	l, err := j.swarm.peers.hold(meeting, src.cand.id)
+	l, err := j.swarm.peers.hold(meeting, src.cand.id, mutual)
 	if err != nil {
 		j.post(refused{src, err})
 		return

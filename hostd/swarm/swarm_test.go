@@ -310,11 +310,11 @@ func TestBothDial(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		one, err := a.peers.hold(context.Background(), mustPeer(b.id))
+		one, err := a.peers.hold(context.Background(), mustPeer(b.id), false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		two, err := b.peers.hold(context.Background(), mustPeer(a.id))
+		two, err := b.peers.hold(context.Background(), mustPeer(a.id), false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -326,6 +326,31 @@ func TestBothDial(t *testing.T) {
 		time.Sleep(LingerTime + 2*IdleTime)
 		if a.sessions()+b.sessions() > 0 {
 			t.Error("idle sessions are left")
+		}
+	})
+}
+
+// TestOneOfTwoDials: of two hosts that are introduced to each other one dials, also when they hear of it at the same moment.
+func TestOneOfTwoDials(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		hosts := []*labHost{l.host(0), l.host(1), l.host(2), l.host(3), l.host(4)}
+		limit(slowRate, hosts...)
+		id := hosts[0].publish(150)
+		var waits []func()
+		for _, h := range hosts[1:] {
+			h.shaking = CourtesyTime / 2
+			waits = append(waits, h.mustFetch(id))
+		}
+		until(t, "all fetch", func() bool { return hosts[1].got() > 20 && hosts[4].got() > 20 })
+		pairs, ends := len(hosts)*(len(hosts)-1)/2, 0
+		for _, h := range hosts {
+			ends += h.sessions()
+		}
+		if ends != 2*pairs {
+			t.Errorf("%d ends of sessions for %d pairs of hosts", ends, pairs)
+		}
+		for _, wait := range waits {
+			wait()
 		}
 	})
 }

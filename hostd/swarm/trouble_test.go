@@ -37,18 +37,18 @@ func TestLiarIsShunned(t *testing.T) {
 		if liar.sent() != before {
 			t.Error("the liar was asked again")
 		}
-		if _, err := c.peers.hold(context.Background(), mustPeer(liar.id)); !errors.Is(err, ErrBadPeer) {
+		if _, err := c.peers.hold(context.Background(), mustPeer(liar.id), false); !errors.Is(err, ErrBadPeer) {
 			t.Errorf("a session with the liar: %v", err)
 		}
 		// Nor may it come in.
-		if _, err := liar.peers.hold(context.Background(), mustPeer(c.id)); err == nil {
+		if _, err := liar.peers.hold(context.Background(), mustPeer(c.id), false); err == nil {
 			time.Sleep(time.Second)
 			if liar.sessions() > 1 { // that with a
 				t.Error("the liar has a session with the host that shuns it")
 			}
 		}
 		time.Sleep(ShunTime)
-		if l, err := c.peers.hold(context.Background(), mustPeer(liar.id)); err != nil {
+		if l, err := c.peers.hold(context.Background(), mustPeer(liar.id), false); err != nil {
 			t.Errorf("after %v it is still shunned: %v", ShunTime, err)
 		} else {
 			c.peers.release(l)
@@ -262,7 +262,7 @@ func TestManifestFromALiar(t *testing.T) {
 		if m, err := c.Manifest(context.Background(), id); err != nil || m.ID() != id {
 			t.Errorf("manifest %v, %v", m, err)
 		}
-		if _, err := c.peers.hold(context.Background(), mustPeer(liar.id)); !errors.Is(err, ErrBadPeer) {
+		if _, err := c.peers.hold(context.Background(), mustPeer(liar.id), false); !errors.Is(err, ErrBadPeer) {
 			t.Errorf("a session with the liar: %v", err)
 		}
 	})
