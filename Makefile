@@ -13,9 +13,12 @@ build: ## the three programs, in bin/
 demo: build ## three daemons on loopback: publish, distribute, kill, pull, compare. FILE=path for a file of yours
 	acceptance/demo.sh
 
+# One processor a package (two packages run at a time): the race detector's context of a synctest bubble's timers is used by
+# several threads at once where there are several, and Go 1.26 crashes on it now and then. The real labs run last, alone.
 test: build simtest ## every test, with the race detector
 	$(PACKAGES) xfsprogs e2fsprogs util-linux iproute2
-	$(GO) test -race -timeout 30m $(TESTARGS) ./...
+	$(GO) test -race -cpu 1 -timeout 30m $(TESTARGS) $$($(GO) list ./... | grep -v /acceptance)
+	$(GO) test -race -timeout 30m $(TESTARGS) ./acceptance/...
 
 simtest: ## whole daemons under mixed faults, 200 seeds, and the deliberate mistakes found; without the race detector. SIMTESTARGS='-seed=7 -v'
 	$(GO) test -count=1 -timeout 10m ./hostd/simtest $(SIMTESTARGS)
