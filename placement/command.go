@@ -24,6 +24,8 @@ type Command struct {
 	Unpin        *Unpin        `json:"unpin,omitempty"`
 	Report       *Report       `json:"report,omitempty"`
 
+	ReportDomains *ReportDomains `json:"report_domains,omitempty"`
+
 	Ticket *Ticket `json:"ticket,omitempty"` // none: each time that the command comes it is carried out
 }
 
@@ -120,7 +122,8 @@ type RemoveFile struct {
 	ID   content.Digest `json:"id,omitzero"`
 }
 
-// Distribute adds hosts that must hold all of a version's content (zero ID: the newest version's).
+// Distribute adds hosts that must hold all of a version's content (zero ID: the newest version's), and tags: the hosts
+// that run domains of those, now and later.
 //
 // Idempotent: it adds to a set.
 type Distribute struct {
@@ -128,9 +131,10 @@ type Distribute struct {
 	ID    content.Digest `json:"id,omitzero"`
 	All   bool           `json:"all,omitempty"`
 	Hosts []HostID       `json:"hosts,omitempty"`
+	Tags  []string       `json:"tags,omitempty"`
 }
 
-// Unpin takes hosts (All: every one) from those that must hold all of a version's content (zero ID: the newest
+// Unpin takes hosts and tags (All: every one) from those that must hold all of a version's content (zero ID: the newest
 // version's). What they hold becomes cache, unless they are homes of it. To take one from "every host" leaves the
 // other hosts of this moment; hosts that join later are none then.
 //
@@ -140,6 +144,7 @@ type Unpin struct {
 	ID    content.Digest `json:"id,omitzero"`
 	All   bool           `json:"all,omitempty"`
 	Hosts []HostID       `json:"hosts,omitempty"`
+	Tags  []string       `json:"tags,omitempty"`
 }
 
 // Report says what a host holds, durably, of the contents that it names: it replaces what was known of these.
@@ -181,6 +186,7 @@ func (c Command) Kind() string {
 		{"distribute", c.Distribute != nil},
 		{"unpin", c.Unpin != nil},
 		{"report", c.Report != nil},
+		{"report_domains", c.ReportDomains != nil},
 	} {
 		if !k.set {
 			continue

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -211,7 +212,7 @@ func TestOldSnapshotIsRead(t *testing.T) {
 	w.setState(t, 3, Down)
 	now := lines(t, w.State)
 	body := now[:bytes.LastIndexByte(now[:len(now)-1], '\n')+1] // without the end
-	old := bytes.Replace(body, []byte(`"version":2`), []byte(`"version":1`), 1)
+	old := bytes.Replace(body, fmt.Appendf(nil, `"version":%d`, snapshotVersion), []byte(`"version":1`), 1)
 	s, err := restoreLines(bytes.NewReader(seal(old)))
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ var (
 	ErrInvalidGuests   = errors.New("invalid guest pattern")
 	ErrInvalidHost     = errors.New("invalid host")
 	ErrInvalidFile     = errors.New("invalid file")
+	ErrInvalidDomain   = errors.New("invalid domain")
 	ErrNoFile          = errors.New("no such file")
 	ErrNoContent       = errors.New("no such content")
 	ErrNoHost          = errors.New("no such host")
@@ -40,6 +41,7 @@ var codes = map[string]error{
 	"invalid_guests":   ErrInvalidGuests,
 	"invalid_host":     ErrInvalidHost,
 	"invalid_file":     ErrInvalidFile,
+	"invalid_domain":   ErrInvalidDomain,
 	"no_file":          ErrNoFile,
 	"no_content":       ErrNoContent,
 	"no_host":          ErrNoHost,

@@ -150,18 +150,17 @@ func (s *State) distribute(index uint64, c *Distribute) (bool, error) {
 		}
 	}
 	old := s.contents[v.ID]
-	t := Targets{All: true}
+	t := Targets{All: true, Tags: union(old.targets.Tags, c.Tags)}
 	if !c.All && !old.targets.All {
-		t = Targets{Hosts: slices.Concat(old.targets.Hosts, c.Hosts)}
-		slices.Sort(t.Hosts)
-		t.Hosts = slices.Compact(t.Hosts)
+		t.All, t.Hosts = false, union(old.targets.Hosts, c.Hosts)
 	}
-	if t.All == old.targets.All && len(t.Hosts) == len(old.targets.Hosts) {
+	if len(t.Tags) > MaxTags {
+		return false, fmt.Errorf("distribute %q: %d tags, at most %d: %w", c.Name, len(t.Tags), MaxTags, ErrTooMany)
+	}
+	if t.All == old.targets.All && len(t.Hosts) == len(old.targets.Hosts) && len(t.Tags) == len(old.targets.Tags) {
 		return false, nil
 	}
-	n := old.copy()
-	n.targets = t
-	s.putContent(index, n)
+	s.setTargets(index, old.copy(), t)
 	return true, nil
 }
 
@@ -181,13 +180,28 @@ func (s *State) unpin(index uint64, c *Unpin) (bool, error) {
 			kept = append(kept, h)
 		}
 	}
-	if len(kept) == len(targets) {
+	var tags []string
+	for _, t := range old.targets.Tags {
+		if !c.All && !slices.Contains(c.Tags, t) {
+			tags = append(tags, t)
+		}
+	}
+	if len(kept) == len(targets) && len(tags) == len(old.targets.Tags) {
 		return false, nil
 	}
-	n := old.copy()
-	n.targets = Targets{Hosts: kept}
-	s.putContent(index, n)
+	t := Targets{Hosts: kept, Tags: tags}
+	if len(kept) == len(targets) {
+		t.All, t.Hosts = old.targets.All, old.targets.Hosts
+	}
+	s.setTargets(index, old.copy(), t)
 	return true, nil
+}
+
+// union returns what is in either list, sorted.
+func union[T ~string](a, b []T) []T {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func (s *State) report(index uint64, c *Report) (changed bool, unknown []content.Digest, err error) {

@@ -3,6 +3,7 @@ package placement
 import (
 	"hash/fnv"
 	"math/bits"
+	"slices"
 
 	"github.com/virtswarm/virtswarm/internal/content"
 )
@@ -247,12 +248,7 @@ func (c *contentRecord) isTarget(host HostID) bool {
 	if c.targets.All {
 		return true
 	}
-	for _, t := range c.targets.Hosts {
-		if t == host {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(c.targets.Hosts, host) || slices.Contains(c.follows, host)
 }
 
 // append adds a shard above all others; the receiver must not be used any more.

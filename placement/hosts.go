@@ -62,9 +62,13 @@ func (s *State) admit(index uint64, asked Host, now int64) {
 	if h.Weight == 0 {
 		h.Weight = DefaultWeight
 	}
+	if old := s.hosts[h.ID]; old != nil {
+		h.DomainSeq = old.DomainSeq
+	}
 	delete(s.gone, h.ID)
 	s.putHost(&h)
 	s.remap(index)
+	s.hostMoved(index, h.ID)
 }
 
 func (s *State) updateHost(index uint64, c *UpdateHost) (bool, error) {
@@ -144,6 +148,7 @@ func (s *State) setHostState(index uint64, c *SetHostState) (bool, error) {
 	h.State, h.Since, h.At = c.To, index, c.Now
 	s.putHost(&h)
 	s.remap(index)
+	s.hostMoved(index, h.ID)
 	return true, nil
 }
 
@@ -162,6 +167,7 @@ func (s *State) removeHost(index uint64, c *RemoveHost) (bool, error) {
 	for _, id := range s.contentIDs() {
 		s.forgetHost(index, s.contents[id], h.ID)
 	}
+	s.hostGone(index, h.ID)
 	s.remember(index, h.ID)
 	s.remap(index)
 	return true, nil

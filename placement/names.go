@@ -59,13 +59,8 @@ func ValidateGuests(pattern string) error {
 		return fail(why)
 	}
 	if tag, ok := strings.CutPrefix(pattern, "tag:"); ok {
-		for _, c := range []byte(tag) {
-			if !isAlnum(c) && c != '-' && c != '_' && c != '.' {
-				return fail(fmt.Sprintf("has %q in its tag", c))
-			}
-		}
-		if tag == "" {
-			return fail("has an empty tag")
+		if why := tagFault(tag); why != "" {
+			return fail(why)
 		}
 		return nil
 	}
@@ -73,6 +68,29 @@ func ValidateGuests(pattern string) error {
 		return fail("is not a valid glob")
 	}
 	return nil
+}
+
+// ValidateTag checks a domain's tag: 1 to MaxTag bytes of letters, digits, '-', '_' and '.'.
+func ValidateTag(tag string) error {
+	if why := tagFault(tag); why != "" {
+		return fmt.Errorf("tag %.80q %s: %w", tag, why, ErrInvalidDomain)
+	}
+	return nil
+}
+
+func tagFault(tag string) string {
+	for _, c := range []byte(tag) {
+		if !isAlnum(c) && c != '-' && c != '_' && c != '.' {
+			return fmt.Sprintf("has %q in its tag", c)
+		}
+	}
+	switch {
+	case tag == "":
+		return "has an empty tag"
+	case len(tag) > MaxTag:
+		return fmt.Sprintf("has a tag of %d bytes, at most %d", len(tag), MaxTag)
+	}
+	return ""
 }
 
 func nameFault(s string, limit int) string {

@@ -1,6 +1,6 @@
 // Package placement is the cluster's catalogue as a pure state machine: commands in, state out. It knows which
-// hosts are members, which files exist in which versions, which host keeps which shard of them (their homes) and
-// which host said that it holds what.
+// hosts are members, which files exist in which versions, which host keeps which shard of them (their homes), which
+// host said that it holds what, and on which host each domain is.
 //
 // It promises that the same commands in the same order give the same state on every host, whatever the platform:
 // there is no I/O, no clock, no randomness and no goroutine here, and no floating point. A command that is refused
@@ -42,8 +42,17 @@ const (
 	DefaultHigh   = 90 // percent
 	DefaultLow    = 80
 	MaxShards     = content.MaxChunks / (content.ShardSize / content.MaxChunkSize)
-	maxClusterID  = 64 // bytes of the cluster's id
-	maxTokenID    = 64 // hex digits of a token's id
+	MaxDomains    = 1 << 18 // domains in the cluster
+	MaxDisks      = 64      // of one domain
+	MaxChain      = 64      // images in the chain of one disk
+	MaxNeeds      = 256     // files that one domain needs
+	MaxTags       = 64      // of one domain, or targets of one content
+	MaxTag        = 64      // bytes of a tag
+	MaxPath       = 4096    // bytes of a path on a host
+	MaxDomainName = 255     // bytes
+	MaxReported   = 1024    // domains in one ReportDomains, and as many gone
+	maxClusterID  = 64      // bytes of the cluster's id
+	maxTokenID    = 64      // hex digits of a token's id
 )
 
 // HostState says whether a host counts.
@@ -81,6 +90,8 @@ type Host struct {
 	At     int64             `json:"at"`      // unix seconds of the same, as the proposer's clock had it
 	Joined uint64            `json:"joined"`  // index of its AddHost
 	JoinAt int64             `json:"join_at"` // unix seconds of the same
+	// DomainSeq is the number of its last ReportDomains.
+	DomainSeq uint64 `json:"domain_seq,omitempty"`
 }
 
 // Limits are what a host is told to keep to, while it runs. The zero value means no limit, or the default.
@@ -133,6 +144,7 @@ type Content struct {
 	Shards    int   // at least 1: an empty file counts as one (empty) shard, so that somebody keeps its manifest
 	Replicas  int   // copies wanted: the most that any version asks for; 0 = every host
 	Targets   Targets
+	Follows   []HostID // the hosts that Targets.Tags means now, sorted
 	Names     []string // sorted names that have a version with this content
 	Changed   uint64   // index of the last command that touched it
 }
@@ -141,10 +153,11 @@ type Content struct {
 type Targets struct {
 	All   bool     `json:"all,omitempty"`   // every host, those that join later too
 	Hosts []HostID `json:"hosts,omitempty"` // sorted; empty if All
+	Tags  []string `json:"tags,omitempty"`  // sorted: the hosts that run domains of any of these
 }
 
 // IsZero reports whether there are none.
-func (t Targets) IsZero() bool { return !t.All && len(t.Hosts) == 0 }
+func (t Targets) IsZero() bool { return !t.All && len(t.Hosts) == 0 && len(t.Tags) == 0 }
 
 // Holder is a host that said it holds shards of a content, durably.
 type Holder struct {

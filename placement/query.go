@@ -149,7 +149,8 @@ func (c *contentRecord) view() Content {
 	return Content{
 		ID: c.id, Size: c.size, DataBytes: c.dataBytes, ChunkSize: c.chunkSize, Shards: c.shards,
 		Replicas: c.replicas, Changed: c.changed,
-		Targets: Targets{All: c.targets.All, Hosts: append([]HostID(nil), c.targets.Hosts...)},
+		Targets: Targets{All: c.targets.All, Hosts: append([]HostID(nil), c.targets.Hosts...), Tags: append([]string(nil), c.targets.Tags...)},
+		Follows: append([]HostID(nil), c.follows...),
 		Names:   append([]string(nil), c.names...),
 	}
 }

@@ -149,10 +149,7 @@ func (s *State) countCopies(c *contentRecord) Replication {
 func (c *contentRecord) shardBytes() int64 { return c.dataBytes / int64(c.shards) }
 
 func (s *State) countTargets(c *contentRecord, r *Replication) {
-	targets := c.targets.Hosts
-	if c.targets.All {
-		targets = s.hostIDs
-	}
+	targets := s.allTargets(c)
 	r.Targets = len(targets)
 	for _, t := range targets {
 		if c.held(t).Full(c.shards) {

@@ -116,6 +116,8 @@ func (p *restorer) take(l snapshotLine) error {
 		kind, key, err = "5", l.Content.ID.Hex(), p.content(l.Content)
 	case l.Tickets != nil:
 		kind, key, err = "6", string(l.Tickets.Host), p.tickets(l.Tickets)
+	case l.Domain != nil:
+		kind, key, err = "7", l.Domain.UUID, p.domain(l.Domain)
 	default:
 		return errors.New("unknown record")
 	}
@@ -204,7 +206,32 @@ func (p *restorer) content(c *snapshotContent) error {
 		}
 		rec.holders = append(rec.holders, Holder{h.Host, shards})
 	}
+	if err := validateTags(c.Targets.Tags); err != nil {
+		return fmt.Errorf("content %s: %w", c.ID.Short(), err)
+	}
 	p.s.contents[c.ID] = rec
+	return nil
+}
+
+func (p *restorer) domain(d *snapshotDomain) error {
+	if len(d.Claims) == 0 || d.Changed > p.s.applied || len(p.s.domains) >= MaxDomains {
+		return fmt.Errorf("domain %.80q: %d claims, changed at %d", d.UUID, len(d.Claims), d.Changed)
+	}
+	for i, c := range d.Claims {
+		if err := c.Domain.validate(); err != nil {
+			return err
+		}
+		if p.s.hosts[c.Host] == nil || c.Domain.UUID != d.UUID || c.Since > p.s.applied || (i > 0 && c.Host <= d.Claims[i-1].Host) {
+			return fmt.Errorf("domain %s: claim of host %.80q", d.UUID, c.Host)
+		}
+		if p.s.claimed[c.Host] == nil {
+			p.s.claimed[c.Host] = map[string]bool{}
+		}
+		p.s.claimed[c.Host][d.UUID] = true
+	}
+	n := &domainRecord{uuid: d.UUID, claims: d.Claims, view: p.s.view(d.Claims)}
+	n.view.Changed = d.Changed
+	p.s.domains[d.UUID] = n
 	return nil
 }
 
@@ -223,9 +250,17 @@ func (p *restorer) tickets(t *snapshotTickets) error {
 	return nil
 }
 
-// finish derives what a snapshot does not carry: who refers to which content, the change log and the ring.
+// finish derives what a snapshot does not carry: who refers to which content, the change log, the ring, and where tags run.
 func (p *restorer) finish() error {
 	s := p.s
+	s.domainLog.from = s.applied
+	for _, d := range s.domains {
+		s.tags.count(d.view, 1)
+	}
+	for id, c := range s.contents {
+		s.tags.tag(id, nil, c.targets.Tags)
+		c.follows = s.tags.hostsOf(c.targets.Tags)
+	}
 	for _, name := range s.names {
 		for _, v := range s.files[name].versions {
 			c := s.contents[v.ID]

@@ -44,7 +44,7 @@ func drawPlain(t *rapid.T) Command {
 		}
 		return digest(n("content", 1, 4))
 	}
-	switch n("kind", 0, 12) {
+	switch n("kind", 0, 15) {
 	case 0:
 		i := n("new host", 1, 5)
 		h := hostNumbered(i)
@@ -82,14 +82,18 @@ func drawPlain(t *rapid.T) Command {
 		d := &Distribute{Name: name(), ID: maybe(), All: n("all", 0, 3) == 0}
 		if !d.All {
 			d.Hosts = []HostID{host(), host()}
+			d.Tags = drawTags(t)
 		}
 		return Command{Distribute: d}
 	case 10:
 		u := &Unpin{Name: name(), ID: maybe(), All: n("all", 0, 3) == 0}
 		if !u.All {
 			u.Hosts = []HostID{host()}
+			u.Tags = drawTags(t)
 		}
 		return Command{Unpin: u}
+	case 11, 12, 13:
+		return Command{ReportDomains: drawDomains(t, host())}
 	}
 	r := &Report{Host: host()}
 	for i := 1; i <= 4; i++ {
@@ -103,6 +107,32 @@ func drawPlain(t *rapid.T) Command {
 		}
 	}
 	return Command{Report: r}
+}
+
+func drawTags(t *rapid.T) (tags []string) {
+	for _, tag := range []string{"db", "web"} {
+		if rapid.Bool().Draw(t, tag) {
+			tags = append(tags, tag)
+		}
+	}
+	return tags
+}
+
+// drawDomains draws a report on few domains, so that hosts contend for them.
+func drawDomains(t *rapid.T, host HostID) *ReportDomains {
+	r := &ReportDomains{Host: host, Seq: uint64(rapid.IntRange(1, 30).Draw(t, "seq"))}
+	for i := 1; i <= 3; i++ {
+		switch rapid.IntRange(0, 3).Draw(t, "says") {
+		case 0, 1:
+			d := domainNumbered(i)
+			d.State = rapid.SampledFrom([]DomainState{DomainRunning, DomainPaused, DomainMigrating, DomainOff, DomainCrashed}).Draw(t, "state")
+			d.Tags = drawTags(t)
+			r.Domains = append(r.Domains, d)
+		case 2:
+			r.Gone = append(r.Gone, domainNumbered(i).UUID)
+		}
+	}
+	return r
 }
 
 // TestReplicasAgree applies random commands to one catalogue directly, to one through the log's encoding, and to one
@@ -223,6 +253,7 @@ func checkInvariants(t *rapid.T, s *State) {
 	for _, h := range s.Hosts() {
 		checkSafe(t, s, h.ID)
 	}
+	checkDomains(t, s)
 	for _, f := range s.Names("") {
 		for _, v := range f.Versions {
 			c, ok := s.Content(v.ID)
@@ -311,6 +342,10 @@ func rich(t fataler) *world {
 	w.do(t, Command{Distribute: &Distribute{Name: "a", Hosts: []HostID{hostID(1), hostID(2)}}})
 	up, high := int64(1000), 70
 	w.do(t, Command{UpdateHost: &UpdateHost{ID: hostID(1), Weight: 7, Labels: map[string]string{"rack": "<1>"}, Up: &up, High: &high}})
+	w.do(t, Command{Distribute: &Distribute{Name: "ü b", Tags: []string{"web"}}})
+	d := domainNumbered(1)
+	d.Tags = []string{"web"}
+	w.do(t, Command{ReportDomains: &ReportDomains{Host: hostID(2), Seq: 5, Domains: []Domain{d}}})
 	w.do(t, Command{SetHostState: &SetHostState{ID: hostID(3), To: Down, Now: 9}})
 	w.do(t, Command{RemoveHost: &RemoveHost{ID: hostID(4)}})
 	for number := range uint64(3) {
@@ -329,7 +364,7 @@ func TestSnapshotIsLinesOfJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`{"catalogue":{"version":3,`, `{"host":{"id":"` + string(hostID(1)), `"shards":"0,2-3"`, `{"end":{"records":`, `"rack":"<1>"`} {
+	for _, want := range []string{`{"catalogue":{"version":4,`, `{"host":{"id":"` + string(hostID(1)), `"shards":"0,2-3"`, `{"end":{"records":`, `"rack":"<1>"`, `{"domain":{"uuid":"00000001-`} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the snapshot has no %s:\n%s", want, text)
 		}
@@ -406,7 +441,7 @@ func TestSnapshotRecordsAreChecked(t *testing.T) {
 		"no end":         {head},
 		"wrong end":      {head, `{"end":{"records":1,"sha256":"00"}}`},
 		"wrong count":    {head, `{"end":{"records":2,"sha256":"00"}}`},
-		"version":        {`{"catalogue":{"version":4}}`},
+		"version":        {`{"catalogue":{"version":5}}`},
 		"version 0":      {`{"catalogue":{"version":0}}`},
 		"no head":        {`{"host":{}}`},
 		"unknown record": {head, `{"spell":{}}`},

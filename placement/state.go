@@ -26,6 +26,11 @@ type State struct {
 	names    []string // sorted
 	contents map[content.Digest]*contentRecord
 
+	domains   map[string]*domainRecord   // by UUID
+	claimed   map[HostID]map[string]bool // UUIDs of the domains that a host claims; no empty sets
+	domainLog eventLog
+	tags      tagIndex
+
 	changes changeLog
 	removed uint64 // index at which a content last disappeared
 	moved   uint64 // index at which duties last moved: a host's state or weight changed, or a host joined or went
@@ -48,6 +53,7 @@ type contentRecord struct {
 	replicas  int      // most over the versions that refer to it; 0 = every host
 	names     []string // sorted names that refer to it
 	targets   Targets
+	follows   []HostID // sorted: the hosts that targets.Tags means now
 	holders   []Holder // sorted by host; no empty sets
 	changed   uint64
 
@@ -59,7 +65,7 @@ type contentRecord struct {
 func (c *contentRecord) copy() *contentRecord {
 	n := &contentRecord{
 		id: c.id, size: c.size, dataBytes: c.dataBytes, chunkSize: c.chunkSize, shards: c.shards,
-		replicas: c.replicas, names: c.names, targets: c.targets, holders: c.holders, changed: c.changed,
+		replicas: c.replicas, names: c.names, targets: c.targets, follows: c.follows, holders: c.holders, changed: c.changed,
 	}
 	n.homes.Store(c.homes.Load())
 	return n
@@ -75,6 +81,9 @@ func New() *State {
 		tickets:  map[HostID][]settled{},
 		files:    map[string]*fileRecord{},
 		contents: map[content.Digest]*contentRecord{},
+		domains:  map[string]*domainRecord{},
+		claimed:  map[HostID]map[string]bool{},
+		tags:     newTagIndex(),
 		ring:     newRing(nil),
 	}
 }
@@ -128,20 +137,27 @@ func (s *State) carryOut(index uint64, c Command) (r Result, err error) {
 		r.Changed, err = s.unpin(index, c.Unpin)
 	case c.Report != nil:
 		r.Changed, r.Unknown, err = s.report(index, c.Report)
+	case c.ReportDomains != nil:
+		r.Changed, err = s.reportDomains(index, c.ReportDomains)
 	}
 	return r, err
 }
 
 // putContent stores a changed record.
 func (s *State) putContent(index uint64, c *contentRecord) {
+	old := s.contents[c.id]
 	c.changed = index
 	s.contents[c.id] = c
+	if old != nil && old.changed == index {
+		return // one command changed it twice
+	}
 	s.changes.add(index, c.id)
 	s.changes.compact(s.contents)
 }
 
 // dropContent forgets a content.
 func (s *State) dropContent(index uint64, id content.Digest) {
+	s.tags.tag(id, s.contents[id].targets.Tags, nil)
 	delete(s.contents, id)
 	s.removed = index
 }

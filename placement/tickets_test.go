@@ -137,7 +137,7 @@ func TestTicketsBeyondTheWindow(t *testing.T) {
 
 func TestSnapshotsWithoutTicketsAreRead(t *testing.T) {
 	w := newWorld(t, 2)
-	old := bytes.Replace(lines(t, w.State), []byte(`"version":3`), []byte(`"version":2`), 1)
+	old := bytes.Replace(lines(t, w.State), fmt.Appendf(nil, `"version":%d`, snapshotVersion), []byte(`"version":2`), 1)
 	old = seal(old[:bytes.LastIndexByte(old[:len(old)-1], '\n')+1])
 	s, err := restoreLines(bytes.NewReader(old))
 	if err != nil || !bytes.Equal(image(t, s), w.image(t)) {

@@ -27,11 +27,13 @@ func (c Command) Validate() error {
 	case c.Publish != nil:
 		return c.Publish.validate()
 	case c.Distribute != nil:
-		return validateHosts("distribute", c.Distribute.Name, c.Distribute.All, c.Distribute.Hosts)
+		return validateTargets("distribute", c.Distribute.Name, c.Distribute.All, c.Distribute.Hosts, c.Distribute.Tags)
 	case c.Unpin != nil:
-		return validateHosts("unpin", c.Unpin.Name, c.Unpin.All, c.Unpin.Hosts)
+		return validateTargets("unpin", c.Unpin.Name, c.Unpin.All, c.Unpin.Hosts, c.Unpin.Tags)
 	case c.Report != nil:
 		return c.Report.validate()
+	case c.ReportDomains != nil:
+		return c.ReportDomains.validate()
 	}
 	return nil // RemoveHost and RemoveFile name something that is there or is not
 }
@@ -143,15 +145,22 @@ func shardsOf(size int64) int {
 	return int(max((size+content.ShardSize-1)/content.ShardSize, 1))
 }
 
-// validateHosts checks who is meant by a Distribute or Unpin.
-func validateHosts(verb, name string, all bool, hosts []HostID) error {
+// validateTargets checks who is meant by a Distribute or Unpin.
+func validateTargets(verb, name string, all bool, hosts []HostID, tags []string) error {
 	switch {
-	case !all && len(hosts) == 0:
+	case !all && len(hosts)+len(tags) == 0:
 		return fmt.Errorf("%s %q: no host: %w", verb, name, ErrBadCommand)
-	case all && len(hosts) != 0:
+	case len(tags) > MaxTags:
+		return fmt.Errorf("%s %q: %d tags, at most %d: %w", verb, name, len(tags), MaxTags, ErrTooMany)
+	case all && len(hosts)+len(tags) != 0:
 		return fmt.Errorf("%s %q: all and some: %w", verb, name, ErrBadCommand)
 	case len(hosts) > MaxHosts:
 		return fmt.Errorf("%s %q: %d hosts, at most %d: %w", verb, name, len(hosts), MaxHosts, ErrTooMany)
+	}
+	for _, tag := range tags {
+		if err := ValidateTag(tag); err != nil {
+			return fmt.Errorf("%s %q: %w", verb, name, err)
+		}
 	}
 	return nil
 }
