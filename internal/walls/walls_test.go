@@ -82,7 +82,7 @@ func checkImport(t *testing.T, from, path string) {
 	}
 	for _, banned := range noImport[from] {
 		if within(to, banned) {
-			t.Errorf("%s imports %s: it speaks to a daemon by the API alone", from, to)
+			t.Errorf("%s imports %s, which is none of its business", from, to)
 		}
 	}
 	if rooms[to].floor >= rooms[from].floor && !slices.Contains(rooms[from].beside, to) {
