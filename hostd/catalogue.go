@@ -227,7 +227,7 @@ func holdings(s *placement.State, id content.Digest) []*v1.Holding {
 	var all []*v1.Holding
 	for _, host := range s.Hosts() {
 		held, must := s.Held(host.ID, id), s.HomeShards(host.ID, id)
-		target := c.Targets.All || slices.Contains(c.Targets.Hosts, host.ID)
+		target := c.Targets.All || slices.Contains(c.Targets.Hosts, host.ID) || slices.Contains(c.Follows, host.ID)
 		if held.Empty() && must.Empty() && !target {
 			continue
 		}

@@ -80,6 +80,12 @@ type Config struct {
 	ScrubRate  Bytes         `yaml:"scrub_rate"`
 	// Fetches is how many files this host fetches at once on its own account, 1 to 64.
 	Fetches int `yaml:"fetches"`
+	// Libvirt says where this host's domains are seen; QMP, which QEMUs that libvirt does not manage are: directories of
+	// QMP sockets, or sockets.
+	Libvirt LibvirtConfig `yaml:"libvirt"`
+	QMP     []string      `yaml:"qmp"`
+	// Hook is what 'virtswarm hook' goes by; it reads the file itself, as it must also when the daemon does not run.
+	Hook HookConfig `yaml:"hook"`
 	// Log says how much is logged, and in which form.
 	Log LogConfig `yaml:"log"`
 
@@ -93,6 +99,18 @@ type Config struct {
 type LogConfig struct {
 	Level string `yaml:"level"`
 	JSON  bool   `yaml:"json"`
+}
+
+// LibvirtConfig says which libvirt is asked: URI, libvirt's default if empty, or "none".
+type LibvirtConfig struct {
+	URI string `yaml:"uri"`
+}
+
+// HookConfig says what happens to a domain whose files do not come: OnFailure is refuse (the default) or allow, Deadline
+// how long they may take.
+type HookConfig struct {
+	OnFailure string        `yaml:"on_failure"`
+	Deadline  time.Duration `yaml:"deadline"`
 }
 
 // Bytes is a size in bytes; in YAML a number or a text such as 500GiB.
@@ -188,6 +206,10 @@ func (c *Config) Validate() error {
 		return bad("scrub_rate", "is below 1MiB a second: a scrub would never end")
 	case c.Fetches < 1 || c.Fetches > 64:
 		return bad("fetches", "%d is outside 1 to 64", c.Fetches)
+	case c.Hook.OnFailure != "refuse" && c.Hook.OnFailure != "allow":
+		return bad("hook.on_failure", "%q is neither refuse nor allow", c.Hook.OnFailure)
+	case c.Hook.Deadline < time.Second:
+		return bad("hook.deadline", "%s is too short: take at least a second, better some minutes", c.Hook.Deadline)
 	case c.Join == "" && c.Token != "":
 		return bad("--token", "goes with --join ADDR, the address of a member")
 	case c.Join != "" && c.Token == "":
@@ -196,6 +218,11 @@ func (c *Config) Validate() error {
 	for _, a := range []struct{ key, addr string }{{"listen", c.Listen}, {"advertise", c.Advertise}, {"metrics", c.Metrics}, {"--join", c.Join}} {
 		if _, _, err := net.SplitHostPort(a.addr); a.addr != "" && err != nil {
 			return bad(a.key, "%q is not HOST:PORT: %v", a.addr, err)
+		}
+	}
+	for _, path := range c.QMP {
+		if !filepath.IsAbs(path) {
+			return bad("qmp", "%q is not an absolute path", path)
 		}
 	}
 	if high, low := c.limits().Watermarks(); low >= high {
@@ -225,6 +252,8 @@ func (c *Config) defaults() error {
 	or(&c.ScrubRate, DefaultScrubRate)
 	or(&c.Fetches, DefaultFetches)
 	or(&c.Log.Level, "info")
+	or(&c.Hook.OnFailure, "refuse")
+	or(&c.Hook.Deadline, 10*time.Minute)
 	if c.Name == "" {
 		name, err := os.Hostname()
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,18 +28,18 @@ func (h *Host) Distribute(ctx context.Context, req *v1.DistributeRequest, send f
 	if err != nil {
 		return err
 	}
-	targets, err := h.meant("--to", req.GetAll(), req.GetHosts())
+	targets, tags, err := h.meant("--to", req.GetAll(), req.GetHosts())
 	if err != nil {
 		return err
 	}
 	w := &watch{
-		host: h, name: req.GetName(), id: v.ID, all: req.GetAll(), targets: targets, begun: time.Now(), took: map[placement.HostID]float64{},
+		host: h, name: req.GetName(), id: v.ID, all: req.GetAll(), targets: targets, tags: tags, begun: time.Now(), took: map[placement.HostID]float64{},
 		asked: map[placement.HostID]*v1.ProgressResponse{},
 	}
 	w.noteComplete()
 	w.sent, _ = h.moved()
 	_, err = h.write(ctx, placement.Command{Distribute: &placement.Distribute{
-		Name: req.GetName(), ID: v.ID, All: req.GetAll(), Hosts: targets,
+		Name: req.GetName(), ID: v.ID, All: req.GetAll(), Hosts: targets, Tags: tags,
 	}}, req.GetName())
 	if err != nil {
 		return err
@@ -60,43 +61,54 @@ func (h *Host) Unpin(ctx context.Context, req *v1.UnpinRequest) (*v1.UnpinRespon
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := h.meant("--from", req.GetAll(), req.GetHosts())
+	hosts, tags, err := h.meant("--from", req.GetAll(), req.GetHosts())
 	if err != nil {
 		return nil, err
 	}
 	r := &v1.UnpinResponse{Name: req.GetName(), Id: v.ID.String()}
 	h.node.View(func(s *placement.State) {
 		c, _ := s.Content(v.ID)
+		tagged := s.HostsOfTags(tags)
+		if req.GetAll() {
+			tagged = c.Follows
+		}
 		for _, host := range s.Hosts() {
 			pinned := c.Targets.All || slices.Contains(c.Targets.Hosts, host.ID)
-			if pinned && (req.GetAll() || slices.Contains(hosts, host.ID)) {
+			if pinned && (req.GetAll() || slices.Contains(hosts, host.ID)) || slices.Contains(c.Follows, host.ID) && slices.Contains(tagged, host.ID) {
 				r.Hosts = append(r.Hosts, host.Name)
 			}
 		}
 	})
 	done, err := h.write(ctx, placement.Command{Unpin: &placement.Unpin{
-		Name: req.GetName(), ID: v.ID, All: req.GetAll(), Hosts: hosts,
+		Name: req.GetName(), ID: v.ID, All: req.GetAll(), Hosts: hosts, Tags: tags,
 	}}, req.GetName())
 	r.Index = done.Index
 	return r, err
 }
 
-// meant finds the hosts that a request names, in the state that lookup has brought up to date: a host that has just joined
+// meant finds the hosts and tags that a request names, in the state that lookup has brought up to date: a host that has just joined
 // is known elsewhere first.
-func (h *Host) meant(flag string, all bool, names []string) ([]placement.HostID, error) {
+func (h *Host) meant(flag string, all bool, names []string) (ids []placement.HostID, tags []string, err error) {
 	if all == (len(names) > 0) {
-		return nil, api.NewError(api.Usage, flag, errors.New("name hosts, or 'all'"))
+		return nil, nil, api.NewError(api.Usage, flag, errors.New("name hosts, tags as tag:NAME, or 'all'"))
 	}
-	var ids []placement.HostID
 	for _, name := range names {
+		if tag, ok := strings.CutPrefix(name, "tag:"); ok {
+			if err := placement.ValidateTag(tag); err != nil {
+				return nil, nil, api.NewError(api.Usage, flag, err)
+			}
+			tags = append(tags, tag)
+			continue
+		}
 		host, err := h.hostNamed(name)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		ids = append(ids, host.ID)
 	}
 	slices.Sort(ids)
-	return slices.Compact(ids), nil
+	slices.Sort(tags)
+	return slices.Compact(ids), slices.Compact(tags), nil
 }
 
 // watch follows one distribution.
@@ -106,6 +118,7 @@ type watch struct {
 	id      content.Digest
 	all     bool
 	targets []placement.HostID
+	tags    []string
 	begun   time.Time
 	sent    uint64                                    // bytes that this host had sent to others then
 	took    map[placement.HostID]float64              // seconds until a host was complete; 0 if it was so before
@@ -176,8 +189,9 @@ func (w *watch) event() (*v1.DistributeProgress, []placement.HostID, error) {
 			return
 		}
 		e.Size = uint64(c.Size)
+		tagged := s.HostsOfTags(w.tags)
 		for _, host := range s.Hosts() {
-			if !w.all && !slices.Contains(w.targets, host.ID) {
+			if !w.all && !slices.Contains(w.targets, host.ID) && !slices.Contains(tagged, host.ID) {
 				continue
 			}
 			p := w.hostProgress(c, host, s.Held(host.ID, w.id))

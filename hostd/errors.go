@@ -6,9 +6,11 @@ import (
 	"io/fs"
 	"syscall"
 
+	"github.com/virtswarm/virtswarm/hostd/hook"
 	"github.com/virtswarm/virtswarm/hostd/server"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
+	"github.com/virtswarm/virtswarm/hostd/virt"
 	"github.com/virtswarm/virtswarm/internal/api"
 	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/pki"
@@ -38,6 +40,14 @@ var reasons = []struct {
 	{placement.ErrInvalidName, api.InvalidName},
 	{placement.ErrInvalidGuests, api.Usage},
 	{placement.ErrInvalidHost, api.InvalidConfig},
+	{placement.ErrInvalidDomain, api.Usage},
+	{virt.ErrNoLibvirt, api.NoLibvirt},
+	{virt.ErrDisconnected, api.NoLibvirt},
+	{virt.ErrTimeout, api.NoLibvirt},
+	{virt.ErrDenied, api.NoLibvirt},
+	{virt.ErrNoDomain, api.NoSuchGuest},
+	{hook.ErrOccupied, api.DestExists},
+	{hook.ErrNoSuchFile, api.NotFound},
 	{placement.ErrNoFile, api.NotFound},
 	{placement.ErrNoContent, api.NotFound},
 	{placement.ErrNoHost, api.NoSuchHost},

@@ -23,19 +23,26 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/virtswarm/virtswarm/hostd/fetch"
+	"github.com/virtswarm/virtswarm/hostd/hook"
 	"github.com/virtswarm/virtswarm/hostd/keeper"
 	"github.com/virtswarm/virtswarm/hostd/server"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
+	"github.com/virtswarm/virtswarm/hostd/virt"
+	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/pki"
 	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/qmp"
 	"github.com/virtswarm/virtswarm/raft"
 )
 
 // ErrRunning means that another daemon uses the data directory.
 var ErrRunning = errors.New("another virtswarmd uses this data directory")
+
+// noLibvirt is the URI of a host that has none.
+const noLibvirt = "none"
 
 // handOver bounds the attempt to pass on Raft leadership before the daemon ends.
 const handOver = 2 * time.Second
@@ -67,6 +74,10 @@ type Host struct {
 	fetches  *fetches
 	keeper   *keeper.Keeper
 	facts    *facts
+	hook     *hook.Hook
+	libvirt  *virt.Watcher // nil: none is to be asked
+	strays   *strays       // nil: none are looked for
+	domains  *domains
 	cache    *cacheMetrics
 	peers    *peers
 	ready    func() // called once the API answers
@@ -239,9 +250,40 @@ func (h *Host) open(port net.Listener) error {
 		Logger: h.log.Named("keeper"), Metrics: h.registry,
 	})
 	h.facts.told = h.keeper.Told
+	if err := h.openDomains(); err != nil {
+		return err
+	}
 	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self))
 	h.registry.MustRegister(peerMetrics{h.node, h.swarm})
 	h.cache = newCacheMetrics(h.registry)
+	return nil
+}
+
+// openDomains opens what knows of domains, and what serves them.
+func (h *Host) openDomains() (err error) {
+	h.hook, err = hook.New(hook.Config{
+		Catalogue: h.node, Fetch: h.fetches, Room: h.store.MakeRoom, Pin: h.keeper.Pin, FS: h.fs, Dir: h.cfg.Data, Logger: h.log.Named("hook"),
+	})
+	if err != nil {
+		return err
+	}
+	used := &inUse{
+		self: h.self, store: filepath.Join(h.cfg.Data, "store"), view: h.node.View, pin: h.keeper.Pin, pins: map[content.Digest]func(){},
+	}
+	h.domains = &domains{
+		self: h.self, node: h.node, sources: map[string]domainSource{}, log: h.log.Named("domains"), changed: used.update, wake: make(chan struct{}, 1),
+	}
+	if h.cfg.Libvirt.URI != noLibvirt {
+		h.libvirt, err = virt.New(virt.Config{URI: h.cfg.Libvirt.URI, Logger: h.log.Named("virt"), Metrics: h.registry})
+		if err != nil {
+			return err
+		}
+		h.domains.sources[placement.ManagedByLibvirt] = h.libvirt
+	}
+	if len(h.cfg.QMP) > 0 {
+		h.strays = &strays{qmp.New(qmp.Config{Paths: h.cfg.QMP, Host: string(h.self), Logger: h.log.Named("qmp")}), time.Now()}
+		h.domains.sources[placement.ManagedByQMP] = h.strays
+	}
 	return nil
 }
 
@@ -259,6 +301,14 @@ func (h *Host) Run(ctx context.Context) error {
 	group.Go(func() error { return h.serveWire(ctx) })
 	group.Go(func() error { h.keeper.Run(ctx); return nil })
 	group.Go(func() error { h.facts.run(ctx); return nil })
+	group.Go(func() error { h.domains.run(ctx); return nil })
+	if h.libvirt != nil {
+		group.Go(func() error { return h.libvirt.Run(ctx) })
+	}
+	if h.strays != nil {
+		group.Go(func() error { h.strays.Run(ctx); return nil })
+		defer time.AfterFunc(strayPatience+time.Millisecond, h.domains.touch).Stop() // now it is known who is gone
+	}
 	group.Go(func() error { h.introduce(ctx); return nil })
 	group.Go(func() error { h.followSettings(ctx); return nil })
 	group.Go(func() error { h.renew(ctx); return nil })

@@ -15,7 +15,9 @@ import (
 func TestJoinGivesUpAnUnfinishedFounding(t *testing.T) {
 	config := func(name string) Config {
 		dir := t.TempDir()
-		return Config{Data: filepath.Join(dir, "data"), Listen: "127.0.0.1:0", Socket: filepath.Join(dir, "socket"), Name: name}
+		return Config{
+			Data: filepath.Join(dir, "data"), Listen: "127.0.0.1:0", Socket: filepath.Join(dir, "socket"), Name: name, Libvirt: LibvirtConfig{noLibvirt},
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -28,11 +28,13 @@ var (
 	descBytes = prometheus.NewDesc("virtswarm_repair_bytes", "Bytes of the copies that live hosts have still to make.", nil, nil)
 	descAway  = prometheus.NewDesc("virtswarm_awaited_shards", "Copies of shards on hosts that are down, not yet made anew.", nil, nil)
 	descLost  = prometheus.NewDesc("virtswarm_unavailable_shards", "Shards that no live host holds.", nil, nil)
+	descDoms  = prometheus.NewDesc("virtswarm_domains", "Domains in the catalogue by state.", []string{"state"}, nil)
+	descSplit = prometheus.NewDesc("virtswarm_split_domains", "Domains that more than one live host claims to run.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m catalogueMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descHosts, descFiles, descUnder, descToGo, descBytes, descAway, descLost} {
+	for _, d := range []*prometheus.Desc{descHosts, descFiles, descUnder, descToGo, descBytes, descAway, descLost, descDoms, descSplit} {
 		ch <- d
 	}
 }
@@ -57,6 +59,17 @@ func (m catalogueMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(descBytes, sum.ToGoBytes)
 		gauge(descAway, int64(sum.Awaited))
 		gauge(descLost, int64(sum.Lost))
+		domains := map[placement.DomainState]int{}
+		for state := range guestStates {
+			domains[state] = 0
+		}
+		for _, d := range s.Domains() {
+			domains[d.State]++
+		}
+		for state, n := range domains {
+			gauge(descDoms, int64(n), string(state))
+		}
+		gauge(descSplit, int64(s.SplitDomains()))
 	})
 }
 

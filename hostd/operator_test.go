@@ -49,7 +49,7 @@ func inCrowd(t *testing.T, n int, test func(t *testing.T, c *crowd)) {
 		for i := range n {
 			name := fmt.Sprintf("hv%d", i+1)
 			h := &crowdHost{disk: disk.NewMemory(1 << 30), cfg: Config{
-				Data: "/data", Listen: name + ":7117", Advertise: name + ":7117", Name: name, Grace: 30 * time.Second,
+				Data: "/data", Listen: name + ":7117", Advertise: name + ":7117", Name: name, Grace: 30 * time.Second, Libvirt: LibvirtConfig{noLibvirt},
 			}}
 			if i > 0 {
 				token, err := c.hosts[0].CreateToken(c.ctx(), &v1.CreateTokenRequest{})

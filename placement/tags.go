@@ -115,3 +115,6 @@ func (s *State) allTargets(c *contentRecord) []HostID {
 	slices.Sort(hosts)
 	return slices.Compact(hosts)
 }
+
+// HostsOfTags returns the hosts that run domains of any of the tags, sorted.
+func (s *State) HostsOfTags(tags []string) []HostID { return s.tags.hostsOf(tags) }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/virtswarm/virtswarm/hostd/server/servertest"
 	"github.com/virtswarm/virtswarm/internal/api"
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
 func TestMain(m *testing.M) {
@@ -32,6 +33,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(stop)
 			env.Values[clusterKey{}] = cluster
+			addGuests(cluster)
 			env.Setenv(api.SocketVariable, socket)
 			env.Setenv("TZ", "UTC")
 			// A program built with -race waits a second at its end for reports of others.
@@ -52,6 +54,19 @@ func TestScripts(t *testing.T) {
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+	})
+}
+
+// addGuests defines the domains of guests.txtar.
+func addGuests(cluster *servertest.Host) {
+	cluster.AddGuest(&v1.Guest{
+		Uuid: "22222222-2222-4222-8222-222222222222", Name: "db", State: v1.GuestState_GUEST_STATE_OFF, Host: "gamma", Manager: "libvirt",
+		Vcpus: 4, Memory: 2 << 30,
+	})
+	cluster.AddGuest(&v1.Guest{
+		Uuid: "11111111-1111-4111-8111-111111111111", Name: "web", State: v1.GuestState_GUEST_STATE_RUNNING, Host: "beta", Manager: "libvirt",
+		Vcpus: 2, Memory: 1 << 30, Cid: 42, Migration: "out", Tags: []string{"blue", "web"}, Others: []string{"gamma"},
+		Disks: []*v1.GuestDisk{{Target: "vda", Chain: []string{"/i/web.qcow2", "/i/base.raw"}}},
 	})
 }
 

@@ -85,7 +85,7 @@ func (k *Keeper) duty(id content.Digest) (must placement.ShardSet, prio swarm.Pr
 				prio = swarm.Distribute
 			}
 		}
-		if c.Targets.All || len(c.Targets.Hosts) > 0 {
+		if !c.Targets.IsZero() {
 			prio = swarm.Distribute
 		}
 	})

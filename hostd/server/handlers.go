@@ -39,3 +39,11 @@ func (c control) Drain(ctx context.Context, req *v1.DrainRequest, s *connect.Ser
 func (c control) Leave(ctx context.Context, req *v1.LeaveRequest, s *connect.ServerStream[v1.LeaveProgress]) error {
 	return c.ControlHost.Leave(ctx, req, s.Send)
 }
+
+func (c control) WatchGuests(ctx context.Context, req *v1.WatchGuestsRequest, s *connect.ServerStream[v1.GuestEvent]) error {
+	return c.ControlHost.WatchGuests(ctx, req, s.Send)
+}
+
+func (c control) Prepare(ctx context.Context, req *v1.PrepareRequest, s *connect.ServerStream[v1.PrepareProgress]) error {
+	return c.ControlHost.Prepare(ctx, req, s.Send)
+}

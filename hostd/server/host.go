@@ -33,6 +33,10 @@ type ControlHost interface {
 	List(ctx context.Context, req *v1.ListRequest) (*v1.ListResponse, error)
 	Show(ctx context.Context, req *v1.ShowRequest) (*v1.ShowResponse, error)
 	Remove(ctx context.Context, req *v1.RemoveRequest) (*v1.RemoveResponse, error)
+	Guests(ctx context.Context, req *v1.GuestsRequest) (*v1.GuestsResponse, error)
+	WatchGuests(ctx context.Context, req *v1.WatchGuestsRequest, send func(*v1.GuestEvent) error) error
+	SetGuest(ctx context.Context, req *v1.SetGuestRequest) (*v1.SetGuestResponse, error)
+	Prepare(ctx context.Context, req *v1.PrepareRequest, send func(*v1.PrepareProgress) error) error
 	Hosts(ctx context.Context, req *v1.HostsRequest) (*v1.HostsResponse, error)
 	ShowHost(ctx context.Context, req *v1.ShowHostRequest) (*v1.ShowHostResponse, error)
 	SetHost(ctx context.Context, req *v1.SetHostRequest) (*v1.SetHostResponse, error)

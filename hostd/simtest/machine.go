@@ -108,7 +108,7 @@ func (m *machine) start(join, token string) error {
 	defer cancel()
 	host, err := hostd.New(ctx, hostd.Config{
 		Data: dataDir, Listen: m.addr(), Advertise: m.addr(), Name: m.name,
-		HostTimeout: hostTimeout, Join: join, Token: token,
+		HostTimeout: hostTimeout, Join: join, Token: token, Libvirt: hostd.LibvirtConfig{URI: "none"},
 	}, hostd.Options{
 		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, FS: ghost{m.fault},
 		ListenLocal: func() (net.Listener, error) { return nil, nil },

@@ -38,6 +38,8 @@ const (
 	HostNameTaken    = v1.Reason_REASON_HOST_NAME_TAKEN
 	NoSuchHost       = v1.Reason_REASON_NO_SUCH_HOST
 	AlreadyRunning   = v1.Reason_REASON_ALREADY_RUNNING
+	NoSuchGuest      = v1.Reason_REASON_NO_SUCH_GUEST
+	NoLibvirt        = v1.Reason_REASON_NO_LIBVIRT
 	Interrupted      = v1.Reason_REASON_INTERRUPTED
 )
 
@@ -154,6 +156,14 @@ var explanations = []Explanation{
 		Reason: AlreadyRunning, code: connect.CodeFailedPrecondition,
 		Sentence: "a daemon runs here already",
 		Hint:     "stop the other daemon, or use another --data directory and --socket",
+	}, {
+		Reason: NoSuchGuest, code: connect.CodeNotFound,
+		Sentence: "no such guest, or several of that name",
+		Hint:     "list the guests with: virtswarm guests; a UUID names exactly one",
+	}, {
+		Reason: NoLibvirt, code: connect.CodeUnavailable,
+		Sentence: "libvirt cannot do it",
+		Hint:     "see that libvirtd runs on the guest's host and lets the daemon in: virsh list",
 	}, {
 		Reason: Interrupted, code: connect.CodeCanceled,
 		Sentence: "interrupted",

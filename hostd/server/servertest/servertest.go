@@ -41,6 +41,7 @@ type Host struct {
 	now      time.Time
 	noLeader bool
 	held     map[string]*Hold
+	guests   []*v1.Guest
 }
 
 type member struct {

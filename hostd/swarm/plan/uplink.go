@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	// Slots is how many chunks a host sends at a time: one on its way, one ready behind it, and one whose receiver is busy.
-	Slots = 3
+	// Slots is how many chunks a host sends at a time: one on its way, and one ready behind it, for receivers that are busy.
+	Slots = 4
 	// LendTime is how long a slot may be held before it is lent to another.
 	LendTime = 100 * time.Millisecond
 )

@@ -920,7 +920,7 @@ type DistributeRequest struct {
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// All hosts, those that join later included; hosts must then be empty.
 	All bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
-	// Names or ids of hosts.
+	// Names or ids of hosts, or tag:NAME for those that run domains of a tag, now and later.
 	Hosts []string `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	// Report until every host holds the file; otherwise one event, with DONE set once committed.
 	Watch         bool `protobuf:"varint,5,opt,name=watch,proto3" json:"watch,omitempty"`
@@ -1183,7 +1183,7 @@ type UnpinRequest struct {
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// All hosts; hosts must then be empty.
 	All bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
-	// Names or ids of hosts.
+	// Names or ids of hosts, or tag:NAME.
 	Hosts         []string `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3318,7 +3318,7 @@ var File_virtswarm_v1_control_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1avirtswarm/v1/control.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\xc5\x01\n" +
+	"\x1avirtswarm/v1/control.proto\x12\fvirtswarm.v1\x1a\x19virtswarm/v1/guests.proto\x1a\x18virtswarm/v1/types.proto\"\xc5\x01\n" +
 	"\x0ePublishRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -3609,7 +3609,7 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x17LEAVE_PHASE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14LEAVE_PHASE_DRAINING\x10\x01\x12\x18\n" +
 	"\x14LEAVE_PHASE_REMOVING\x10\x02\x12\x14\n" +
-	"\x10LEAVE_PHASE_DONE\x10\x032\xb4\t\n" +
+	"\x10LEAVE_PHASE_DONE\x10\x032\xdb\v\n" +
 	"\aControl\x12H\n" +
 	"\aPublish\x12\x1c.virtswarm.v1.PublishRequest\x1a\x1d.virtswarm.v1.PublishProgress0\x01\x12?\n" +
 	"\x04Pull\x12\x19.virtswarm.v1.PullRequest\x1a\x1a.virtswarm.v1.PullProgress0\x01\x12Q\n" +
@@ -3618,7 +3618,11 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x05Unpin\x12\x1a.virtswarm.v1.UnpinRequest\x1a\x1b.virtswarm.v1.UnpinResponse\x12=\n" +
 	"\x04List\x12\x19.virtswarm.v1.ListRequest\x1a\x1a.virtswarm.v1.ListResponse\x12=\n" +
 	"\x04Show\x12\x19.virtswarm.v1.ShowRequest\x1a\x1a.virtswarm.v1.ShowResponse\x12C\n" +
-	"\x06Remove\x12\x1b.virtswarm.v1.RemoveRequest\x1a\x1c.virtswarm.v1.RemoveResponse\x12@\n" +
+	"\x06Remove\x12\x1b.virtswarm.v1.RemoveRequest\x1a\x1c.virtswarm.v1.RemoveResponse\x12C\n" +
+	"\x06Guests\x12\x1b.virtswarm.v1.GuestsRequest\x1a\x1c.virtswarm.v1.GuestsResponse\x12K\n" +
+	"\vWatchGuests\x12 .virtswarm.v1.WatchGuestsRequest\x1a\x18.virtswarm.v1.GuestEvent0\x01\x12I\n" +
+	"\bSetGuest\x12\x1d.virtswarm.v1.SetGuestRequest\x1a\x1e.virtswarm.v1.SetGuestResponse\x12H\n" +
+	"\aPrepare\x12\x1c.virtswarm.v1.PrepareRequest\x1a\x1d.virtswarm.v1.PrepareProgress0\x01\x12@\n" +
 	"\x05Hosts\x12\x1a.virtswarm.v1.HostsRequest\x1a\x1b.virtswarm.v1.HostsResponse\x12I\n" +
 	"\bShowHost\x12\x1d.virtswarm.v1.ShowHostRequest\x1a\x1e.virtswarm.v1.ShowHostResponse\x12F\n" +
 	"\aSetHost\x12\x1c.virtswarm.v1.SetHostRequest\x1a\x1d.virtswarm.v1.SetHostResponse\x12C\n" +
@@ -3698,6 +3702,14 @@ var file_virtswarm_v1_control_proto_goTypes = []any{
 	(*Host)(nil),                // 50: virtswarm.v1.Host
 	(*HostReport)(nil),          // 51: virtswarm.v1.HostReport
 	(*StoreUsage)(nil),          // 52: virtswarm.v1.StoreUsage
+	(*GuestsRequest)(nil),       // 53: virtswarm.v1.GuestsRequest
+	(*WatchGuestsRequest)(nil),  // 54: virtswarm.v1.WatchGuestsRequest
+	(*SetGuestRequest)(nil),     // 55: virtswarm.v1.SetGuestRequest
+	(*PrepareRequest)(nil),      // 56: virtswarm.v1.PrepareRequest
+	(*GuestsResponse)(nil),      // 57: virtswarm.v1.GuestsResponse
+	(*GuestEvent)(nil),          // 58: virtswarm.v1.GuestEvent
+	(*SetGuestResponse)(nil),    // 59: virtswarm.v1.SetGuestResponse
+	(*PrepareProgress)(nil),     // 60: virtswarm.v1.PrepareProgress
 }
 var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.PublishRequest.wait:type_name -> virtswarm.v1.Wait
@@ -3740,35 +3752,43 @@ var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	18, // 37: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
 	20, // 38: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
 	23, // 39: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
-	25, // 40: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
-	27, // 41: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
-	29, // 42: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
-	31, // 43: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
-	34, // 44: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
-	35, // 45: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
-	38, // 46: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
-	40, // 47: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
-	42, // 48: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
-	44, // 49: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
-	8,  // 50: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
-	11, // 51: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
-	15, // 52: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
-	17, // 53: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
-	19, // 54: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
-	22, // 55: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
-	24, // 56: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
-	26, // 57: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
-	28, // 58: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
-	30, // 59: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
-	33, // 60: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
-	36, // 61: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
-	36, // 62: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
-	39, // 63: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
-	41, // 64: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
-	43, // 65: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
-	45, // 66: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
-	50, // [50:67] is the sub-list for method output_type
-	33, // [33:50] is the sub-list for method input_type
+	53, // 40: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
+	54, // 41: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
+	55, // 42: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
+	56, // 43: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
+	25, // 44: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
+	27, // 45: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
+	29, // 46: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
+	31, // 47: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
+	34, // 48: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
+	35, // 49: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
+	38, // 50: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
+	40, // 51: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
+	42, // 52: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
+	44, // 53: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
+	8,  // 54: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
+	11, // 55: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
+	15, // 56: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
+	17, // 57: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
+	19, // 58: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
+	22, // 59: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
+	24, // 60: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
+	57, // 61: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
+	58, // 62: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
+	59, // 63: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
+	60, // 64: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
+	26, // 65: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
+	28, // 66: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
+	30, // 67: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
+	33, // 68: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
+	36, // 69: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
+	36, // 70: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
+	39, // 71: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
+	41, // 72: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
+	43, // 73: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
+	45, // 74: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
+	54, // [54:75] is the sub-list for method output_type
+	33, // [33:54] is the sub-list for method input_type
 	33, // [33:33] is the sub-list for extension type_name
 	33, // [33:33] is the sub-list for extension extendee
 	0,  // [0:33] is the sub-list for field type_name
@@ -3779,6 +3799,7 @@ func file_virtswarm_v1_control_proto_init() {
 	if File_virtswarm_v1_control_proto != nil {
 		return
 	}
+	file_virtswarm_v1_guests_proto_init()
 	file_virtswarm_v1_types_proto_init()
 	file_virtswarm_v1_control_proto_msgTypes[0].OneofWrappers = []any{}
 	file_virtswarm_v1_control_proto_msgTypes[22].OneofWrappers = []any{}

@@ -47,6 +47,14 @@ const (
 	ControlShowProcedure = "/virtswarm.v1.Control/Show"
 	// ControlRemoveProcedure is the fully-qualified name of the Control's Remove RPC.
 	ControlRemoveProcedure = "/virtswarm.v1.Control/Remove"
+	// ControlGuestsProcedure is the fully-qualified name of the Control's Guests RPC.
+	ControlGuestsProcedure = "/virtswarm.v1.Control/Guests"
+	// ControlWatchGuestsProcedure is the fully-qualified name of the Control's WatchGuests RPC.
+	ControlWatchGuestsProcedure = "/virtswarm.v1.Control/WatchGuests"
+	// ControlSetGuestProcedure is the fully-qualified name of the Control's SetGuest RPC.
+	ControlSetGuestProcedure = "/virtswarm.v1.Control/SetGuest"
+	// ControlPrepareProcedure is the fully-qualified name of the Control's Prepare RPC.
+	ControlPrepareProcedure = "/virtswarm.v1.Control/Prepare"
 	// ControlHostsProcedure is the fully-qualified name of the Control's Hosts RPC.
 	ControlHostsProcedure = "/virtswarm.v1.Control/Hosts"
 	// ControlShowHostProcedure is the fully-qualified name of the Control's ShowHost RPC.
@@ -88,6 +96,14 @@ type ControlClient interface {
 	// Remove takes a version, or a name with all its versions, out of the catalogue. Hosts then drop
 	// content that nothing refers to.
 	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
+	// Guests gives the domains of the cluster, each on the one host where it is.
+	Guests(context.Context, *v1.GuestsRequest) (*v1.GuestsResponse, error)
+	// WatchGuests gives them, and then every change, once and in order.
+	WatchGuests(context.Context, *v1.WatchGuestsRequest) (*connect.ServerStreamForClient[v1.GuestEvent], error)
+	// SetGuest changes which files a domain needs and its tags, in its libvirt metadata, on whichever host it is.
+	SetGuest(context.Context, *v1.SetGuestRequest) (*v1.SetGuestResponse, error)
+	// Prepare makes the files that a domain needs present on this host, before it starts.
+	Prepare(context.Context, *v1.PrepareRequest) (*connect.ServerStreamForClient[v1.PrepareProgress], error)
 	Hosts(context.Context, *v1.HostsRequest) (*v1.HostsResponse, error)
 	// ShowHost gives all that is known of one host.
 	ShowHost(context.Context, *v1.ShowHostRequest) (*v1.ShowHostResponse, error)
@@ -163,6 +179,30 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Remove")),
 			connect.WithClientOptions(opts...),
 		),
+		guests: connect.NewClient[v1.GuestsRequest, v1.GuestsResponse](
+			httpClient,
+			baseURL+ControlGuestsProcedure,
+			connect.WithSchema(controlMethods.ByName("Guests")),
+			connect.WithClientOptions(opts...),
+		),
+		watchGuests: connect.NewClient[v1.WatchGuestsRequest, v1.GuestEvent](
+			httpClient,
+			baseURL+ControlWatchGuestsProcedure,
+			connect.WithSchema(controlMethods.ByName("WatchGuests")),
+			connect.WithClientOptions(opts...),
+		),
+		setGuest: connect.NewClient[v1.SetGuestRequest, v1.SetGuestResponse](
+			httpClient,
+			baseURL+ControlSetGuestProcedure,
+			connect.WithSchema(controlMethods.ByName("SetGuest")),
+			connect.WithClientOptions(opts...),
+		),
+		prepare: connect.NewClient[v1.PrepareRequest, v1.PrepareProgress](
+			httpClient,
+			baseURL+ControlPrepareProcedure,
+			connect.WithSchema(controlMethods.ByName("Prepare")),
+			connect.WithClientOptions(opts...),
+		),
 		hosts: connect.NewClient[v1.HostsRequest, v1.HostsResponse](
 			httpClient,
 			baseURL+ControlHostsProcedure,
@@ -235,6 +275,10 @@ type controlClient struct {
 	list        *connect.Client[v1.ListRequest, v1.ListResponse]
 	show        *connect.Client[v1.ShowRequest, v1.ShowResponse]
 	remove      *connect.Client[v1.RemoveRequest, v1.RemoveResponse]
+	guests      *connect.Client[v1.GuestsRequest, v1.GuestsResponse]
+	watchGuests *connect.Client[v1.WatchGuestsRequest, v1.GuestEvent]
+	setGuest    *connect.Client[v1.SetGuestRequest, v1.SetGuestResponse]
+	prepare     *connect.Client[v1.PrepareRequest, v1.PrepareProgress]
 	hosts       *connect.Client[v1.HostsRequest, v1.HostsResponse]
 	showHost    *connect.Client[v1.ShowHostRequest, v1.ShowHostResponse]
 	setHost     *connect.Client[v1.SetHostRequest, v1.SetHostResponse]
@@ -296,6 +340,34 @@ func (c *controlClient) Remove(ctx context.Context, req *v1.RemoveRequest) (*v1.
 		return response.Msg, err
 	}
 	return nil, err
+}
+
+// Guests calls virtswarm.v1.Control.Guests.
+func (c *controlClient) Guests(ctx context.Context, req *v1.GuestsRequest) (*v1.GuestsResponse, error) {
+	response, err := c.guests.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// WatchGuests calls virtswarm.v1.Control.WatchGuests.
+func (c *controlClient) WatchGuests(ctx context.Context, req *v1.WatchGuestsRequest) (*connect.ServerStreamForClient[v1.GuestEvent], error) {
+	return c.watchGuests.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// SetGuest calls virtswarm.v1.Control.SetGuest.
+func (c *controlClient) SetGuest(ctx context.Context, req *v1.SetGuestRequest) (*v1.SetGuestResponse, error) {
+	response, err := c.setGuest.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Prepare calls virtswarm.v1.Control.Prepare.
+func (c *controlClient) Prepare(ctx context.Context, req *v1.PrepareRequest) (*connect.ServerStreamForClient[v1.PrepareProgress], error) {
+	return c.prepare.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // Hosts calls virtswarm.v1.Control.Hosts.
@@ -391,6 +463,14 @@ type ControlHandler interface {
 	// Remove takes a version, or a name with all its versions, out of the catalogue. Hosts then drop
 	// content that nothing refers to.
 	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
+	// Guests gives the domains of the cluster, each on the one host where it is.
+	Guests(context.Context, *v1.GuestsRequest) (*v1.GuestsResponse, error)
+	// WatchGuests gives them, and then every change, once and in order.
+	WatchGuests(context.Context, *v1.WatchGuestsRequest, *connect.ServerStream[v1.GuestEvent]) error
+	// SetGuest changes which files a domain needs and its tags, in its libvirt metadata, on whichever host it is.
+	SetGuest(context.Context, *v1.SetGuestRequest) (*v1.SetGuestResponse, error)
+	// Prepare makes the files that a domain needs present on this host, before it starts.
+	Prepare(context.Context, *v1.PrepareRequest, *connect.ServerStream[v1.PrepareProgress]) error
 	Hosts(context.Context, *v1.HostsRequest) (*v1.HostsResponse, error)
 	// ShowHost gives all that is known of one host.
 	ShowHost(context.Context, *v1.ShowHostRequest) (*v1.ShowHostResponse, error)
@@ -460,6 +540,30 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlRemoveProcedure,
 		svc.Remove,
 		connect.WithSchema(controlMethods.ByName("Remove")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlGuestsHandler := connect.NewUnaryHandlerSimple(
+		ControlGuestsProcedure,
+		svc.Guests,
+		connect.WithSchema(controlMethods.ByName("Guests")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlWatchGuestsHandler := connect.NewServerStreamHandlerSimple(
+		ControlWatchGuestsProcedure,
+		svc.WatchGuests,
+		connect.WithSchema(controlMethods.ByName("WatchGuests")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlSetGuestHandler := connect.NewUnaryHandlerSimple(
+		ControlSetGuestProcedure,
+		svc.SetGuest,
+		connect.WithSchema(controlMethods.ByName("SetGuest")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlPrepareHandler := connect.NewServerStreamHandlerSimple(
+		ControlPrepareProcedure,
+		svc.Prepare,
+		connect.WithSchema(controlMethods.ByName("Prepare")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlHostsHandler := connect.NewUnaryHandlerSimple(
@@ -538,6 +642,14 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlShowHandler.ServeHTTP(w, r)
 		case ControlRemoveProcedure:
 			controlRemoveHandler.ServeHTTP(w, r)
+		case ControlGuestsProcedure:
+			controlGuestsHandler.ServeHTTP(w, r)
+		case ControlWatchGuestsProcedure:
+			controlWatchGuestsHandler.ServeHTTP(w, r)
+		case ControlSetGuestProcedure:
+			controlSetGuestHandler.ServeHTTP(w, r)
+		case ControlPrepareProcedure:
+			controlPrepareHandler.ServeHTTP(w, r)
 		case ControlHostsProcedure:
 			controlHostsHandler.ServeHTTP(w, r)
 		case ControlShowHostProcedure:
@@ -593,6 +705,22 @@ func (UnimplementedControlHandler) Show(context.Context, *v1.ShowRequest) (*v1.S
 
 func (UnimplementedControlHandler) Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Remove is not implemented"))
+}
+
+func (UnimplementedControlHandler) Guests(context.Context, *v1.GuestsRequest) (*v1.GuestsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Guests is not implemented"))
+}
+
+func (UnimplementedControlHandler) WatchGuests(context.Context, *v1.WatchGuestsRequest, *connect.ServerStream[v1.GuestEvent]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.WatchGuests is not implemented"))
+}
+
+func (UnimplementedControlHandler) SetGuest(context.Context, *v1.SetGuestRequest) (*v1.SetGuestResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.SetGuest is not implemented"))
+}
+
+func (UnimplementedControlHandler) Prepare(context.Context, *v1.PrepareRequest, *connect.ServerStream[v1.PrepareProgress]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Prepare is not implemented"))
 }
 
 func (UnimplementedControlHandler) Hosts(context.Context, *v1.HostsRequest) (*v1.HostsResponse, error) {

@@ -1,0 +1,304 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/virtswarm/virtswarm/hostd/store"
+	"github.com/virtswarm/virtswarm/hostd/swarm"
+	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/placement"
+)
+
+const (
+	// readPatience is how long a file that this host's catalogue does not know is asked of the leader's.
+	readPatience = 3 * time.Second
+	// maxHeals bounds how often an export that found damage is repeated with what was fetched anew.
+	maxHeals = 3
+	// dirPerm is that of a directory that is made for a path.
+	dirPerm = 0o755
+)
+
+var (
+	// ErrOccupied: something else is where a file is to be.
+	ErrOccupied = errors.New("the path is taken by something else")
+	// ErrNoSuchFile: the catalogue has no such name or version.
+	ErrNoSuchFile = errors.New("no such file in the cluster")
+)
+
+// Catalogue is the replicated state as this host has it. It is called concurrently.
+type Catalogue interface {
+	ReadIndex(ctx context.Context) error
+	View(f func(*placement.State))
+}
+
+// Fetcher brings content to this disk. It is called concurrently.
+type Fetcher interface {
+	File(ctx context.Context, id content.Digest) (*store.File, error)
+	Ensure(ctx context.Context, id content.Digest, want content.Bits, prio swarm.Priority, progress func(swarm.Progress)) error
+}
+
+// Config is what a Hook works with. All fields but Logger are needed.
+type Config struct {
+	Catalogue Catalogue
+	Fetch     Fetcher
+	Room      func(ctx context.Context, bytes int64) error // makes room in the store
+	Pin       func(id content.Digest) (unpin func())
+	FS        disk.FS
+	Dir       string // where the journal is kept; it must exist
+	Logger    hclog.Logger
+}
+
+// Progress says how far a need is.
+type Progress struct {
+	Need        int // which, from 0
+	Name        string
+	Have, Total int64   // bytes of its data in the store
+	Rate        float64 // bytes a second
+}
+
+// Hook makes files present. Its methods are safe for concurrent use.
+type Hook struct {
+	cfg     Config
+	log     hclog.Logger
+	journal *journal
+
+	mu   sync.Mutex
+	busy map[string]chan struct{} // paths that are being filled
+}
+
+// New reads the journal.
+func New(cfg Config) (*Hook, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	j, err := openJournal(cfg.FS, filepath.Join(cfg.Dir, "exposed.json"))
+	if err != nil {
+		return nil, err
+	}
+	return &Hook{cfg: cfg, log: cfg.Logger, journal: j, busy: map[string]chan struct{}{}}, nil
+}
+
+// Prepare makes all needs present, one after the other, and returns nil once they are: what is missing is fetched, which
+// takes as long as ctx allows. progress, if set, is told now and then; calls do not overlap.
+//
+// An error names the file. It is ErrNoSuchFile, ErrOccupied, swarm.ErrNoHolder, store.ErrNoSpace, that of ctx or of a disk.
+// What was made present before stays.
+func (h *Hook) Prepare(ctx context.Context, needs []placement.Need, progress func(Progress)) error {
+	if progress == nil {
+		progress = func(Progress) {}
+	}
+	for i, need := range needs {
+		err := h.prepare(ctx, need, func(p Progress) {
+			p.Need, p.Name = i, need.Name
+			progress(p)
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", need.Name, err)
+		}
+	}
+	return nil
+}
+
+func (h *Hook) prepare(ctx context.Context, need placement.Need, progress func(Progress)) error {
+	if need.Path != "" {
+		done, err := h.claim(ctx, need.Path)
+		if err != nil {
+			return err
+		}
+		defer done()
+		if present, err := h.present(need); present || err != nil {
+			return err
+		}
+	}
+	id, err := h.resolve(ctx, need)
+	if err != nil {
+		return err
+	}
+	defer h.cfg.Pin(id)()
+	file, err := h.fetch(ctx, id, content.Bits{}, progress)
+	if err != nil || need.Path == "" {
+		return err
+	}
+	return h.expose(ctx, file, need, progress)
+}
+
+// claim waits until nobody else fills a path.
+func (h *Hook) claim(ctx context.Context, path string) (done func(), err error) {
+	for {
+		h.mu.Lock()
+		other := h.busy[path]
+		if other == nil {
+			mine := make(chan struct{})
+			h.busy[path] = mine
+			h.mu.Unlock()
+			return func() {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				delete(h.busy, path)
+				close(mine)
+			}, nil
+		}
+		h.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for another start that fills %s: %w", path, ctx.Err())
+		}
+	}
+}
+
+// present says whether a need is met by what this host has put at its path.
+func (h *Hook) present(need placement.Need) (bool, error) {
+	e, ok := h.journal.get(need.Path)
+	if !ok {
+		return false, nil
+	}
+	fi, err := h.cfg.FS.Lstat(need.Path)
+	if err != nil {
+		return false, nil // it was removed: it is put there again
+	}
+	if need.ID != "" && need.ID != e.ID {
+		return false, fmt.Errorf("%w: %s holds version %s, and images may build on it; name another path", ErrOccupied, need.Path, e.ID)
+	}
+	if !e.is(fi) { // a guest may write to its own disk
+		h.log.Info("a file was changed since it was put at its path, and stays so", "file", need.Name, "path", need.Path)
+	}
+	return true, nil
+}
+
+// resolve finds the version that is needed.
+func (h *Hook) resolve(ctx context.Context, need placement.Need) (content.Digest, error) {
+	var id content.Digest
+	if need.ID != "" {
+		var err error
+		if id, err = content.ParseDigest(need.ID); err != nil {
+			return id, fmt.Errorf("%w: %w", ErrNoSuchFile, err)
+		}
+	}
+	look := func() (v placement.Version, err error) {
+		h.cfg.Catalogue.View(func(s *placement.State) { v, err = s.Lookup(need.Name, id) })
+		return v, err
+	}
+	v, err := look()
+	if err != nil { // it may have been published a moment ago
+		ctx, cancel := context.WithTimeout(ctx, readPatience)
+		defer cancel()
+		if stale := h.cfg.Catalogue.ReadIndex(ctx); stale != nil {
+			return id, fmt.Errorf("%w, as far as this host knows, which hears no leader: %w", ErrNoSuchFile, err)
+		}
+		if v, err = look(); err != nil {
+			return id, fmt.Errorf("%w: %w", ErrNoSuchFile, err)
+		}
+	}
+	return v.ID, nil
+}
+
+// fetch brings the wanted chunks (the zero Bits: all) to the store.
+func (h *Hook) fetch(ctx context.Context, id content.Digest, want content.Bits, progress func(Progress)) (*store.File, error) {
+	file, err := h.cfg.Fetch.File(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	total := file.Manifest().DataBytes()
+	if lack := total - file.HeldBytes(); lack > 0 {
+		if err := h.cfg.Room(ctx, lack); err != nil {
+			return nil, err
+		}
+	}
+	err = h.cfg.Fetch.Ensure(ctx, id, want, swarm.ReadAhead, func(p swarm.Progress) {
+		progress(Progress{Have: p.Done, Total: p.Total, Rate: p.Rate})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return file, nil
+}
+
+// expose puts a file at its path and notes that it did.
+func (h *Hook) expose(ctx context.Context, file *store.File, need placement.Need, progress func(Progress)) error {
+	if err := disk.MakeDir(h.cfg.FS, filepath.Dir(need.Path), dirPerm); err != nil {
+		return fmt.Errorf("make the directory of %s: %w", need.Path, err)
+	}
+	for heals := 0; ; heals++ {
+		err := file.Export(ctx, need.Path, store.Auto, nil)
+		if errors.Is(err, store.ErrExists) {
+			return h.adopt(ctx, file, need.Path)
+		}
+		if err == nil {
+			h.log.Info("put a file at its path", "file", need.Name, "id", file.ID(), "path", need.Path)
+			return h.note(need.Path, file.ID())
+		}
+		damage, ok := errors.AsType[*store.CorruptError](err)
+		if !ok || heals == maxHeals {
+			return err
+		}
+		again := content.NewBits(file.Manifest().Chunks())
+		for _, c := range damage.Chunks {
+			again.Set(c)
+		}
+		if _, err := h.fetch(ctx, file.ID(), again, progress); err != nil {
+			return errors.Join(damage, err)
+		}
+	}
+}
+
+// note enters what is at a path in the journal.
+func (h *Hook) note(path string, id content.Digest) error {
+	fi, err := h.cfg.FS.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", path, err)
+	}
+	return h.journal.put(path, entryOf(id, fi))
+}
+
+// adopt takes what is at a path, but was not put there as far as the journal knows, for the file if it has all of its
+// bytes: it was pulled there, or comes from a crash before the journal was written.
+func (h *Hook) adopt(ctx context.Context, file *store.File, path string) error {
+	m := file.Manifest()
+	fi, err := h.cfg.FS.Lstat(path)
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() != m.Size() { // a pipe would keep who opens it
+		return fmt.Errorf("%w: %s is not %s", ErrOccupied, path, file.ID())
+	}
+	f, err := h.cfg.FS.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", path, err)
+	}
+	defer f.Close()
+	buf := make([]byte, m.ChunkSize())
+	for i := range m.Chunks() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		p := buf[:m.ChunkLen(i)]
+		if _, err := f.ReadAt(p, m.Offset(i)); err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+		if m.Verify(i, p) != nil {
+			return fmt.Errorf("%w: %s is not %s", ErrOccupied, path, file.ID())
+		}
+	}
+	h.log.Info("found a file at its path", "id", file.ID(), "path", path)
+	return h.note(path, file.ID())
+}
+
+// Exposed returns which content is at a path, if this host has put it there and it was not changed since.
+func (h *Hook) Exposed(path string) (content.Digest, bool) {
+	e, ok := h.journal.get(path)
+	if !ok {
+		return content.Digest{}, false
+	}
+	if fi, err := h.cfg.FS.Lstat(path); err != nil || !e.is(fi) {
+		return content.Digest{}, false
+	}
+	id, err := content.ParseDigest(e.ID)
+	return id, err == nil
+}
