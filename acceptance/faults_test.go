@@ -44,7 +44,7 @@ func newNetLab(t *testing.T, n int, rate netlab.Rate, prepare func(*lab)) *lab {
 		}
 	})
 	l := &lab{t: t, dir: net.Dir, config: filepath.Join(net.Dir, "virtswarm.yaml"), net: net}
-	l.write(l.config, []byte(quick))
+	l.write(l.config, []byte(quick+noLibvirt))
 	for _, at := range net.Hosts {
 		h := l.newHost(at.Name, at.Addr+":7117")
 		h.at = at

@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		build := exec.Command("go", "build", "-race", "-o", dir+"/", "../cmd/...")
+		build := exec.Command("go", "build", "-race", "-tags", "libvirt_dlopen", "-o", dir+"/", "../cmd/...")
 		build.Stdout, build.Stderr = os.Stderr, os.Stderr
 		if err := build.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "build the programs:", err)
@@ -52,6 +52,9 @@ func TestMain(m *testing.M) {
 		return m.Run()
 	}())
 }
+
+// noLibvirt keeps daemons from the libvirt of the machine that the tests run on.
+const noLibvirt = "libvirt: {uri: none}\n"
 
 // lab is a cluster of real daemons, on loopback addresses of its own or on hosts of a network lab.
 type lab struct {
@@ -69,10 +72,11 @@ type host struct {
 	addr   string
 	data   string
 	socket string
-	args   []string     // of every start, before those of a single one
-	at     *netlab.Host // nil on loopback
-	daemon string       // the program; virtswarmd if empty
-	env    []string     // beside this process' own
+	args   []string                                       // of every start, before those of a single one
+	at     *netlab.Host                                   // nil on loopback
+	daemon string                                         // the program; virtswarmd if empty
+	inside func(program string, args ...string) *exec.Cmd // how a program is run there; nil is as usual
+	env    []string                                       // beside this process' own
 	cmd    *exec.Cmd
 	exited chan struct{} // closed once cmd has been waited for
 }
@@ -92,7 +96,7 @@ func newLab(t *testing.T, n int, yaml string) *lab {
 	t.Helper()
 	l := &lab{t: t, dir: t.TempDir()}
 	l.config = filepath.Join(l.dir, "virtswarm.yaml")
-	l.write(l.config, []byte("host_timeout: 3s\ngrace: 3s\nlog: {level: debug}\n"+yaml))
+	l.write(l.config, []byte("host_timeout: 3s\ngrace: 3s\nlog: {level: debug}\n"+noLibvirt+yaml))
 	net := network()
 	for i := range n {
 		l.hosts = append(l.hosts, l.newHost(fmt.Sprintf("h%d", i+1), fmt.Sprintf("%s.%d:7117", net, i+1)))
@@ -164,7 +168,10 @@ func (h *host) launch(args ...string) {
 	args = append(append([]string{}, h.args...), args...)
 	cmd := exec.Command(program, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if h.at != nil {
+	switch {
+	case h.inside != nil:
+		cmd = h.inside(program, args...)
+	case h.at != nil:
 		cmd = h.at.Command(program, args...)
 	}
 	cmd.Stdout, cmd.Stderr = log, log
@@ -229,13 +236,19 @@ func (h *host) runContext(ctx context.Context, args ...string) result {
 
 func execute(ctx context.Context, t *testing.T, program string, args ...string) result {
 	t.Helper()
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, program), args...)
+	return collect(t, exec.CommandContext(ctx, filepath.Join(bin, program), args...))
+}
+
+// collect runs a command, however it ends.
+func collect(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // a program built with -race waits a second at its end
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("run %s: %v", program, err)
+		t.Fatalf("run %s: %v", cmd, err)
 	}
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
