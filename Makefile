@@ -43,7 +43,7 @@ bench-swarm: build ## one host to eight beside its rivals, as root. TOOLS=virtsw
 bench-catalogue: ## 10,000 files and 50 hosts in the catalogue: times, bytes, memory. BENCHARGS='-files 1000 -hosts 7'
 	$(GO) run ./raft/bench $(BENCHARGS)
 
-sim: ## the swarm's plan under up to 10,000 simulated hosts, as ratios to the bound; some minutes. SIMARGS='-run fetchers'
+sim: ## the swarm's plan under up to 10,000 simulated hosts, as ratios to the bound; four minutes. SIMARGS='-run fetchers'
 	$(GO) run ./hostd/swarm/sim $(SIMARGS)
 
 generate: ## the API's code from its .proto files

@@ -33,6 +33,7 @@ func needing(name, path string, tags ...string) string {
 }
 
 func TestDomainsAreFollowed(t *testing.T) {
+	t.Parallel()
 	l, v := newHypervisors(t, 3, "")
 	stop := v[2].watchGuests()
 
@@ -132,6 +133,7 @@ func heardInOrder(t *testing.T, heard []guestEvent, want string) {
 
 // TestMigrationWithStorage copies the disk along, and cancels half way.
 func TestMigrationWithStorage(t *testing.T) {
+	t.Parallel()
 	l, v := newHypervisors(t, 3, "")
 	image := "/var/lib/libvirt/images/disk.qcow2"
 	for _, h := range v[:2] {
@@ -188,6 +190,7 @@ func (v *hypervisor) write(image string, bytes int) {
 
 // TestPresenceBeforeStart: the hook brings what a domain needs before it starts or arrives, or says why not.
 func TestPresenceBeforeStart(t *testing.T) {
+	t.Parallel()
 	l, v := newHypervisors(t, 3, "hook: {deadline: 30s}\n")
 	const base, image = "/var/lib/libvirt/images/base.raw", "/var/lib/libvirt/images/vm.qcow2"
 	for _, h := range v[1:] {
@@ -274,6 +277,7 @@ func refused(t *testing.T, r result, texts ...string) {
 
 // TestTagsAndNeeds sets both by the operator's tool, at a host where the domain is not, and has a file follow a tag.
 func TestTagsAndNeeds(t *testing.T) {
+	t.Parallel()
 	l, v := newHypervisors(t, 3, "")
 	source := l.random("site", 8<<20, 3)
 	v[0].must("publish", source, "site.raw", "--replicas", "1", "--wait", "committed")
@@ -324,6 +328,7 @@ func TestTagsAndNeeds(t *testing.T) {
 
 // TestStrayQEMU: a QEMU that libvirt does not know appears by its QMP socket, and disappears when it dies.
 func TestStrayQEMU(t *testing.T) {
+	t.Parallel()
 	l, v := newHypervisors(t, 3, "qmp: [/run/qmp]\n")
 	for _, h := range v {
 		l.check(os.MkdirAll(h.path("/run/qmp"), 0o755))

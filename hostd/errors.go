@@ -46,6 +46,7 @@ var reasons = []struct {
 	{virt.ErrTimeout, api.NoLibvirt},
 	{virt.ErrDenied, api.NoLibvirt},
 	{virt.ErrNoDomain, api.NoSuchGuest},
+	{virt.ErrBadMetadata, api.Usage},
 	{hook.ErrOccupied, api.DestExists},
 	{hook.ErrNoSuchFile, api.NotFound},
 	{placement.ErrNoFile, api.NotFound},

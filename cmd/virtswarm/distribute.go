@@ -35,14 +35,16 @@ func newDistribute(c *cli) *cobra.Command {
 	var to []string
 	var watch bool
 	cmd := &cobra.Command{
-		Use:     "distribute NAME[@b3:DIGITS] --to all|HOST,...",
+		Use:     "distribute NAME[@b3:DIGITS] --to all|HOST,tag:TAG,...",
 		GroupID: groupFiles,
 		Short:   "Make hosts hold a file whole",
 		Long: `Distribute makes hosts hold the file whole, from now on: a host that is down gets it when it comes
-back, and with "all" a host that joins later gets it too. It returns once that is in the catalogue, with
+back, and with "all" a host that joins later gets it too. With tag:NAME the hosts hold it that run domains of that tag,
+as they do, and others when the domains move there. It returns once that is in the catalogue, with
 --watch once every live host holds the file.`,
 		Example: `  virtswarm distribute images/debian-12.raw --to all --watch
-  virtswarm distribute images/debian-12.raw@b3:0f1e2d3c --to alpha,beta`,
+  virtswarm distribute images/debian-12.raw@b3:0f1e2d3c --to alpha,beta
+  virtswarm distribute images/site.raw --to tag:web`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			all := slices.Contains(to, "all")
@@ -57,7 +59,7 @@ back, and with "all" a host that joins later gets it too. It returns once that i
 		},
 		ValidArgsFunction: c.completeRef,
 	}
-	cmd.Flags().StringSliceVar(&to, "to", nil, "hosts, by name or id and separated by commas, or all")
+	cmd.Flags().StringSliceVar(&to, "to", nil, "hosts, by name or id and separated by commas, tags as tag:NAME, or all")
 	cmd.Flags().BoolVar(&watch, "watch", false, "show progress and return when every live host holds the file")
 	must(cmd.MarkFlagRequired("to"))
 	must(cmd.RegisterFlagCompletionFunc("to", c.completeHosts))

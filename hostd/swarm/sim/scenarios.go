@@ -18,9 +18,9 @@ func scenarios() []*spec {
 		return s
 	}
 	return []*spec{
-		{name: "10,000 hosts, 10 GiB", size: 10 * gib, chunk: 32 * mib, seg: 4, seeds: one(gbit), members: many(9999, gbit)},
-		{name: "1,000 hosts, 10 GiB", size: 10 * gib, chunk: 4 * mib, seg: 4, seeds: one(gbit), members: many(999, gbit)},
-		with(&spec{name: "1,000 hosts, unequal, 1 % die", size: 10 * gib, chunk: 8 * mib, seg: 4, seeds: one(10 * gbit), members: mixed(999)}, someDie),
+		{name: "1,000 hosts, 10 GiB", size: 10 * gib, chunk: 2 * mib, seg: 4, seeds: one(gbit), members: many(999, gbit)},
+		{name: "10,000 hosts, 10 GiB", size: 10 * gib, chunk: 64 * mib, seg: 4, seeds: one(gbit), members: many(9999, gbit)},
+		with(&spec{name: "1,000 hosts, unequal, 1 % die", size: 10 * gib, chunk: 16 * mib, seg: 4, seeds: one(10 * gbit), members: mixed(999)}, someDie),
 		{name: "100 hosts, 10 GiB", size: 10 * gib, chunk: 2 * mib, seg: 4, seeds: one(gbit), members: many(99, gbit)},
 		with(&spec{name: "100 hosts, unequal, 1 % die", size: 10 * gib, chunk: 2 * mib, seg: 4, seeds: one(10 * gbit), members: mixed(99)}, someDie),
 		{name: "10 hosts, 10 GiB", size: 10 * gib, chunk: mib, seg: 4, seeds: one(gbit), members: many(9, gbit)},
