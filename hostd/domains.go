@@ -21,8 +21,8 @@ const (
 	maxDomainsTold = 128
 )
 
-// domainSource is who knows domains of this host: hostd/virt, or qmp by way of strays.
-type domainSource interface {
+// DomainSource is who knows domains of this host: hostd/virt, or qmp by way of strays. It is called concurrently.
+type DomainSource interface {
 	// Domains returns the picture of this moment; known is false as long as there is none.
 	Domains() (list []placement.Domain, known bool)
 	// Changed returns a channel that is closed at the next change after the call.
@@ -34,7 +34,7 @@ type domainSource interface {
 type domains struct {
 	self    placement.HostID
 	node    *raft.Node
-	sources map[string]domainSource // by placement.ManagedBy…
+	sources map[string]DomainSource // by placement.ManagedBy…
 	log     hclog.Logger
 
 	changed func()        // called after every comparison
@@ -90,7 +90,7 @@ func (d *domains) run(ctx context.Context) {
 }
 
 // follow touches whenever a source sees something else.
-func (d *domains) follow(ctx context.Context, s domainSource) {
+func (d *domains) follow(ctx context.Context, s DomainSource) {
 	for {
 		changed := s.Changed()
 		d.touch()

@@ -97,6 +97,8 @@ type Options struct {
 	Network link.Network
 	// FS holds the data directory, and what Pull writes; nil means disk.OS. What Publish reads is the machine's own.
 	FS disk.FS
+	// Domains sees the domains of this host in libvirt's place; nil means the libvirt of Config.
+	Domains DomainSource
 	// ListenLocal listens for the local API; nil means at Config.Socket. A nil listener without error: there is none.
 	ListenLocal func() (net.Listener, error)
 }
@@ -152,7 +154,7 @@ func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 		port.Close()
 		return nil, err
 	}
-	if err := h.open(port); err != nil {
+	if err := h.open(port, o.Domains); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -207,7 +209,7 @@ func listenSocket(path string) (net.Listener, error) {
 }
 
 // open opens the rooms, from the lowest floor up.
-func (h *Host) open(port net.Listener) error {
+func (h *Host) open(port net.Listener, seen DomainSource) error {
 	h.registry = prometheus.NewRegistry()
 	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	h.self = placement.HostID(h.id.HostID())
@@ -250,7 +252,7 @@ func (h *Host) open(port net.Listener) error {
 		Logger: h.log.Named("keeper"), Metrics: h.registry,
 	})
 	h.facts.told = h.keeper.Told
-	if err := h.openDomains(); err != nil {
+	if err := h.openDomains(seen); err != nil {
 		return err
 	}
 	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self))
@@ -260,7 +262,7 @@ func (h *Host) open(port net.Listener) error {
 }
 
 // openDomains opens what knows of domains, and what serves them.
-func (h *Host) openDomains() (err error) {
+func (h *Host) openDomains(seen DomainSource) (err error) {
 	h.hook, err = hook.New(hook.Config{
 		Catalogue: h.node, Fetch: h.fetches, Room: h.store.MakeRoom, Pin: h.keeper.Pin, FS: h.fs, Dir: h.cfg.Data, Logger: h.log.Named("hook"),
 	})
@@ -271,9 +273,11 @@ func (h *Host) openDomains() (err error) {
 		self: h.self, store: filepath.Join(h.cfg.Data, "store"), view: h.node.View, pin: h.keeper.Pin, pins: map[content.Digest]func(){},
 	}
 	h.domains = &domains{
-		self: h.self, node: h.node, sources: map[string]domainSource{}, log: h.log.Named("domains"), changed: used.update, wake: make(chan struct{}, 1),
+		self: h.self, node: h.node, sources: map[string]DomainSource{}, log: h.log.Named("domains"), changed: used.update, wake: make(chan struct{}, 1),
 	}
-	if h.cfg.Libvirt.URI != noLibvirt {
+	if seen != nil {
+		h.domains.sources[placement.ManagedByLibvirt] = seen
+	} else if h.cfg.Libvirt.URI != noLibvirt {
 		h.libvirt, err = virt.New(virt.Config{URI: h.cfg.Libvirt.URI, Logger: h.log.Named("virt"), Metrics: h.registry})
 		if err != nil {
 			return err

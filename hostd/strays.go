@@ -17,7 +17,7 @@ type strays struct {
 // strayPatience is how long those that ran when the daemon started may take to be seen: until then nobody is called gone.
 const strayPatience = 5 * time.Second
 
-// Domains implements domainSource.
+// Domains implements DomainSource.
 func (s *strays) Domains() (list []placement.Domain, known bool) {
 	for _, g := range s.Guests() {
 		if d := strayDomain(g); d.Validate() == nil { // one that calls itself what no domain may be called stays unseen

@@ -67,7 +67,9 @@ func (w *world) unsettled() string {
 				return errStale
 			}
 			h.Catalogue(func(s *placement.State) {
-				text = w.lacking(s)
+				if text = w.lacking(s); text == "" {
+					text = w.fleet.misplaced(s)
+				}
 				_, err = s.Freeze().WriteTo(&picture)
 			})
 			return err

@@ -33,6 +33,7 @@ type machine struct {
 	n     int
 	files *disk.Memory // what is on the disk
 	fault *disk.Fault  // the disk as the daemon of this life sees it
+	vms   *vms         // what runs here
 	trap  trap
 	room  room
 	lives int
@@ -51,7 +52,7 @@ type machine struct {
 }
 
 func newMachine(w *world, n int) *machine {
-	return &machine{w: w, n: n, name: string(rune('a' + n)), files: disk.NewMemory(0)}
+	return &machine{w: w, n: n, name: string(rune('a' + n)), files: disk.NewMemory(0), vms: newVMs()}
 }
 
 // Directories of every disk.
@@ -108,9 +109,9 @@ func (m *machine) start(join, token string) error {
 	defer cancel()
 	host, err := hostd.New(ctx, hostd.Config{
 		Data: dataDir, Listen: m.addr(), Advertise: m.addr(), Name: m.name,
-		HostTimeout: hostTimeout, Join: join, Token: token, Libvirt: hostd.LibvirtConfig{URI: "none"},
+		HostTimeout: hostTimeout, Join: join, Token: token,
 	}, hostd.Options{
-		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, FS: ghost{m.fault},
+		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, FS: ghost{m.fault}, Domains: m.vms,
 		ListenLocal: func() (net.Listener, error) { return nil, nil },
 	})
 	if err != nil {
@@ -131,6 +132,8 @@ func (m *machine) start(join, token string) error {
 	defer m.mu.Unlock()
 	m.host = host
 	m.life, m.die = context.WithCancel(context.Background())
+	m.calls.Add(1)
+	go m.w.fleet.watch(m, host, m.life)
 	return nil
 }
 
@@ -218,6 +221,7 @@ func (m *machine) powerOff() {
 	if err := m.fault.PowerOff(); err != nil {
 		m.w.violation("the simulation: power off %s: %v", m.name, err)
 	}
+	m.w.fleet.powerOff(m)
 	m.bury()
 }
 

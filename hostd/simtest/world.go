@@ -37,6 +37,7 @@ type world struct {
 	fabric   *link.Fabric
 	machines []*machine
 	nets     *nets
+	fleet    *fleet
 	members  sync.Mutex // held while a host comes or goes; only tried
 	begin    time.Time
 
@@ -62,6 +63,7 @@ func Run(t *testing.T, o Options) *Report {
 func simulate(o Options) *world {
 	rng := rand.New(rand.NewPCG(o.Seed, 0))
 	w := &world{o: o, fabric: link.NewFabric(), begin: time.Now(), flaws: map[string]bool{}}
+	w.fleet = newFleet(w)
 	for n := range hostsOf(rng) {
 		w.machines = append(w.machines, newMachine(w, n))
 	}
@@ -101,6 +103,8 @@ func (w *world) live(plan *plan) {
 		c := &client{w: w, n: n, rng: rand.New(rand.NewPCG(w.o.Seed, uint64(n)+1)), over: over}
 		busy.Go(c.run)
 	}
+	busy.Go(func() { w.fleet.run(rand.New(rand.NewPCG(w.o.Seed, domainDice)), over) })
+	busy.Go(func() { w.fleet.read(rand.New(rand.NewPCG(w.o.Seed, domainDice+1)), over) })
 	w.carryOut(plan)
 	close(over)
 	busy.Wait()
