@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,8 +22,9 @@ type uplink struct {
 	plan    *plan.Uplink[*wish]
 	waiting map[*wire.Pull]*wish
 	gives   map[content.Digest]*give
-	vain    []*wish // draws whose turn has just come while nothing was fresh
-	sending int     // bytes on their way
+	vain    []*wish       // draws whose turn has come while nothing was fresh
+	granted map[*link]int // draws of a session that were granted and are on their way
+	sending int           // bytes on their way
 	alarm   *time.Timer
 	due     time.Time // when it rings; zero if it does not
 }
@@ -38,7 +40,7 @@ type wish struct {
 }
 
 func newUplink(s *Swarm) *uplink {
-	u := &uplink{swarm: s, throttle: newThrottle(), waiting: map[*wire.Pull]*wish{}, gives: map[content.Digest]*give{},
+	u := &uplink{swarm: s, throttle: newThrottle(), waiting: map[*wire.Pull]*wish{}, gives: map[content.Digest]*give{}, granted: map[*link]int{},
 		plan: plan.NewUplink[*wish](plan.Slots, plan.LendTime)}
 	u.alarm = time.AfterFunc(time.Hour, u.ring)
 	u.alarm.Stop()
@@ -56,6 +58,7 @@ func (u *uplink) leave(l *link) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.plan.Leave(l.asker)
+	u.vain = slices.DeleteFunc(u.vain, func(w *wish) bool { return w.link == l })
 	u.pump()
 }
 
@@ -94,6 +97,7 @@ func (u *uplink) withdraw(p *wire.Pull) {
 		} else {
 			w.drawer.give.unhold(w)
 		}
+		u.vain = slices.DeleteFunc(u.vain, func(o *wish) bool { return o == w })
 		delete(u.waiting, p)
 	}
 }
@@ -119,7 +123,6 @@ func (u *uplink) pump() {
 			break
 		}
 		t := u.plan.Next(now, u)
-		u.refuse()
 		if t == nil {
 			break
 		}
@@ -131,22 +134,30 @@ func (u *uplink) pump() {
 		}
 		u.throttle.spend(now, w.len)
 		u.sending += w.len
+		if w.drawer != nil {
+			u.granted[w.link]++
+		}
 		go u.send(w)
 	}
+	u.refuse()
 	if at, ok := u.plan.Due(now); ok && len(u.waiting) > 0 {
 		u.wakeAt(at)
 	}
 }
 
 // refuse answers the draws whose turn came in vain. They do not wait here: they would take the place of what their peer may
-// ask for by name. It draws again when this host has announced more. u.mu is held.
+// ask for by name. It draws again when this host has announced more. But they wait for what their peer was granted and has
+// not heard of yet: it would ask for that by name, and get it twice. u.mu is held.
 func (u *uplink) refuse() {
-	for _, w := range u.vain {
+	u.vain = slices.DeleteFunc(u.vain, func(w *wish) bool {
+		if u.granted[w.link] > 0 {
+			return false
+		}
 		u.plan.Cancel(w.ticket)
 		delete(u.waiting, w.pull)
 		w.pull.Reject(wire.ErrSpent)
-	}
-	u.vain = u.vain[:0]
+		return true
+	})
 }
 
 // send carries a wish out.
@@ -157,6 +168,11 @@ func (u *uplink) send(w *wish) {
 	defer u.mu.Unlock()
 	u.plan.Done(w.ticket)
 	u.sending -= w.len
+	if w.drawer != nil {
+		if u.granted[w.link]--; u.granted[w.link] == 0 {
+			delete(u.granted, w.link)
+		}
+	}
 	if err != nil && w.drawer != nil {
 		w.drawer.revoke(w.index, errors.Is(err, wire.ErrNotHeld))
 	}
