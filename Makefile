@@ -5,12 +5,16 @@ export CGO_ENABLED ?= 1
 export GOFLAGS ?= -tags=libvirt_dlopen
 GO       ?= go
 TESTARGS ?=
+VERSION  ?= 0.1.0
 PACKAGES  = acceptance/packages.sh
 
-.PHONY: build demo test simtest check bench bench-swarm bench-catalogue sim generate fuzz clean
+.PHONY: build deb demo test simtest check bench bench-swarm bench-catalogue sim generate fuzz clean
 
 build: ## the three programs, in bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
+
+deb: build ## a Debian package of programs, unit, configuration and libvirt hook, in build/. VERSION=1.2.3
+	packaging/deb.sh $(VERSION)
 
 demo: build ## three daemons on loopback: publish, distribute, kill, pull, compare. FILE=path for a file of yours
 	acceptance/demo.sh

@@ -256,6 +256,11 @@ func TestPresenceBeforeStart(t *testing.T) {
 	v[2].kill()
 	v[2].virsh("start", "plain")
 	refused(t, v[2].virshMay("start", "needy"), "cannot be reached")
+	v[1].virsh("start", "vm")
+	refused(t, v[1].migrate("vm", v[2], "--unsafe"), "cannot be reached")
+	if state := strings.TrimSpace(v[1].virsh("domstate", "vm")); state != "running" {
+		t.Errorf("the domain that could not migrate is %s", state)
+	}
 	l.write(l.config, []byte(quick+"hook: {on_failure: allow}\n"))
 	v[2].virsh("start", "needy")
 }
