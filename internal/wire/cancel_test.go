@@ -376,9 +376,11 @@ func TestCancelCutsShort(t *testing.T) {
 			}
 			return f
 		}
-		go p.say(hello{version: Version}.append(nil))
+		go func() { // in this order
+			p.say(hello{version: Version}.append(nil))
+			p.say(open{file: file.id}.append(nil, 0))
+		}()
 		read()
-		go p.say(open{file: file.id}.append(nil, 0))
 		read()
 		go func() {
 			p.say(request{0, 0, 5 * PartSize, 2}.append(nil, 3))
