@@ -19,6 +19,32 @@ func domainNumbered(n int) Domain {
 	}
 }
 
+func drawTags(t *rapid.T) (tags []string) {
+	for _, tag := range []string{"db", "web"} {
+		if rapid.Bool().Draw(t, tag) {
+			tags = append(tags, tag)
+		}
+	}
+	return tags
+}
+
+// drawDomains draws a report on few domains, so that hosts contend for them.
+func drawDomains(t *rapid.T, host HostID) *ReportDomains {
+	r := &ReportDomains{Host: host, Seq: uint64(rapid.IntRange(1, 30).Draw(t, "seq"))}
+	for i := 1; i <= 3; i++ {
+		switch rapid.IntRange(0, 3).Draw(t, "says") {
+		case 0, 1:
+			d := domainNumbered(i)
+			d.State = rapid.SampledFrom([]DomainState{DomainRunning, DomainPaused, DomainMigrating, DomainOff, DomainCrashed}).Draw(t, "state")
+			d.Tags = drawTags(t)
+			r.Domains = append(r.Domains, d)
+		case 2:
+			r.Gone = append(r.Gone, domainNumbered(i).UUID)
+		}
+	}
+	return r
+}
+
 // checkDomains checks what holds of domains at every index.
 func checkDomains(t *rapid.T, s *State) {
 	claims := 0
