@@ -243,7 +243,8 @@ func (c *cluster) tryStart(n int, tweaks ...func(*Config)) (*Node, error) {
 	m.fault = fault
 	cfg := Config{
 		ID: m.id, Dir: c.hostDir(n), Stream: c.fabric.stream(m.id, m.addr), Advertise: m.addr,
-		Forwarder: forwarder{c.fabric, m.id}, Bootstrap: n == 1, FS: fault,
+		Forwarder: forwarder{c.fabric, m.id}, Bootstrap: n == 1,
+		FS:      disk.Ghost{FS: fault, Vote: "/vote", Silence: func() { c.cutOff(n) }},
 		Refused: func(err error) bool { return errors.Is(err, errRefused) },
 		Logger:  hclog.NewNullLogger(),
 	}
@@ -287,6 +288,7 @@ func (c *cluster) stop(n int) {
 
 func (c *cluster) kill(n int) {
 	c.t.Helper()
+	c.cutOff(n)
 	c.hosts[hostID(n)].fault.Kill()
 	c.bury(n)
 }
@@ -294,15 +296,18 @@ func (c *cluster) kill(n int) {
 // powerOff is kill, and loses of the disk what was not synced.
 func (c *cluster) powerOff(n int) {
 	c.t.Helper()
+	c.cutOff(n)
 	if err := c.hosts[hostID(n)].fault.PowerOff(); err != nil {
 		c.t.Fatalf("power off host %d: %v", n, err)
 	}
 	c.bury(n)
 }
 
+// cutOff is what comes before a death: what the host says while it dies reaches nobody.
+func (c *cluster) cutOff(n int) { c.fabric.split(1000+n, hostID(n)) }
+
 func (c *cluster) bury(n int) {
 	m := c.hosts[hostID(n)]
-	c.fabric.split(1000+n, m.id)
 	c.vanish(m)
 	_ = m.node.Close()
 	m.node = nil

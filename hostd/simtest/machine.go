@@ -104,14 +104,16 @@ func (m *machine) start(join, token string) error {
 	m.room.mu.Lock()
 	m.room.was = m.room.full
 	m.room.mu.Unlock()
-	m.plug = m.w.fabric.Plug(m.name)
+	plug := m.w.fabric.Plug(m.name)
+	m.plug = plug
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	host, err := hostd.New(ctx, hostd.Config{
 		Data: dataDir, Listen: m.addr(), Advertise: m.addr(), Name: m.name,
 		HostTimeout: hostTimeout, Join: join, Token: token,
 	}, hostd.Options{
-		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, FS: ghost{m.fault}, Domains: m.vms,
+		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, Domains: m.vms,
+		FS: disk.Ghost{FS: m.fault, Vote: "/raft/vote", Silence: func() { plug.Unplug(true) }},
 		ListenLocal: func() (net.Listener, error) { return nil, nil },
 	})
 	if err != nil {
@@ -201,15 +203,15 @@ func (m *machine) kill() {
 	if !m.running() {
 		return
 	}
-	m.fault.Kill()
 	m.plug.Unplug(false)
+	m.fault.Kill()
 	m.bury()
 }
 
 // strike is the beginning of powerOff, for those who cannot wait for the rest.
 func (m *machine) strike() {
-	m.fault.Kill()
 	m.plug.Unplug(true)
+	m.fault.Kill()
 }
 
 // powerOff ends the daemon at once and without a word; what was not synced may be lost.
