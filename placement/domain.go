@@ -56,6 +56,16 @@ type Domain struct {
 	Disks     []Disk      `json:"disks,omitempty"`     // in the order of the domain's definition
 	Needs     []Need      `json:"needs,omitempty"`     // files that its metadata names
 	Tags      []string    `json:"tags,omitempty"`      // of its metadata, sorted
+	Shm       int64       `json:"shm,omitempty"`       // bytes of the shared memory of its guest link now; 0 = none
+	WantShm   int64       `json:"want_shm,omitempty"`  // bytes that its metadata asks for; 0 = none
+	Push      *Push       `json:"push,omitempty"`      // what its guest may publish; nil = nothing
+}
+
+// Push is what a domain's metadata lets its guest publish.
+type Push struct {
+	Prefix string `json:"prefix,omitempty"` // what its files' names begin with, without the slash at the end; "" = guests/UUID
+	Quota  int64  `json:"quota"`            // bytes that the newest versions under the prefix may have together
+	Guests string `json:"guests,omitempty"` // who may read them; "" = none
 }
 
 // Disk is a disk of a domain with what its image is made of.
@@ -161,7 +171,9 @@ func (v DomainView) same(o DomainView) bool {
 func (d Domain) Equal(o Domain) bool {
 	return d.UUID == o.UUID && d.Name == o.Name && d.State == o.State && d.Manager == o.Manager && d.VCPUs == o.VCPUs &&
 		d.Memory == o.Memory && d.CID == o.CID && d.Migration == o.Migration && slices.EqualFunc(d.Disks, o.Disks, Disk.equal) &&
-		slices.Equal(d.Needs, o.Needs) && slices.Equal(d.Tags, o.Tags)
+		slices.Equal(d.Needs, o.Needs) && slices.Equal(d.Tags, o.Tags) && d.Shm == o.Shm && d.WantShm == o.WantShm && d.Push.equal(o.Push)
 }
+
+func (p *Push) equal(o *Push) bool { return p == o || p != nil && o != nil && *p == *o }
 
 func (d Disk) equal(o Disk) bool { return d.Target == o.Target && slices.Equal(d.Chain, o.Chain) }

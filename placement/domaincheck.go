@@ -85,7 +85,31 @@ func (d *Domain) validate() error {
 			return fail("a digest of %d bytes for %q", len(n.ID), n.Name)
 		}
 	}
+	if d.Shm < 0 || d.WantShm < 0 || d.WantShm > MaxShm {
+		return fail("shared memory of %d bytes, %d wanted, at most %d", d.Shm, d.WantShm, int64(MaxShm))
+	}
+	if err := d.Push.validate(); err != nil {
+		return fail("what it may publish: %v", err)
+	}
 	return validateTags(d.Tags)
+}
+
+func (p *Push) validate() error {
+	switch {
+	case p == nil:
+		return nil
+	case p.Quota <= 0 || p.Quota > MaxQuota:
+		return fmt.Errorf("a quota of %d bytes: must be 1 to %d", p.Quota, int64(MaxQuota))
+	}
+	if p.Prefix != "" {
+		if err := ValidateName(p.Prefix); err != nil {
+			return err
+		}
+	}
+	if p.Guests == "" {
+		return nil
+	}
+	return ValidateGuests(p.Guests)
 }
 
 // validateTags checks that tags are few, valid and sorted, each once.

@@ -47,6 +47,7 @@ const (
 	MaxChain      = 64      // images in the chain of one disk
 	MaxNeeds      = 256     // files that one domain needs
 	MaxTags       = 64      // of one domain, or targets of one content
+	MaxShm        = 1 << 30 // bytes of the shared memory of a guest link
 	MaxTag        = 64      // bytes of a tag
 	MaxPath       = 4096    // bytes of a path on a host
 	MaxDomainName = 255     // bytes
