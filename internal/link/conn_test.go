@@ -22,6 +22,13 @@ func TestConns(t *testing.T) {
 		"tcp+tls":    {Pair: withTLS(tcp), Kill: reset, Sealed: true},
 		"unix":       {Pair: unix},
 		"unix+tls":   {Pair: withTLS(unix), Sealed: true},
+		// The guest calls, and is called; TLS goes through as well.
+		"hybrid-listen":   {Pair: guestCalls},
+		"hybrid-dial":     {Pair: hostCalls},
+		"hybrid-dial+tls": {Pair: withTLS(hostCalls), Sealed: true},
+		"shm-guest":       {Pair: shm},
+		"shm-host":        {Pair: otherWay(shm)},
+		"shm+tls":         {Pair: withTLS(shm), Sealed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !kind.Bubble {

@@ -2,6 +2,9 @@
 //
 //	tcp://host:port       between hosts (TLS 1.3 goes on top: Mux and Dialer)
 //	unix:///path          on one host
+//	vsock://cid:port      between a guest and its host: the guest calls CID 2, the host listens at vsock://:port
+//	hybrid:///path:port   the same, where the hypervisor makes a unix socket of it on the host
+//	shm:///path           two rings in memory that a guest and its host share
 //
 // A Network makes plain connections; OS is the real one, Memory stands in for it in tests. A Mux listens on one port
 // and hands each connection, after a TLS handshake with certificates of the cluster on both sides, to the listener of
@@ -19,6 +22,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -33,7 +37,7 @@ const (
 
 var (
 	// ErrBadURL: not the address of a link.
-	ErrBadURL = errors.New("not the URL of a link (tcp://host:port or unix:///path)")
+	ErrBadURL = errors.New("not the URL of a link (tcp://host:port, unix:///path, vsock://cid:port, hybrid:///path:port or shm:///path)")
 	// ErrRefused: the other side closed the handshake; it does not accept this host's certificate.
 	ErrRefused = errors.New("the other side refused this host's certificate")
 	// ErrNoProtocol: the other side does not speak the protocol on this port.
@@ -49,8 +53,8 @@ type Network interface {
 	Dial(ctx context.Context, url string) (net.Conn, error)
 }
 
-// Split checks a URL and returns the network ("tcp", "unix") and address that package net knows it by. A bare
-// host:port is short for tcp://host:port.
+// Split checks a URL and returns the network (its scheme) and the address in it; those of tcp and unix are what package
+// net knows. A bare host:port is short for tcp://host:port.
 func Split(raw string) (network, address string, err error) {
 	if !strings.Contains(raw, "://") {
 		raw = "tcp://" + raw
@@ -64,12 +68,35 @@ func Split(raw string) (network, address string, err error) {
 		if _, _, err := net.SplitHostPort(u.Host); err == nil && u.Port() != "" && (u.Path == "" || u.Path == "/") {
 			return "tcp", u.Host, nil
 		}
-	case "unix":
+	case "vsock":
+		if _, _, err := splitVsock(u.Host); err == nil && (u.Path == "" || u.Path == "/") {
+			return "vsock", u.Host, nil
+		}
+	case "hybrid":
+		if path, _, err := splitHybrid(u.Path); err == nil && u.Host == "" && filepath.IsAbs(path) {
+			return "hybrid", u.Path, nil
+		}
+	case "unix", "shm":
 		if u.Host == "" && filepath.IsAbs(u.Path) {
-			return "unix", u.Path, nil
+			return u.Scheme, u.Path, nil
 		}
 	}
 	return "", "", fmt.Errorf("%w: %.200q", ErrBadURL, raw)
+}
+
+// A urlAddr is the address of a listener of which package net knows nothing, such that network://address is its URL.
+type urlAddr struct{ network, address string }
+
+func (a urlAddr) Network() string { return a.network }
+func (a urlAddr) String() string  { return a.address }
+
+// number reads a CID or a port of vsock: decimal digits, and not the one that means any.
+func number(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err == nil && n == anyNumber {
+		err = strconv.ErrRange
+	}
+	return uint32(n), err
 }
 
 // A peered connection knows the host at its other end.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 )
@@ -14,7 +15,8 @@ import (
 const memoryBacklog = 128
 
 // Memory is a network within the process, for tests: no sockets and no time but package time's, so that it works in a
-// testing/synctest bubble. Anything that is a URL of a link may be listened at. It is a Fabric with one host.
+// testing/synctest bubble. Anything that is a URL of a link may be listened at; who listens at vsock://:port is called at any
+// CID. It is a Fabric with one host.
 type Memory struct{ *Plug }
 
 // NewMemory returns an empty network.
@@ -41,7 +43,7 @@ func (p *Plug) Listen(_ context.Context, url string) (net.Listener, error) {
 	f := p.fabric
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if host, port, err := net.SplitHostPort(address); err == nil && network == "tcp" && port == "0" {
+	if host, port, err := net.SplitHostPort(address); err == nil && (network == "tcp" || network == "vsock") && port == "0" {
 		f.ports++
 		address = net.JoinHostPort(host, strconv.Itoa(f.ports))
 	}
@@ -67,7 +69,7 @@ func (p *Plug) Dial(ctx context.Context, url string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
 	}
-	addr := memoryAddr{network, address}
+	addr := p.fabric.listening(memoryAddr{network, address})
 	c, err := p.dial(ctx, addr)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: addr, Err: err}
@@ -86,6 +88,19 @@ func (p *Plug) dial(ctx context.Context, addr memoryAddr) (net.Conn, error) {
 		}
 	}
 	return p.fabric.connect(p, addr)
+}
+
+// listening returns the address at which somebody who is called at addr listens, if it is another: that for any CID.
+func (f *Fabric) listening(addr memoryAddr) memoryAddr {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if addr.network != "vsock" || f.listeners[addr] != nil {
+		return addr
+	}
+	if anyCID := (memoryAddr{addr.network, addr.address[strings.LastIndexByte(addr.address, ':'):]}); f.owners[anyCID] != "" {
+		return anyCID
+	}
+	return addr
 }
 
 type memoryListener struct {

@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OS is the network of this machine: TCP and unix sockets. A unix socket is created with mode 0600.
+// OS is the network of this machine: every kind of link. A unix socket is created with mode 0600. An address of vsock
+// without a CID is for listening only. The file of shm must be there before, and its connections end with their listener.
 var OS Network = osNetwork{}
 
 type osNetwork struct{}
@@ -44,8 +45,15 @@ func (osNetwork) Listen(ctx context.Context, url string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	if network == "unix" {
+	switch network {
+	case "unix":
 		return listenUnix(ctx, address)
+	case "vsock":
+		return listenVsock(address)
+	case "hybrid":
+		return listenHybrid(ctx, address)
+	case "shm":
+		return listenShm(address)
 	}
 	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: keepShort} // those that it accepts have it from the listener,
 	lc.SetMultipathTCP(false)                                              // if that is one of plain TCP
@@ -56,6 +64,14 @@ func (osNetwork) Dial(ctx context.Context, url string) (net.Conn, error) {
 	network, address, err := Split(url)
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
+	}
+	switch network {
+	case "vsock":
+		return dialVsock(ctx, address)
+	case "hybrid":
+		return dialHybrid(ctx, address)
+	case "shm":
+		return dialShm(ctx, address)
 	}
 	d := net.Dialer{KeepAliveConfig: keepAlive, Control: keepShort}
 	return d.DialContext(ctx, network, address)

@@ -14,13 +14,15 @@ var rooms = map[string]struct {
 	floor  int
 	beside []string // rooms on the same floor that it may import all the same
 }{
-	"internal/content": {floor: 0},
-	"internal/disk":    {floor: 0},
-	"internal/wire":    {floor: 0},
-	"internal/pki":     {floor: 0, beside: []string{"internal/disk"}},
-	"internal/api":     {floor: 0},
-	"internal/walls":   {floor: 0},
-	"qmp":              {floor: 0},
+	"internal/content":   {floor: 0},
+	"internal/disk":      {floor: 0},
+	"internal/wire":      {floor: 0},
+	"internal/pki":       {floor: 0, beside: []string{"internal/disk"}},
+	"internal/api":       {floor: 0},
+	"internal/guestlink": {floor: 0},
+	"internal/shmring":   {floor: 0},
+	"internal/walls":     {floor: 0},
+	"qmp":                {floor: 0},
 
 	"internal/link": {floor: 1},
 	"placement":     {floor: 1},
@@ -37,14 +39,17 @@ var rooms = map[string]struct {
 
 	"hostd/keeper": {floor: 4},
 	"hostd/hook":   {floor: 4},
+	"hostd/guest":  {floor: 4},
 
 	"hostd/server": {floor: 5},
+	"guestagent":   {floor: 5},
 	"hostd":        {floor: 5, beside: []string{"hostd/server"}},
 
-	"hostd/simtest":  {floor: 6},
-	"cmd/virtswarm":  {floor: 6},
-	"cmd/virtswarmd": {floor: 6},
-	"acceptance":     {floor: 7},
+	"hostd/simtest":       {floor: 6},
+	"cmd/virtswarm":       {floor: 6},
+	"cmd/virtswarmd":      {floor: 6},
+	"cmd/virtswarm-agent": {floor: 6},
+	"acceptance":          {floor: 7},
 }
 
 // onlyImporter names the one room that may import a package of somebody else, so that what is hard to test or to
@@ -55,6 +60,7 @@ var onlyImporter = map[string]string{
 	"lukechampine.com/blake3":             "internal/content",
 	"libvirt.org/go/libvirt":              "hostd/virt",
 	"github.com/digitalocean/go-qemu":     "qmp",
+	"github.com/mdlayher/vsock":           "internal/link",
 }
 
 // pure rooms do no I/O, read no clock and start no goroutine.
@@ -67,5 +73,8 @@ var pure = map[string][]string{
 // alone.
 var noImport = map[string][]string{
 	"cmd/virtswarm": {"hostd", "raft"},
-	"hostd/hook":    {"hostd/virt"}, // libvirt waits for a hook: it would wait for itself
+	// What runs in a guest knows nothing of the host's rooms.
+	"guestagent":          {"hostd", "raft", "placement", "qmp", "internal/api", "internal/pki"},
+	"cmd/virtswarm-agent": {"hostd", "raft", "placement", "qmp", "internal/api", "internal/pki"},
+	"hostd/hook":          {"hostd/virt"}, // libvirt waits for a hook: it would wait for itself
 }

@@ -1,6 +1,6 @@
 // Package linktest checks that a kind of connection behaves as net.Conn says, where the protocols of this project rely
-// on it: every byte once and in order, deadlines that interrupt and do no harm, an end that is noticed, and Close that
-// frees whoever waits. A new kind of link joins with one call of Conn in its tests.
+// on it: every byte once and in order however small or large the writes and however many goroutines use it at once,
+// deadlines that interrupt and do no harm, an end of either side that is noticed, and Close that frees whoever waits. A new kind of link joins with one call of Conn in its tests.
 package linktest
 
 import (
@@ -42,18 +42,23 @@ func Conn(t *testing.T, k Kind) {
 	}{
 		{"Bytes", checkBytes},
 		{"TinyWrites", checkTinyWrites},
+		{"LargeWrites", checkLargeWrites},
 		{"Addresses", checkAddresses},
 		{"WholeWrites", checkWholeWrites},
+		{"ManyAtOnce", checkManyAtOnce},
 		{"EndOfStream", checkEndOfStream},
 		{"HalfClose", checkHalfClose},
+		{"HalfCloseBoth", checkHalfCloseBoth},
 		{"CloseFreesRead", checkCloseFreesRead},
 		{"CloseFreesWrite", checkCloseFreesWrite},
+		{"CloseFreesAll", checkCloseFreesAll},
 		{"CloseTwice", checkCloseTwice},
 		{"Death", checkDeath},
 		{"ReadDeadline", checkReadDeadline},
 		{"WriteDeadline", checkWriteDeadline},
 		{"DeadlineFrees", checkDeadlineFrees},
 		{"InterruptedReads", checkInterruptedReads},
+		{"InterruptedWrites", checkInterruptedWrites},
 	} {
 		t.Run(check.name, func(t *testing.T) {
 			run := func(t *testing.T) {
@@ -243,28 +248,38 @@ func checkCloseFreesWrite(t *testing.T, k Kind, a, b net.Conn) {
 func checkCloseTwice(t *testing.T, _ Kind, a, b net.Conn) {
 	a.Close()
 	a.Close()
-	if _, err := a.Write([]byte{1}); err == nil {
-		t.Error("wrote to a closed connection")
+	if _, err := a.Write([]byte{1}); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("wrote to a closed connection: %v", err)
 	}
-	if _, err := a.Read(make([]byte, 1)); err == nil {
-		t.Error("read from a closed connection")
+	if _, err := a.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("read from a closed connection: %v", err)
 	}
 }
 
+// checkDeath ends either side while both directions are busy; the other side's reader and writer must both hear of it.
 func checkDeath(t *testing.T, k Kind, a, b net.Conn) {
-	done := make(chan error, 1)
+	death(t, k, a, b)
+	b, a = k.Pair(t)
+	defer b.Close()
+	defer a.Close()
+	death(t, k, a, b)
+}
+
+func death(t *testing.T, k Kind, left, dies net.Conn) {
+	t.Helper()
+	read := make(chan error, 1)
 	go func() {
-		_, err := io.Copy(io.Discard, a)
-		if err == nil {
-			err = io.EOF
-		}
-		done <- err
+		_, err := io.Copy(io.Discard, left)
+		read <- err
 	}()
-	written := fill(a)
-	receive(t, b, make([]byte, 100_000))
-	k.Kill(b)
-	<-done
+	written := fill(left)
+	receive(t, dies, make([]byte, 100_000))
+	k.Kill(dies)
+	<-read
 	<-written
+	if n, err := left.Read(make([]byte, 1)); n != 0 || err == nil || isTimeout(err) {
+		t.Errorf("read after the other side's death: %d bytes, %v", n, err)
+	}
 }
 
 func isTimeout(err error) bool {
