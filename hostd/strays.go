@@ -39,6 +39,7 @@ var runStates = map[string]placement.DomainState{
 func strayDomain(g qmp.Guest) placement.Domain {
 	d := placement.Domain{
 		UUID: g.UUID, Name: g.Name, State: placement.DomainRunning, Manager: placement.ManagedByQMP, VCPUs: g.VCPUs, Memory: g.Memory, CID: g.CID,
+		Shm: g.Shm,
 	}
 	if state, ok := runStates[g.Status]; ok {
 		d.State = state

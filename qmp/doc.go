@@ -59,6 +59,7 @@ const (
 	maxChain    = 200       // images of a disk, as libvirt limits it
 	maxDevices  = 4096      // with one parent in QEMU's object tree
 	maxVsocks   = 4         // devices asked for their CID
+	maxBuses    = 64        // bridges and ports asked whether they have room
 	maxBackends = 16        // of one device that are removed at a time
 	maxSaid     = 8         // warnings about a socket, all different
 	readPace    = 1 << 20   // bytes a second that one peer may say,

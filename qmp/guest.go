@@ -22,6 +22,7 @@ type Guest struct {
 	Memory int64 // bytes, those plugged later included; what a balloon took is not subtracted
 	// CID is that of its vsock; 0 = none. The CID of a vhost-user-vsock device is its backend's, which QEMU does not know.
 	CID   uint32
+	Shm   int64  // bytes of the memory that PlugMemory plugged, which is there now; 0 = none
 	Disks []Disk // those that have a medium, in QEMU's order
 }
 
@@ -38,7 +39,7 @@ type Disk struct {
 // Equal reports whether both are the same.
 func (g Guest) Equal(o Guest) bool {
 	return g.Socket == o.Socket && g.UUID == o.UUID && g.Name == o.Name && g.Status == o.Status && g.VCPUs == o.VCPUs &&
-		g.Memory == o.Memory && g.CID == o.CID &&
+		g.Memory == o.Memory && g.CID == o.CID && g.Shm == o.Shm &&
 		slices.EqualFunc(g.Disks, o.Disks, func(a, b Disk) bool { return a.Target == b.Target && slices.Equal(a.Chain, b.Chain) })
 }
 

@@ -19,7 +19,7 @@ func (s *session) look(ctx context.Context) (Guest, error) {
 		return Guest{}, err
 	}
 	g.Status = status.Status
-	for _, part := range []func(context.Context, *Guest) error{s.lookName, s.lookSize, s.lookDisks, s.lookCID} {
+	for _, part := range []func(context.Context, *Guest) error{s.lookName, s.lookSize, s.lookDisks, s.lookCID, s.lookMemory} {
 		if err := part(ctx, &g); err != nil && !errors.Is(err, ErrRefused) {
 			return Guest{}, err
 		}

@@ -15,7 +15,7 @@ const maxXML = 4 << 20
 type Definition struct {
 	// Domain lacks what the XML does not say: its State, and whether it migrates. It is valid otherwise.
 	placement.Domain
-	// Active says that the XML is of what runs, not of what is defined: only then there is a CID.
+	// Active says that the XML is of what runs, not of what is defined: only then there are a CID and shared memory.
 	Active bool
 	// Faults are what was left out of Domain, and why. Those of the metadata wrap ErrBadMetadata.
 	Faults []error
@@ -45,6 +45,7 @@ func ParseDomain(text []byte) (Definition, error) {
 	d.VCPUs, d.Memory = x.VCPU.count(), x.Memory.bytes()
 	if d.Active {
 		d.CID = x.Devices.Vsock.cid()
+		d.Shm = x.Devices.Memories.of(MemoryPrefix + d.UUID).bytes()
 	}
 	if n := x.Devices.Disks.more; n > 0 {
 		d.leaveOut(fmt.Errorf("%d disks more than %d", n, placement.MaxDisks))
@@ -56,7 +57,7 @@ func ParseDomain(text []byte) (Definition, error) {
 	if err != nil {
 		d.leaveOut(err)
 	}
-	d.Needs, d.Tags = m.Needs, m.Tags
+	d.Needs, d.Tags, d.WantShm, d.Push = m.Needs, m.Tags, m.Shm, m.Push
 	d.State = ""
 	return d, nil
 }

@@ -66,14 +66,19 @@ func TestParseDomain(t *testing.T) {
 		want   placement.Domain
 		faults int
 	}{
-		"stub":             {fmt.Sprintf(stub, ""), uuid, 0},
-		"upper case":       {strings.Replace(fmt.Sprintf(stub, ""), someUUID, strings.ToUpper(someUUID), 1), uuid, 0},
-		"bytes":            {fmt.Sprintf(stub, "<memory unit='b'>5</memory>"), with(func(d *placement.Domain) { d.Memory = 5 }), 0},
-		"KiB":              {fmt.Sprintf(stub, "<memory>5</memory>"), with(func(d *placement.Domain) { d.Memory = 5 << 10 }), 0},
-		"too much":         {fmt.Sprintf(stub, "<memory unit='TiB'>9223372036854775807</memory>"), uuid, 0},
-		"strange unit":     {fmt.Sprintf(stub, "<memory unit='pages'>5</memory><vcpu>many</vcpu>"), uuid, 0},
-		"vCPUs":            {fmt.Sprintf(stub, "<vcpu current='2'>8</vcpu>"), with(func(d *placement.Domain) { d.VCPUs = 2 }), 0},
-		"CID when off":     {disks(`<vsock><cid address='5'/></vsock>`), uuid, 0},
+		"stub":            {fmt.Sprintf(stub, ""), uuid, 0},
+		"upper case":      {strings.Replace(fmt.Sprintf(stub, ""), someUUID, strings.ToUpper(someUUID), 1), uuid, 0},
+		"bytes":           {fmt.Sprintf(stub, "<memory unit='b'>5</memory>"), with(func(d *placement.Domain) { d.Memory = 5 }), 0},
+		"KiB":             {fmt.Sprintf(stub, "<memory>5</memory>"), with(func(d *placement.Domain) { d.Memory = 5 << 10 }), 0},
+		"too much":        {fmt.Sprintf(stub, "<memory unit='TiB'>9223372036854775807</memory>"), uuid, 0},
+		"strange unit":    {fmt.Sprintf(stub, "<memory unit='pages'>5</memory><vcpu>many</vcpu>"), uuid, 0},
+		"vCPUs":           {fmt.Sprintf(stub, "<vcpu current='2'>8</vcpu>"), with(func(d *placement.Domain) { d.VCPUs = 2 }), 0},
+		"CID when off":    {disks(`<vsock><cid address='5'/></vsock>`), uuid, 0},
+		"memory when off": {disks(`<shmem name='virtswarm-` + someUUID + `'><model type='ivshmem-plain'/><size unit='M'>16</size></shmem>`), uuid, 0},
+		"wishes": {fmt.Sprintf(stub, `<metadata><v:domain xmlns:v="urn:virtswarm:domain:1"><v:shm size="16MiB"/><v:push quota="1GiB" prefix="a"/></v:domain></metadata>`), with(func(d *placement.Domain) {
+			d.WantShm, d.Push = 16<<20, &placement.Push{Quota: 1 << 30, Prefix: "a"}
+		}), 0},
+		"bad wishes":       {fmt.Sprintf(stub, `<metadata><v:domain xmlns:v="urn:virtswarm:domain:1"><v:shm size="3MiB"/></v:domain></metadata>`), uuid, 1},
 		"empty drive":      {disks(`<disk type='file' device='cdrom'><target dev='sda'/></disk>`), uuid, 0},
 		"network":          {disks(`<disk type='network'><source protocol='nfs' name='/export/a'/><target dev='vda'/></disk>`), uuid, 0},
 		"pool":             {disks(`<disk type='volume'><source pool='p' volume='v'/><target dev='vda'/></disk>`), uuid, 0},
@@ -173,6 +178,8 @@ func FuzzDomainXML(f *testing.F) {
 	f.Add([]byte(`<domain id='4'><name>a</name><uuid>` + someUUID + `</uuid><devices><vsock><cid address='3'/></vsock></devices></domain>`))
 	f.Add([]byte(fmt.Sprintf(stub, `<metadata><v:domain xmlns:v="urn:virtswarm:domain:1"><v:file name="a" path="/b"/><v:tag>c</v:tag></v:domain></metadata>`)))
 	f.Add([]byte(disks(`<disk><source file='/a'/><backingStore><format type='qcow2'/><source dev='/b'/></backingStore><target dev='vda'/></disk>`)))
+	f.Add([]byte(`<domain id='4'><name>a</name><uuid>` + someUUID + `</uuid><devices><shmem name='virtswarm-` + someUUID + `'><model type='ivshmem-plain'/><size unit='M'>16</size></shmem></devices></domain>`))
+	f.Add([]byte(fmt.Sprintf(stub, `<metadata><v:domain xmlns:v="urn:virtswarm:domain:1"><v:shm size="16MiB"/><v:push quota="1GiB" prefix="a"/></v:domain></metadata>`)))
 	f.Add([]byte(fmt.Sprintf(stub, `<memory unit='KB'>1</memory><vcpu current='1'>2</vcpu>`)))
 	f.Add([]byte(disks(`<disk type='block'><driver type='qcow2'/><source dev='/a'/><backingStore/><target dev='vda'/></disk>`)))
 	f.Fuzz(func(t *testing.T, text []byte) {

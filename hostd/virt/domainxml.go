@@ -24,9 +24,11 @@ type domainXML struct {
 		Ours metadataXML `xml:"urn:virtswarm:domain:1 domain"`
 	} `xml:"metadata"`
 	Devices struct {
-		Disks disksXML `xml:"disk"`
-		Vsock vsockXML `xml:"vsock"`
+		Disks    disksXML    `xml:"disk"`
+		Vsock    vsockXML    `xml:"vsock"`
+		Memories memoriesXML `xml:"shmem"`
 	} `xml:"devices"`
+	Labels []labelXML `xml:"seclabel"`
 }
 
 type memoryXML struct {
@@ -36,7 +38,7 @@ type memoryXML struct {
 
 // units are those of libvirt's scaled integers. libvirt itself writes KiB.
 var units = map[string]uint64{
-	"b": 1, "bytes": 1, "": 1 << 10, "k": 1 << 10, "KiB": 1 << 10, "M": 1 << 20, "MiB": 1 << 20, "G": 1 << 30, "GiB": 1 << 30,
+	"b": 1, "B": 1, "bytes": 1, "": 1 << 10, "k": 1 << 10, "KiB": 1 << 10, "M": 1 << 20, "MiB": 1 << 20, "G": 1 << 30, "GiB": 1 << 30,
 	"T": 1 << 40, "TiB": 1 << 40, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
 }
 

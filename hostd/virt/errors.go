@@ -10,6 +10,8 @@ var (
 	ErrNoDomain     = errors.New("no such domain on this host")
 	ErrNotRunning   = errors.New("the domain does not run")
 	ErrDenied       = errors.New("libvirt refuses permission")
+	ErrBadMemory    = errors.New("not a memory for a guest link")
+	ErrNoSlot       = errors.New("the domain has no free PCI slot for it")
 	ErrNotUnplugged = errors.New("the guest has not let go of the device")
 	ErrBadXML       = errors.New("not the XML of a domain")
 	ErrBadMetadata  = errors.New("invalid virtswarm metadata")

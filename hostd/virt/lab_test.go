@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// lab is a libvirtd of its own with QEMU: it sees its own /run, /etc/libvirt and /var/lib/libvirt, and its own host name.
+// lab is a libvirtd of its own with QEMU: it sees its own /run, /dev/shm, /etc/libvirt and /var/lib/libvirt, and its own host
+// name.
 type lab struct {
 	t    *testing.T
 	name string
@@ -70,7 +71,7 @@ migration_port_max=%d
 }
 
 // private are the directories that each libvirtd has for itself.
-var private = []string{"run", "etc/libvirt", "var/lib/libvirt", "var/cache/libvirt", "var/log/libvirt"}
+var private = []string{"run", "etc/libvirt", "var/lib/libvirt", "var/cache/libvirt", "var/log/libvirt", "dev/shm"}
 
 func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
 

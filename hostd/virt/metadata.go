@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -19,6 +20,8 @@ import (
 //	  <virtswarm:domain xmlns:virtswarm="urn:virtswarm:domain:1">
 //	    <virtswarm:file name="images/debian.raw" digest="b3:…" path="/var/lib/libvirt/images/debian.raw"/>
 //	    <virtswarm:tag>web</virtswarm:tag>
+//	    <virtswarm:shm size="16777216"/>
+//	    <virtswarm:push quota="10GiB" prefix="builds/web" guests="tag:web"/>
 //	  </virtswarm:domain>
 //	</metadata>
 const (
@@ -33,6 +36,8 @@ const maxMetadata = 2 * (placement.MaxNeeds + placement.MaxTags)
 type Metadata struct {
 	Needs []placement.Need // in the order of the definition
 	Tags  []string         // sorted, each once
+	Shm   int64            // bytes of the shared memory that its guest link is to have; 0 = none, else see ValidateMemory
+	Push  *placement.Push  // what its guest may publish; nil = nothing
 }
 
 // ParseMetadata reads the element of virtswarm's metadata: as it stands in a definition, or without its namespace, as
@@ -75,6 +80,18 @@ func FormatMetadata(m Metadata) string {
 		_ = xml.EscapeText(&b, []byte(tag))
 		b.WriteString("</tag>")
 	}
+	if m.Shm != 0 {
+		b.WriteString("<shm")
+		attr("size", strconv.FormatInt(m.Shm, 10))
+		b.WriteString("/>")
+	}
+	if p := m.Push; p != nil {
+		b.WriteString("<push")
+		attr("quota", formatBytes(p.Quota))
+		attr("prefix", p.Prefix)
+		attr("guests", p.Guests)
+		b.WriteString("/>")
+	}
 	b.WriteString("</domain>")
 	return b.String()
 }
@@ -100,9 +117,14 @@ func (m Metadata) Validate() error {
 			return fmt.Errorf("%w: %w", ErrBadMetadata, err)
 		}
 	}
+	if m.Shm != 0 {
+		if err := ValidateMemory(m.Shm); err != nil {
+			return fmt.Errorf("%w: %w", ErrBadMetadata, err)
+		}
+	}
 	// How many there may be, and whatever else a domain's claim is held to.
 	all := anyDomain
-	all.Needs, all.Tags = m.Needs, m.Tags
+	all.Needs, all.Tags, all.WantShm, all.Push = m.Needs, m.Tags, m.Shm, m.Push
 	if err := all.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrBadMetadata, err)
 	}
@@ -114,9 +136,11 @@ func sortedOnce(tags []string) []string {
 }
 
 // IsZero reports whether there is nothing in it.
-func (m Metadata) IsZero() bool { return len(m.Needs) == 0 && len(m.Tags) == 0 }
+func (m Metadata) IsZero() bool {
+	return len(m.Needs) == 0 && len(m.Tags) == 0 && m.Shm == 0 && m.Push == nil
+}
 
-// anyDomain is valid: with needs and tags in it, it is as valid as those.
+// anyDomain is valid: with what metadata says in it, it is as valid as that.
 var anyDomain = placement.Domain{UUID: "00000000-0000-0000-0000-000000000000", Name: "any", State: placement.DomainOff, Manager: placement.ManagedByLibvirt}
 
 // metadataXML collects the element. What is wrong with it is kept beside it: an error from UnmarshalXML would make the
@@ -152,7 +176,7 @@ func (m *metadataXML) UnmarshalXML(d *xml.Decoder, start xml.StartElement) error
 	}
 }
 
-// element reads one file or tag.
+// element reads one of the elements that this version knows.
 func (m *metadataXML) element(d *xml.Decoder, start xml.StartElement) error {
 	switch {
 	case m.fault != nil || !ours(start.Name):
@@ -167,6 +191,12 @@ func (m *metadataXML) element(d *xml.Decoder, start xml.StartElement) error {
 		}
 		m.Tags = append(m.Tags, strings.TrimSpace(tag))
 		return nil
+	case start.Name.Local == "shm":
+		m.shm(start.Attr)
+		return d.Skip()
+	case start.Name.Local == "push":
+		m.push(start.Attr)
+		return d.Skip()
 	}
 	return d.Skip()
 }

@@ -49,6 +49,22 @@ func TestParseMetadata(t *testing.T) {
 		"too many files":          {`<domain>` + strings.Repeat(`<file name="a"/>`, placement.MaxNeeds+1) + `</domain>`, Metadata{}, true},
 		"too many elements":       {`<domain>` + strings.Repeat(`<x/>`, maxMetadata+1) + `</domain>`, Metadata{}, true},
 		"too long":                {`<domain>` + strings.Repeat(" ", maxXML) + `</domain>`, Metadata{}, true},
+		"shared memory":           {`<domain><shm size="16777216"/></domain>`, Metadata{Shm: 16 << 20}, false},
+		"with a unit":             {`<v:domain xmlns:v="urn:virtswarm:domain:1"><v:shm size="16MiB"/></v:domain>`, Metadata{Shm: 16 << 20}, false},
+		"what a guest publishes":  {`<domain><push quota="10GiB" prefix="builds/web" guests="tag:web"/></domain>`, Metadata{Push: &placement.Push{Quota: 10 << 30, Prefix: "builds/web", Guests: "tag:web"}}, false},
+		"a quota alone":           {`<domain><push quota="12345"/></domain>`, Metadata{Push: &placement.Push{Quota: 12345}}, false},
+		"no size":                 {`<domain><shm/></domain>`, Metadata{}, true},
+		"a size of nothing":       {`<domain><shm size="0"/></domain>`, Metadata{}, true},
+		"a size below nothing":    {`<domain><shm size="-1"/></domain>`, Metadata{}, true},
+		"no power of two":         {`<domain><shm size="3MiB"/></domain>`, Metadata{}, true},
+		"too small a memory":      {`<domain><shm size="512KiB"/></domain>`, Metadata{}, true},
+		"too large a memory":      {`<domain><shm size="2GiB"/></domain>`, Metadata{}, true},
+		"memory twice":            {`<domain><shm size="1MiB"/><shm size="1MiB"/></domain>`, Metadata{}, true},
+		"no quota":                {`<domain><push prefix="a"/></domain>`, Metadata{}, true},
+		"too large a quota":       {`<domain><push quota="4EiB"/></domain>`, Metadata{}, true},
+		"a prefix that climbs":    {`<domain><push quota="1" prefix="../a"/></domain>`, Metadata{}, true},
+		"nobody's policy":         {`<domain><push quota="1" guests="tag:"/></domain>`, Metadata{}, true},
+		"push twice":              {`<domain><push quota="1"/><push quota="1"/></domain>`, Metadata{}, true},
 		"an entity of its own":    {`<!DOCTYPE a [<!ENTITY b "c">]><domain><tag>&b;</tag></domain>`, Metadata{}, true},
 	}
 	for name, tt := range tests {
@@ -57,7 +73,7 @@ func TestParseMetadata(t *testing.T) {
 			if errors.Is(err, ErrBadMetadata) != tt.bad || (err == nil) == tt.bad {
 				t.Fatalf("error %v, want one: %v", err, tt.bad)
 			}
-			if len(got.Needs)+len(tt.want.Needs)+len(got.Tags)+len(tt.want.Tags) > 0 && !reflect.DeepEqual(got, tt.want) {
+			if !(got.IsZero() && tt.want.IsZero()) && !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %+v\nwant %+v", got, tt.want)
 			}
 		})
@@ -65,7 +81,10 @@ func TestParseMetadata(t *testing.T) {
 }
 
 func TestFormatMetadata(t *testing.T) {
-	m := Metadata{Needs: []placement.Need{{Name: `a"<&>'b`, Path: `/a'"b`}, {Name: "c", ID: someDigest}}, Tags: []string{"x"}}
+	m := Metadata{
+		Needs: []placement.Need{{Name: `a"<&>'b`, Path: `/a'"b`}, {Name: "c", ID: someDigest}}, Tags: []string{"x"}, Shm: 1 << 30,
+		Push: &placement.Push{Quota: 5<<30 + 1, Prefix: `a"<&>'b`, Guests: "tag:x"},
+	}
 	text := FormatMetadata(m)
 	if got, err := ParseMetadata(text); err != nil || !reflect.DeepEqual(got, m) {
 		t.Errorf("%s reads as %+v, %v", text, got, err)
@@ -73,11 +92,16 @@ func TestFormatMetadata(t *testing.T) {
 	if got := FormatMetadata(Metadata{}); got != "<domain></domain>" {
 		t.Errorf("nothing is written %s", got)
 	}
+	if got := FormatMetadata(Metadata{Shm: 16 << 20, Push: &placement.Push{Quota: 10 << 30}}); got != `<domain><shm size="16777216"/><push quota="10GiB"/></domain>` {
+		t.Errorf("a guest link's wishes are written %s", got)
+	}
 }
 
 func FuzzMetadata(f *testing.F) {
 	f.Add(`<v:domain xmlns:v="urn:virtswarm:domain:1"><v:file name="a" digest="` + someDigest + `" path="/a"/><v:tag>t</v:tag></v:domain>`)
 	f.Add(`<domain><file name="a"/><tag>b</tag></domain>`)
+	f.Add(`<domain><shm size="16777216"/><push quota="10GiB" prefix="builds/web" guests="tag:web"/></domain>`)
+	f.Add(`<domain><shm size="1,024KiB"/><push quota="9007199254740993"/></domain>`)
 	f.Fuzz(func(t *testing.T, text string) {
 		m, err := ParseMetadata(text)
 		if err != nil {
@@ -90,7 +114,7 @@ func FuzzMetadata(f *testing.F) {
 			t.Fatalf("took what is not valid: %v", err)
 		}
 		again, err := ParseMetadata(FormatMetadata(m))
-		if err != nil || len(again.Needs) != len(m.Needs) || len(again.Tags) != len(m.Tags) || !again.IsZero() && !reflect.DeepEqual(again, m) {
+		if err != nil || again.IsZero() != m.IsZero() || !m.IsZero() && !reflect.DeepEqual(again, m) {
 			t.Fatalf("%+v is written %s and read %+v, %v", m, FormatMetadata(m), again, err)
 		}
 	})

@@ -5,7 +5,9 @@ package virt
 import (
 	"context"
 	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -27,6 +29,7 @@ func TestQEMU(t *testing.T) {
 	t.Run("life", func(t *testing.T) { testLife(t, l, w) })
 	t.Run("metadata", func(t *testing.T) { testMetadata(t, l, w) })
 	t.Run("device", func(t *testing.T) { testDevice(t, l, w) })
+	t.Run("memory", func(t *testing.T) { testMemory(t, l, w) })
 	t.Run("guests hang", func(t *testing.T) { testHungGuests(t, l, w) })
 	t.Run("restart", func(t *testing.T) { testRestart(t, l, w) })
 	t.Run("hang", func(t *testing.T) { testHang(t, l, w) })
@@ -80,14 +83,20 @@ func testMetadata(t *testing.T, l *lab, w *Watcher) {
 	tags := func(d placement.Domain) []string { return d.Tags }
 	l.virsh("metadata", "meta", "--uri", Namespace, "--key", MetadataKey, "--set", "<domain><tag>web</tag></domain>", "--live", "--config")
 	until(t, w, "the tag of virsh", func(m map[string]placement.Domain) bool { return slices.Equal(tags(m["meta"]), []string{"web"}) })
-	want := Metadata{Needs: []placement.Need{{Name: "a", ID: someDigest, Path: "/a b"}}, Tags: []string{"db", "web"}}
+	want := Metadata{
+		Needs: []placement.Need{{Name: "a", ID: someDigest, Path: "/a b"}}, Tags: []string{"db", "web"}, Shm: 1 << 20,
+		Push: &placement.Push{Quota: 10 << 30, Prefix: "builds/a&b", Guests: "tag:web"},
+	}
 	must(t, w.SetMetadata(t.Context(), d.UUID, func(m Metadata) (Metadata, error) {
 		if !slices.Equal(m.Tags, []string{"web"}) {
 			t.Errorf("was %+v", m)
 		}
 		return want, nil
 	}))
-	until(t, w, "both tags", func(m map[string]placement.Domain) bool { return slices.Equal(tags(m["meta"]), want.Tags) })
+	until(t, w, "both tags", func(m map[string]placement.Domain) bool {
+		d := m["meta"]
+		return slices.Equal(d.Tags, want.Tags) && d.WantShm == want.Shm && d.Push != nil && *d.Push == *want.Push
+	})
 	for _, where := range []string{"--live", "--config"} {
 		got, err := ParseMetadata(l.virsh("metadata", "meta", "--uri", Namespace, where))
 		if err != nil || !reflect.DeepEqual(got, want) {
@@ -124,19 +133,7 @@ func testDevice(t *testing.T, l *lab, w *Watcher) {
 	if err := w.Plug(t.Context(), d.UUID, "<rng"); err == nil {
 		t.Error("plugged nonsense")
 	}
-	gone := make(chan error, 1)
-	go func() { gone <- w.Unplug(t.Context(), d.UUID, "ua-virtswarm") }()
-	// The firmware never looks: a reset takes what is pending out. It must come after the request.
-	for {
-		select {
-		case err := <-gone:
-			must(t, err)
-		case <-time.After(500 * time.Millisecond):
-			l.virsh("reset", "dev")
-			continue
-		}
-		break
-	}
+	l.untilUnplugged("dev", func() error { return w.Unplug(t.Context(), d.UUID, "ua-virtswarm") })
 	if xml := l.virsh("dumpxml", "dev"); hasAlias(xml, "ua-virtswarm") {
 		t.Error("it is still plugged")
 	}
@@ -147,6 +144,88 @@ func testDevice(t *testing.T, l *lab, w *Watcher) {
 	l.virsh("destroy", "dev")
 	l.virsh("undefine", "dev")
 	untilState(t, w, "dev", "")
+}
+
+// untilUnplugged unplugs a device from a guest whose firmware never looks: a reset takes what is pending out. It must come
+// after the request.
+func (l *lab) untilUnplugged(name string, unplug func() error) {
+	l.t.Helper()
+	gone := make(chan error, 1)
+	go func() { gone <- unplug() }()
+	for {
+		select {
+		case err := <-gone:
+			must(l.t, err)
+			return
+		case <-time.After(500 * time.Millisecond):
+			l.virsh("reset", name)
+		}
+	}
+}
+
+// testMemory plugs the shared memory of a guest link: QEMU makes its file, the picture shows it, and the file stays.
+func testMemory(t *testing.T, l *lab, w *Watcher) {
+	l.define("mem", "")
+	d := untilState(t, w, "mem", placement.DomainOff)
+	path := filepath.Join(MemoryDir, MemoryPrefix+d.UUID)
+	if err := w.PlugMemory(t.Context(), d.UUID, path, 16<<20); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("plug memory into what is off: %v", err)
+	}
+	if _, _, err := w.Owner(t.Context(), d.UUID); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("owner of what is off: %v", err)
+	}
+	l.virsh("start", "mem")
+	untilState(t, w, "mem", placement.DomainRunning)
+	if uid, gid, err := w.Owner(t.Context(), d.UUID); err != nil || uid != 0 || gid != 0 {
+		t.Errorf("owner %d:%d, %v", uid, gid, err)
+	}
+	shm := func(size int64) func(map[string]placement.Domain) bool {
+		return func(m map[string]placement.Domain) bool { return m["mem"].Shm == size }
+	}
+	for range 2 { // what comes a second time finds the file of the first
+		must(t, w.PlugMemory(t.Context(), d.UUID, path, 16<<20))
+		until(t, w, "the memory", shm(16<<20))
+		if info, err := os.Stat(l.path(path)); err != nil || info.Size() != 16<<20 {
+			t.Fatalf("its file: %v, %v", info, err)
+		}
+		if err := w.PlugMemory(t.Context(), d.UUID, path, 16<<20); err == nil {
+			t.Error("plugged it twice")
+		}
+		must(t, w.UnplugMemory(t.Context(), d.UUID, path+"-another")) // it is not there
+		l.untilUnplugged("mem", func() error { return w.UnplugMemory(t.Context(), d.UUID, path) })
+		until(t, w, "no memory", shm(0))
+	}
+	if _, err := os.Stat(l.path(path)); err != nil {
+		t.Errorf("its file is gone: %v", err)
+	}
+	l.virsh("destroy", "mem")
+	l.virsh("undefine", "mem")
+
+	l.define("full", "")
+	xml := l.virsh("dumpxml", "full")
+	file := l.path("full.xml")
+	must(t, os.WriteFile(file, []byte(withoutBridge(t, xml)), 0o644))
+	l.virsh("define", file)
+	l.virsh("start", "full")
+	d = untilState(t, w, "full", placement.DomainRunning)
+	if err := w.PlugMemory(t.Context(), d.UUID, path, 1<<20); !errors.Is(err, ErrNoSlot) || !strings.Contains(err.Error(), "model='pcie-to-pci-bridge'") {
+		t.Errorf("without a bridge: %v", err)
+	}
+	l.virsh("destroy", "full")
+	l.virsh("undefine", "full")
+	untilState(t, w, "full", "")
+}
+
+// withoutBridge takes the pcie-to-pci-bridge out of a domain's XML.
+func withoutBridge(t *testing.T, text string) string {
+	t.Helper()
+	at := strings.Index(text, "model='pcie-to-pci-bridge'")
+	begin := strings.LastIndex(text[:max(at, 0)], "<controller")
+	end := strings.Index(text[max(at, 0):], "</controller>")
+	if at < 0 || begin < 0 || end < 0 {
+		t.Fatalf("no bridge in %s", text)
+	}
+	return text[:begin] + text[at+end+len("</controller>"):]
 }
 
 // testHungGuests stops a QEMU: who asks for it is let go, and all else goes on.
