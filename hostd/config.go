@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 	"unicode"
 
@@ -86,6 +87,8 @@ type Config struct {
 	QMP     []string      `yaml:"qmp"`
 	// Hook is what 'virtswarm hook' goes by; it reads the file itself, as it must also when the daemon does not run.
 	Hook HookConfig `yaml:"hook"`
+	// Guests says by which ways the guests of this host may come.
+	Guests GuestsConfig `yaml:"guests"`
 	// Log says how much is logged, and in which form.
 	Log LogConfig `yaml:"log"`
 
@@ -112,6 +115,22 @@ type HookConfig struct {
 	OnFailure string        `yaml:"on_failure"`
 	Deadline  time.Duration `yaml:"deadline"`
 }
+
+// GuestsConfig says by which ways guests come. VSock is auto (the default: if the host has /dev/vhost-vsock), on or off.
+// Hybrid are the paths of VMMs' vsock sockets, with {uuid} or {name} in a domain's place. Shared memory needs no word here;
+// ShmDir is where its files are, and is another than /dev/shm in tests alone.
+type GuestsConfig struct {
+	VSock  string   `yaml:"vsock"`
+	Hybrid []string `yaml:"hybrid"`
+	ShmDir string   `yaml:"-"`
+}
+
+// What GuestsConfig.VSock may be.
+const (
+	guestsAuto = "auto"
+	guestsOn   = "on"
+	guestsOff  = "off"
+)
 
 // Bytes is a size in bytes; in YAML a number or a text such as 500GiB.
 type Bytes int64
@@ -210,6 +229,8 @@ func (c *Config) Validate() error {
 		return bad("hook.on_failure", "%q is neither refuse nor allow", c.Hook.OnFailure)
 	case c.Hook.Deadline < time.Second:
 		return bad("hook.deadline", "%s is too short: take at least a second, better some minutes", c.Hook.Deadline)
+	case c.Guests.VSock != guestsAuto && c.Guests.VSock != guestsOn && c.Guests.VSock != guestsOff:
+		return bad("guests.vsock", "%q is none of auto, on, off", c.Guests.VSock)
 	case c.Join == "" && c.Token != "":
 		return bad("--token", "goes with --join ADDR, the address of a member")
 	case c.Join != "" && c.Token == "":
@@ -223,6 +244,11 @@ func (c *Config) Validate() error {
 	for _, path := range c.QMP {
 		if !filepath.IsAbs(path) {
 			return bad("qmp", "%q is not an absolute path", path)
+		}
+	}
+	for _, path := range c.Guests.Hybrid {
+		if !filepath.IsAbs(path) || !strings.Contains(path, "{uuid}") && !strings.Contains(path, "{name}") {
+			return bad("guests.hybrid", "%q is not an absolute path with {uuid} or {name} in it", path)
 		}
 	}
 	if high, low := c.limits().Watermarks(); low >= high {
@@ -254,6 +280,7 @@ func (c *Config) defaults() error {
 	or(&c.Log.Level, "info")
 	or(&c.Hook.OnFailure, "refuse")
 	or(&c.Hook.Deadline, 10*time.Minute)
+	or(&c.Guests.VSock, guestsAuto)
 	if c.Name == "" {
 		name, err := os.Hostname()
 		if err != nil {

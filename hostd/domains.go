@@ -3,6 +3,7 @@ package hostd
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -40,6 +41,27 @@ type domains struct {
 	changed func()        // called after every comparison
 	wake    chan struct{} // the picture changed; holds one
 	seq     uint64        // of the last report
+	real    bool          // the sources see domains of this machine, not those of a simulation
+
+	mu    sync.Mutex
+	pulse chan struct{} // closed when the picture changes
+}
+
+// Local returns the domains that are here as the sources see them now; of what a source cannot see at the moment, its last
+// picture.
+func (d *domains) Local() []placement.Domain {
+	seen, _ := d.picture()
+	return slices.Collect(maps.Values(seen))
+}
+
+// Changed returns a channel that is closed when Local may have changed after the call.
+func (d *domains) Changed() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.pulse == nil {
+		d.pulse = make(chan struct{})
+	}
+	return d.pulse
 }
 
 // picture merges what the sources see. Of a manager that knows nothing yet nothing is concluded.
@@ -94,6 +116,12 @@ func (d *domains) follow(ctx context.Context, s DomainSource) {
 	for {
 		changed := s.Changed()
 		d.touch()
+		d.mu.Lock()
+		if d.pulse != nil {
+			close(d.pulse)
+			d.pulse = nil
+		}
+		d.mu.Unlock()
 		select {
 		case <-changed:
 		case <-ctx.Done():

@@ -15,6 +15,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/pki"
 	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/qmp"
 	"github.com/virtswarm/virtswarm/raft"
 )
 
@@ -47,6 +48,13 @@ var reasons = []struct {
 	{virt.ErrDenied, api.NoLibvirt},
 	{virt.ErrNoDomain, api.NoSuchGuest},
 	{virt.ErrBadMetadata, api.Usage},
+	{virt.ErrBadMemory, api.Usage},
+	{virt.ErrNoSlot, api.NoGuestLink},
+	{virt.ErrNotRunning, api.NoGuestLink},
+	{virt.ErrNotUnplugged, api.NoGuestLink},
+	{qmp.ErrNoGuest, api.NoSuchGuest},
+	{qmp.ErrRefused, api.NoGuestLink},
+	{qmp.ErrKept, api.NoGuestLink},
 	{hook.ErrOccupied, api.DestExists},
 	{hook.ErrNoSuchFile, api.NotFound},
 	{placement.ErrNoFile, api.NotFound},

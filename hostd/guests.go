@@ -143,6 +143,10 @@ func describeGuest(s *placement.State, v placement.DomainView) *v1.Guest {
 	for _, n := range v.Needs {
 		g.Needs = append(g.Needs, &v1.GuestNeed{Name: n.Name, Id: n.ID, Path: n.Path})
 	}
+	g.Shm, g.WantShm = uint64(v.Shm), uint64(v.WantShm)
+	if p := v.Push; p != nil {
+		g.Push = &v1.GuestPush{Prefix: p.Prefix, Quota: uint64(p.Quota), Guests: p.Guests}
+	}
 	for _, o := range v.Others {
 		g.Others = append(g.Others, hostName(s, o))
 	}

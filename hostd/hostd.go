@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/virtswarm/virtswarm/hostd/fetch"
+	"github.com/virtswarm/virtswarm/hostd/guest"
 	"github.com/virtswarm/virtswarm/hostd/hook"
 	"github.com/virtswarm/virtswarm/hostd/keeper"
 	"github.com/virtswarm/virtswarm/hostd/server"
@@ -78,6 +79,8 @@ type Host struct {
 	libvirt  *virt.Watcher // nil: none is to be asked
 	strays   *strays       // nil: none are looked for
 	domains  *domains
+	guests   *guest.Server
+	shm      linkMemory // guests, but in tests
 	cache    *cacheMetrics
 	peers    *peers
 	ready    func() // called once the API answers
@@ -255,6 +258,7 @@ func (h *Host) open(port net.Listener, seen DomainSource) error {
 	if err := h.openDomains(seen); err != nil {
 		return err
 	}
+	h.openGuests()
 	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self))
 	h.registry.MustRegister(peerMetrics{h.node, h.swarm})
 	h.cache = newCacheMetrics(h.registry)
@@ -274,6 +278,7 @@ func (h *Host) openDomains(seen DomainSource) (err error) {
 	}
 	h.domains = &domains{
 		self: h.self, node: h.node, sources: map[string]DomainSource{}, log: h.log.Named("domains"), changed: used.update, wake: make(chan struct{}, 1),
+		real: seen == nil,
 	}
 	if seen != nil {
 		h.domains.sources[placement.ManagedByLibvirt] = seen
@@ -306,6 +311,9 @@ func (h *Host) Run(ctx context.Context) error {
 	group.Go(func() error { h.keeper.Run(ctx); return nil })
 	group.Go(func() error { h.facts.run(ctx); return nil })
 	group.Go(func() error { h.domains.run(ctx); return nil })
+	if h.domains.real {
+		group.Go(func() error { h.guests.Run(ctx); return nil })
+	}
 	if h.libvirt != nil {
 		group.Go(func() error { return h.libvirt.Run(ctx) })
 	}

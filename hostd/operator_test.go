@@ -32,6 +32,7 @@ type crowdHost struct {
 	*Host
 	cfg  Config
 	disk *disk.Memory
+	seen DomainSource // nil: no domains are here
 	plug *link.Plug
 	stop func()
 }
@@ -75,7 +76,7 @@ func (c *crowd) start(h *crowdHost) {
 	h.plug = c.fabric.Plug(h.cfg.Name)
 	ctx, cancel := context.WithCancel(context.Background())
 	host, err := New(ctx, h.cfg, Options{
-		Network: h.plug, FS: h.disk, ListenLocal: func() (net.Listener, error) { return nil, nil },
+		Network: h.plug, FS: h.disk, Domains: h.seen, ListenLocal: func() (net.Listener, error) { return nil, nil },
 	})
 	if err != nil {
 		cancel()

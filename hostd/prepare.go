@@ -64,7 +64,8 @@ func (h *Host) SetGuest(ctx context.Context, req *v1.SetGuestRequest) (*v1.SetGu
 	if err := checkChange(req); err != nil {
 		return nil, err
 	}
-	changes := len(req.GetAdd())+len(req.GetRemove())+len(req.GetAddTags())+len(req.GetRemoveTags()) > 0
+	changes := len(req.GetAdd())+len(req.GetRemove())+len(req.GetAddTags())+len(req.GetRemoveTags()) > 0 ||
+		req.GetPush() != nil || req.GetRemovePush() || req.Shm != nil
 	switch {
 	case !changes:
 	case v.Manager != placement.ManagedByLibvirt:
@@ -108,7 +109,25 @@ func checkChange(req *v1.SetGuestRequest) error {
 			return api.NewError(api.Usage, tag, err)
 		}
 	}
-	return nil
+	if req.GetPush() != nil && req.GetRemovePush() {
+		return api.NewError(api.Usage, "push", errors.New("it is to be set and removed at once"))
+	}
+	var link virt.Metadata
+	changeLink(&link, req)
+	return Explain(link.Validate(), req.GetGuest())
+}
+
+// changeLink changes what metadata says of a domain's guest link.
+func changeLink(m *virt.Metadata, req *v1.SetGuestRequest) {
+	if p := req.GetPush(); p != nil {
+		m.Push = &placement.Push{Prefix: strings.TrimSuffix(p.GetPrefix(), "/"), Quota: int64(p.GetQuota()), Guests: p.GetGuests()}
+	}
+	if req.GetRemovePush() {
+		m.Push = nil
+	}
+	if req.Shm != nil {
+		m.Shm = int64(req.GetShm())
+	}
 }
 
 // setGuest changes a domain's metadata, and returns the domain as it is then.
@@ -129,7 +148,8 @@ func (h *Host) setGuest(ctx context.Context, v placement.DomainView, req *v1.Set
 		m.Tags = append(m.Tags, req.GetAddTags()...)
 		slices.Sort(m.Tags)
 		m.Tags = slices.Compact(m.Tags)
-		v.Needs, v.Tags = m.Needs, m.Tags
+		changeLink(&m, req)
+		v.Needs, v.Tags, v.WantShm, v.Push = m.Needs, m.Tags, m.Shm, m.Push
 		return m, nil
 	})
 	return v, err

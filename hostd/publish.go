@@ -39,19 +39,23 @@ func (h *Host) Publish(ctx context.Context, req *v1.PublishRequest, send func(*v
 		return Explain(err, req.GetPath())
 	}
 	defer unpin()
+	return h.publishFile(ctx, publish, file, req.GetWait() == v1.Wait_WAIT_COMMITTED, send)
+}
 
+// publishFile makes a complete file of the store a version of a name, and reports how its copies come about.
+func (h *Host) publishFile(ctx context.Context, cmd *placement.Publish, file *store.File, committed bool, send func(*v1.PublishProgress) error) error {
 	m := file.Manifest()
-	publish.ID, publish.Size, publish.DataBytes = file.ID(), m.Size(), m.DataBytes()
-	publish.ChunkSize, publish.Shards = m.ChunkSize(), max(1, m.Shards())
-	publish.Publisher, publish.At = h.self, time.Now().Unix()
-	done, err := h.write(ctx, placement.Command{Publish: publish}, publish.Name)
+	cmd.ID, cmd.Size, cmd.DataBytes = file.ID(), m.Size(), m.DataBytes()
+	cmd.ChunkSize, cmd.Shards = m.ChunkSize(), max(1, m.Shards())
+	cmd.Publisher, cmd.At = h.self, time.Now().Unix()
+	done, err := h.write(ctx, placement.Command{Publish: cmd}, cmd.Name)
 	if err != nil {
 		return err
 	}
 	result := &v1.PublishResult{
-		Name: publish.Name, Id: publish.ID.String(), Size: uint64(m.Size()), DataBytes: uint64(m.DataBytes()), Index: done.Index,
+		Name: cmd.Name, Id: cmd.ID.String(), Size: uint64(m.Size()), DataBytes: uint64(m.DataBytes()), Index: done.Index,
 	}
-	return h.awaitCopies(ctx, file, result, req.GetWait() == v1.Wait_WAIT_COMMITTED, send)
+	return h.awaitCopies(ctx, file, result, committed, send)
 }
 
 // checkPublish checks a request as far as that can be done without the file.

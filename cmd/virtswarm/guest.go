@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -14,13 +15,13 @@ func newGuest(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "guest",
 		GroupID: groupCluster,
-		Short:   "Show or change what one domain needs, and its tags",
+		Short:   "Show or change what one domain needs, its tags, and its guest link",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usageError("guest: say what to do: needs or tags")
+			return usageError("guest: say what to do: needs, tags, push, attach-shm or detach-shm")
 		},
 	}
-	cmd.AddCommand(newGuestNeeds(c), newGuestTags(c))
+	cmd.AddCommand(newGuestNeeds(c), newGuestTags(c), newGuestPush(c), newGuestAttachShm(c), newGuestDetachShm(c))
 	return cmd
 }
 
@@ -87,17 +88,29 @@ the hosts that run such domains hold a file, and guest policies may name them.`,
 	}
 }
 
-// setGuest changes, or only shows, what a domain needs and is tagged with.
+// setGuest changes, or only shows, what a domain's metadata says.
 func (c *cli) setGuest(ctx context.Context, req *v1.SetGuestRequest) error {
 	resp, err := c.host().Control.SetGuest(ctx, req)
 	if err != nil {
 		return err
 	}
-	g := resp.GetGuest()
+	return c.printGuest(resp.GetGuest())
+}
+
+// printGuest shows what can be changed of a domain.
+func (c *cli) printGuest(g *v1.Guest) error {
 	if c.json {
 		return c.printJSON(guestJSON(g))
 	}
-	if _, err := fmt.Fprintf(c.stdout, "%s, on %s, tags: %s\n", g.GetName(), g.GetHost(), joined(g.GetTags())); err != nil || len(g.GetNeeds()) == 0 {
+	text := fmt.Sprintf("%s, on %s, tags: %s\n", g.GetName(), g.GetHost(), joined(g.GetTags()))
+	if p := g.GetPush(); p != nil {
+		text += fmt.Sprintf("publishes up to %s under %s/, guests that may read it: %s\n",
+			size(p.GetQuota()), cmp.Or(p.GetPrefix(), "guests/"+g.GetUuid()), cmp.Or(p.GetGuests(), "none"))
+	}
+	if g.GetShm() != 0 || g.GetWantShm() != 0 {
+		text += fmt.Sprintf("shared memory: %s now, %s at each start\n", orNone(g.GetShm()), orNone(g.GetWantShm()))
+	}
+	if _, err := fmt.Fprint(c.stdout, text); err != nil || len(g.GetNeeds()) == 0 {
 		return err
 	}
 	t := newTable(c.stdout, "NEEDS", "VERSION", "AT")
@@ -112,4 +125,12 @@ func (c *cli) setGuest(ctx context.Context, req *v1.SetGuestRequest) error {
 		t.row(n.GetName(), version, path)
 	}
 	return t.flush()
+}
+
+// orNone gives bytes as people read them.
+func orNone(n uint64) string {
+	if n == 0 {
+		return "none"
+	}
+	return size(n)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -33,6 +34,15 @@ type guestShape struct {
 	Others    []string    `json:"others"`
 	Split     bool        `json:"split"`
 	Index     uint64      `json:"index"`
+	Shm       uint64      `json:"shm"`      // bytes plugged now
+	WantShm   uint64      `json:"want_shm"` // bytes that its metadata asks for
+	Push      *pushShape  `json:"push"`     // null: its guest may publish nothing
+}
+
+type pushShape struct {
+	Prefix string `json:"prefix"` // empty: guests/UUID
+	Quota  uint64 `json:"quota"`
+	Guests string `json:"guests"`
 }
 
 type diskShape struct {
@@ -158,7 +168,15 @@ func guestJSON(g *v1.Guest) guestShape {
 			return needShape{Name: n.GetName(), ID: n.GetId(), Path: n.GetPath()}
 		}),
 		Tags: append([]string{}, g.GetTags()...), Others: append([]string{}, g.GetOthers()...), Split: g.GetSplit(), Index: g.GetChanged(),
+		Shm: g.GetShm(), WantShm: g.GetWantShm(), Push: pushJSON(g.GetPush()),
 	}
+}
+
+func pushJSON(p *v1.GuestPush) *pushShape {
+	if p == nil {
+		return nil
+	}
+	return &pushShape{Prefix: p.GetPrefix(), Quota: p.GetQuota(), Guests: cmp.Or(p.GetGuests(), "none")}
 }
 
 func guestEventJSON(e *v1.GuestEvent) guestEventShape {

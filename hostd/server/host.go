@@ -36,6 +36,8 @@ type ControlHost interface {
 	Guests(ctx context.Context, req *v1.GuestsRequest) (*v1.GuestsResponse, error)
 	WatchGuests(ctx context.Context, req *v1.WatchGuestsRequest, send func(*v1.GuestEvent) error) error
 	SetGuest(ctx context.Context, req *v1.SetGuestRequest) (*v1.SetGuestResponse, error)
+	AttachShm(ctx context.Context, req *v1.AttachShmRequest) (*v1.AttachShmResponse, error)
+	DetachShm(ctx context.Context, req *v1.DetachShmRequest) (*v1.DetachShmResponse, error)
 	Prepare(ctx context.Context, req *v1.PrepareRequest, send func(*v1.PrepareProgress) error) error
 	Hosts(ctx context.Context, req *v1.HostsRequest) (*v1.HostsResponse, error)
 	ShowHost(ctx context.Context, req *v1.ShowHostRequest) (*v1.ShowHostResponse, error)

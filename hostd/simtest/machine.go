@@ -113,7 +113,7 @@ func (m *machine) start(join, token string) error {
 		HostTimeout: hostTimeout, Join: join, Token: token,
 	}, hostd.Options{
 		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, Domains: m.vms,
-		FS: disk.Ghost{FS: m.fault, Vote: "/raft/vote", Silence: func() { plug.Unplug(true) }},
+		FS:          disk.Ghost{FS: m.fault, Vote: "/raft/vote", Silence: func() { plug.Unplug(true) }},
 		ListenLocal: func() (net.Listener, error) { return nil, nil },
 	})
 	if err != nil {

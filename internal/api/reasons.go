@@ -40,6 +40,7 @@ const (
 	AlreadyRunning   = v1.Reason_REASON_ALREADY_RUNNING
 	NoSuchGuest      = v1.Reason_REASON_NO_SUCH_GUEST
 	NoLibvirt        = v1.Reason_REASON_NO_LIBVIRT
+	NoGuestLink      = v1.Reason_REASON_NO_GUEST_LINK
 	Interrupted      = v1.Reason_REASON_INTERRUPTED
 )
 
@@ -164,6 +165,10 @@ var explanations = []Explanation{
 		Reason: NoLibvirt, code: connect.CodeUnavailable,
 		Sentence: "libvirt cannot do it",
 		Hint:     "see that libvirtd runs on the guest's host and lets the daemon in: virsh list",
+	}, {
+		Reason: NoGuestLink, code: connect.CodeFailedPrecondition,
+		Sentence: "the guest link cannot be changed",
+		Hint:     "see that the guest runs, on a host with guest links, and that its system knows PCI hot-plugging",
 	}, {
 		Reason: Interrupted, code: connect.CodeCanceled,
 		Sentence: "interrupted",

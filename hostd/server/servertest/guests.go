@@ -1,8 +1,10 @@
 package servertest
 
 import (
+	"cmp"
 	"context"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -81,9 +83,43 @@ func (h *Host) SetGuest(_ context.Context, req *v1.SetGuestRequest) (*v1.SetGues
 		g.Needs = append(g.Needs, req.GetAdd()...)
 		g.Tags = slices.DeleteFunc(g.Tags, func(t string) bool { return slices.Contains(req.GetRemoveTags(), t) })
 		g.Tags = append(g.Tags, req.GetAddTags()...)
+		if req.GetPush() != nil || req.GetRemovePush() {
+			g.Push = req.GetPush()
+		}
+		if req.Shm != nil {
+			g.WantShm = req.GetShm()
+		}
 		return &v1.SetGuestResponse{Guest: proto.CloneOf(g)}, nil
 	}
 	return nil, api.NewError(api.NoSuchGuest, fmt.Sprintf("%q", req.GetGuest()), nil)
+}
+
+// AttachShm implements server.ControlHost.
+func (h *Host) AttachShm(_ context.Context, req *v1.AttachShmRequest) (*v1.AttachShmResponse, error) {
+	g, err := h.setShm(req.GetGuest(), func(g *v1.Guest) uint64 { return cmp.Or(req.GetSize(), g.GetShm(), g.GetWantShm(), 1<<20) })
+	return &v1.AttachShmResponse{Guest: g}, err
+}
+
+// DetachShm implements server.ControlHost.
+func (h *Host) DetachShm(_ context.Context, req *v1.DetachShmRequest) (*v1.DetachShmResponse, error) {
+	g, err := h.setShm(req.GetGuest(), func(*v1.Guest) uint64 { return 0 })
+	return &v1.DetachShmResponse{Guest: g}, err
+}
+
+func (h *Host) setShm(name string, size func(*v1.Guest) uint64) (*v1.Guest, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, g := range h.guests {
+		switch {
+		case g.Name != name && g.Uuid != name:
+		case g.State != v1.GuestState_GUEST_STATE_RUNNING:
+			return nil, api.NewError(api.NoGuestLink, name, errors.New("it does not run"))
+		default:
+			g.Shm = size(g)
+			return proto.CloneOf(g), nil
+		}
+	}
+	return nil, api.NewError(api.NoSuchGuest, fmt.Sprintf("%q", name), nil)
 }
 
 // Prepare implements server.ControlHost: a file that has a holder is present.

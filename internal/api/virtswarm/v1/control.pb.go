@@ -3609,7 +3609,7 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x17LEAVE_PHASE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14LEAVE_PHASE_DRAINING\x10\x01\x12\x18\n" +
 	"\x14LEAVE_PHASE_REMOVING\x10\x02\x12\x14\n" +
-	"\x10LEAVE_PHASE_DONE\x10\x032\xdb\v\n" +
+	"\x10LEAVE_PHASE_DONE\x10\x032\xf7\f\n" +
 	"\aControl\x12H\n" +
 	"\aPublish\x12\x1c.virtswarm.v1.PublishRequest\x1a\x1d.virtswarm.v1.PublishProgress0\x01\x12?\n" +
 	"\x04Pull\x12\x19.virtswarm.v1.PullRequest\x1a\x1a.virtswarm.v1.PullProgress0\x01\x12Q\n" +
@@ -3621,7 +3621,9 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x06Remove\x12\x1b.virtswarm.v1.RemoveRequest\x1a\x1c.virtswarm.v1.RemoveResponse\x12C\n" +
 	"\x06Guests\x12\x1b.virtswarm.v1.GuestsRequest\x1a\x1c.virtswarm.v1.GuestsResponse\x12K\n" +
 	"\vWatchGuests\x12 .virtswarm.v1.WatchGuestsRequest\x1a\x18.virtswarm.v1.GuestEvent0\x01\x12I\n" +
-	"\bSetGuest\x12\x1d.virtswarm.v1.SetGuestRequest\x1a\x1e.virtswarm.v1.SetGuestResponse\x12H\n" +
+	"\bSetGuest\x12\x1d.virtswarm.v1.SetGuestRequest\x1a\x1e.virtswarm.v1.SetGuestResponse\x12L\n" +
+	"\tAttachShm\x12\x1e.virtswarm.v1.AttachShmRequest\x1a\x1f.virtswarm.v1.AttachShmResponse\x12L\n" +
+	"\tDetachShm\x12\x1e.virtswarm.v1.DetachShmRequest\x1a\x1f.virtswarm.v1.DetachShmResponse\x12H\n" +
 	"\aPrepare\x12\x1c.virtswarm.v1.PrepareRequest\x1a\x1d.virtswarm.v1.PrepareProgress0\x01\x12@\n" +
 	"\x05Hosts\x12\x1a.virtswarm.v1.HostsRequest\x1a\x1b.virtswarm.v1.HostsResponse\x12I\n" +
 	"\bShowHost\x12\x1d.virtswarm.v1.ShowHostRequest\x1a\x1e.virtswarm.v1.ShowHostResponse\x12F\n" +
@@ -3705,11 +3707,15 @@ var file_virtswarm_v1_control_proto_goTypes = []any{
 	(*GuestsRequest)(nil),       // 53: virtswarm.v1.GuestsRequest
 	(*WatchGuestsRequest)(nil),  // 54: virtswarm.v1.WatchGuestsRequest
 	(*SetGuestRequest)(nil),     // 55: virtswarm.v1.SetGuestRequest
-	(*PrepareRequest)(nil),      // 56: virtswarm.v1.PrepareRequest
-	(*GuestsResponse)(nil),      // 57: virtswarm.v1.GuestsResponse
-	(*GuestEvent)(nil),          // 58: virtswarm.v1.GuestEvent
-	(*SetGuestResponse)(nil),    // 59: virtswarm.v1.SetGuestResponse
-	(*PrepareProgress)(nil),     // 60: virtswarm.v1.PrepareProgress
+	(*AttachShmRequest)(nil),    // 56: virtswarm.v1.AttachShmRequest
+	(*DetachShmRequest)(nil),    // 57: virtswarm.v1.DetachShmRequest
+	(*PrepareRequest)(nil),      // 58: virtswarm.v1.PrepareRequest
+	(*GuestsResponse)(nil),      // 59: virtswarm.v1.GuestsResponse
+	(*GuestEvent)(nil),          // 60: virtswarm.v1.GuestEvent
+	(*SetGuestResponse)(nil),    // 61: virtswarm.v1.SetGuestResponse
+	(*AttachShmResponse)(nil),   // 62: virtswarm.v1.AttachShmResponse
+	(*DetachShmResponse)(nil),   // 63: virtswarm.v1.DetachShmResponse
+	(*PrepareProgress)(nil),     // 64: virtswarm.v1.PrepareProgress
 }
 var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.PublishRequest.wait:type_name -> virtswarm.v1.Wait
@@ -3755,40 +3761,44 @@ var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	53, // 40: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
 	54, // 41: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
 	55, // 42: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
-	56, // 43: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
-	25, // 44: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
-	27, // 45: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
-	29, // 46: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
-	31, // 47: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
-	34, // 48: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
-	35, // 49: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
-	38, // 50: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
-	40, // 51: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
-	42, // 52: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
-	44, // 53: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
-	8,  // 54: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
-	11, // 55: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
-	15, // 56: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
-	17, // 57: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
-	19, // 58: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
-	22, // 59: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
-	24, // 60: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
-	57, // 61: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
-	58, // 62: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
-	59, // 63: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
-	60, // 64: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
-	26, // 65: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
-	28, // 66: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
-	30, // 67: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
-	33, // 68: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
-	36, // 69: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
-	36, // 70: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
-	39, // 71: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
-	41, // 72: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
-	43, // 73: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
-	45, // 74: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
-	54, // [54:75] is the sub-list for method output_type
-	33, // [33:54] is the sub-list for method input_type
+	56, // 43: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
+	57, // 44: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
+	58, // 45: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
+	25, // 46: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
+	27, // 47: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
+	29, // 48: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
+	31, // 49: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
+	34, // 50: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
+	35, // 51: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
+	38, // 52: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
+	40, // 53: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
+	42, // 54: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
+	44, // 55: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
+	8,  // 56: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
+	11, // 57: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
+	15, // 58: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
+	17, // 59: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
+	19, // 60: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
+	22, // 61: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
+	24, // 62: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
+	59, // 63: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
+	60, // 64: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
+	61, // 65: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
+	62, // 66: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
+	63, // 67: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
+	64, // 68: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
+	26, // 69: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
+	28, // 70: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
+	30, // 71: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
+	33, // 72: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
+	36, // 73: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
+	36, // 74: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
+	39, // 75: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
+	41, // 76: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
+	43, // 77: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
+	45, // 78: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
+	56, // [56:79] is the sub-list for method output_type
+	33, // [33:56] is the sub-list for method input_type
 	33, // [33:33] is the sub-list for extension type_name
 	33, // [33:33] is the sub-list for extension extendee
 	0,  // [0:33] is the sub-list for field type_name

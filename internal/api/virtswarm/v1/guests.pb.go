@@ -110,7 +110,12 @@ type Guest struct {
 	// Another host that is up claims that it runs there.
 	Split bool `protobuf:"varint,15,opt,name=split,proto3" json:"split,omitempty"`
 	// Catalogue index of the last change.
-	Changed       uint64 `protobuf:"varint,16,opt,name=changed,proto3" json:"changed,omitempty"`
+	Changed uint64 `protobuf:"varint,16,opt,name=changed,proto3" json:"changed,omitempty"`
+	// Bytes of the shared memory of its guest link now, and those that its metadata asks for at each start; 0 = none.
+	Shm     uint64 `protobuf:"varint,17,opt,name=shm,proto3" json:"shm,omitempty"`
+	WantShm uint64 `protobuf:"varint,18,opt,name=want_shm,json=wantShm,proto3" json:"want_shm,omitempty"`
+	// What its guest may publish; not set: nothing.
+	Push          *GuestPush `protobuf:"bytes,19,opt,name=push,proto3" json:"push,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -257,6 +262,91 @@ func (x *Guest) GetChanged() uint64 {
 	return 0
 }
 
+func (x *Guest) GetShm() uint64 {
+	if x != nil {
+		return x.Shm
+	}
+	return 0
+}
+
+func (x *Guest) GetWantShm() uint64 {
+	if x != nil {
+		return x.WantShm
+	}
+	return 0
+}
+
+func (x *Guest) GetPush() *GuestPush {
+	if x != nil {
+		return x.Push
+	}
+	return nil
+}
+
+// GuestPush is what a domain's metadata lets its guest publish.
+type GuestPush struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What its files' names begin with, without the slash at the end; empty: guests/UUID.
+	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// Bytes that the newest versions under the prefix may have together.
+	Quota uint64 `protobuf:"varint,2,opt,name=quota,proto3" json:"quota,omitempty"`
+	// Who may read them, as in PublishRequest; empty: none.
+	Guests        string `protobuf:"bytes,3,opt,name=guests,proto3" json:"guests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestPush) Reset() {
+	*x = GuestPush{}
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestPush) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestPush) ProtoMessage() {}
+
+func (x *GuestPush) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestPush.ProtoReflect.Descriptor instead.
+func (*GuestPush) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *GuestPush) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *GuestPush) GetQuota() uint64 {
+	if x != nil {
+		return x.Quota
+	}
+	return 0
+}
+
+func (x *GuestPush) GetGuests() string {
+	if x != nil {
+		return x.Guests
+	}
+	return ""
+}
+
 type GuestDisk struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Target string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
@@ -268,7 +358,7 @@ type GuestDisk struct {
 
 func (x *GuestDisk) Reset() {
 	*x = GuestDisk{}
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[1]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -280,7 +370,7 @@ func (x *GuestDisk) String() string {
 func (*GuestDisk) ProtoMessage() {}
 
 func (x *GuestDisk) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[1]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -293,7 +383,7 @@ func (x *GuestDisk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestDisk.ProtoReflect.Descriptor instead.
 func (*GuestDisk) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{1}
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *GuestDisk) GetTarget() string {
@@ -324,7 +414,7 @@ type GuestNeed struct {
 
 func (x *GuestNeed) Reset() {
 	*x = GuestNeed{}
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[2]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -336,7 +426,7 @@ func (x *GuestNeed) String() string {
 func (*GuestNeed) ProtoMessage() {}
 
 func (x *GuestNeed) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[2]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -349,7 +439,7 @@ func (x *GuestNeed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestNeed.ProtoReflect.Descriptor instead.
 func (*GuestNeed) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{2}
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *GuestNeed) GetName() string {
@@ -383,7 +473,7 @@ type GuestsRequest struct {
 
 func (x *GuestsRequest) Reset() {
 	*x = GuestsRequest{}
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[3]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +485,7 @@ func (x *GuestsRequest) String() string {
 func (*GuestsRequest) ProtoMessage() {}
 
 func (x *GuestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[3]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +498,7 @@ func (x *GuestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestsRequest.ProtoReflect.Descriptor instead.
 func (*GuestsRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{3}
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GuestsRequest) GetHost() string {
@@ -429,7 +519,7 @@ type GuestsResponse struct {
 
 func (x *GuestsResponse) Reset() {
 	*x = GuestsResponse{}
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[4]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +531,7 @@ func (x *GuestsResponse) String() string {
 func (*GuestsResponse) ProtoMessage() {}
 
 func (x *GuestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[4]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +544,7 @@ func (x *GuestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestsResponse.ProtoReflect.Descriptor instead.
 func (*GuestsResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{4}
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GuestsResponse) GetStaleness() *Staleness {
@@ -481,7 +571,7 @@ type WatchGuestsRequest struct {
 
 func (x *WatchGuestsRequest) Reset() {
 	*x = WatchGuestsRequest{}
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +583,7 @@ func (x *WatchGuestsRequest) String() string {
 func (*WatchGuestsRequest) ProtoMessage() {}
 
 func (x *WatchGuestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +596,7 @@ func (x *WatchGuestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchGuestsRequest.ProtoReflect.Descriptor instead.
 func (*WatchGuestsRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{5}
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WatchGuestsRequest) GetHost() string {
@@ -534,7 +624,7 @@ type GuestEvent struct {
 
 func (x *GuestEvent) Reset() {
 	*x = GuestEvent{}
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +636,7 @@ func (x *GuestEvent) String() string {
 func (*GuestEvent) ProtoMessage() {}
 
 func (x *GuestEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +649,7 @@ func (x *GuestEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestEvent.ProtoReflect.Descriptor instead.
 func (*GuestEvent) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{6}
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GuestEvent) GetIndex() uint64 {
@@ -604,16 +694,23 @@ type SetGuestRequest struct {
 	Guest string       `protobuf:"bytes,1,opt,name=guest,proto3" json:"guest,omitempty"`
 	Add   []*GuestNeed `protobuf:"bytes,2,rep,name=add,proto3" json:"add,omitempty"`
 	// Names of files.
-	Remove        []string `protobuf:"bytes,3,rep,name=remove,proto3" json:"remove,omitempty"`
-	AddTags       []string `protobuf:"bytes,4,rep,name=add_tags,json=addTags,proto3" json:"add_tags,omitempty"`
-	RemoveTags    []string `protobuf:"bytes,5,rep,name=remove_tags,json=removeTags,proto3" json:"remove_tags,omitempty"`
+	Remove     []string `protobuf:"bytes,3,rep,name=remove,proto3" json:"remove,omitempty"`
+	AddTags    []string `protobuf:"bytes,4,rep,name=add_tags,json=addTags,proto3" json:"add_tags,omitempty"`
+	RemoveTags []string `protobuf:"bytes,5,rep,name=remove_tags,json=removeTags,proto3" json:"remove_tags,omitempty"`
+	// What its guest may publish from now on, in place of what it was; not set: as it was.
+	Push *GuestPush `protobuf:"bytes,6,opt,name=push,proto3" json:"push,omitempty"`
+	// It may publish nothing any more; push is then not set.
+	RemovePush bool `protobuf:"varint,7,opt,name=remove_push,json=removePush,proto3" json:"remove_push,omitempty"`
+	// Bytes of shared memory to be attached at each start, a power of two from 1 MiB to 1 GiB; 0: none. Not set: as it was.
+	// What is attached now stays as it is.
+	Shm           *uint64 `protobuf:"varint,8,opt,name=shm,proto3,oneof" json:"shm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetGuestRequest) Reset() {
 	*x = SetGuestRequest{}
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +722,7 @@ func (x *SetGuestRequest) String() string {
 func (*SetGuestRequest) ProtoMessage() {}
 
 func (x *SetGuestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +735,7 @@ func (x *SetGuestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGuestRequest.ProtoReflect.Descriptor instead.
 func (*SetGuestRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{7}
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SetGuestRequest) GetGuest() string {
@@ -676,6 +773,27 @@ func (x *SetGuestRequest) GetRemoveTags() []string {
 	return nil
 }
 
+func (x *SetGuestRequest) GetPush() *GuestPush {
+	if x != nil {
+		return x.Push
+	}
+	return nil
+}
+
+func (x *SetGuestRequest) GetRemovePush() bool {
+	if x != nil {
+		return x.RemovePush
+	}
+	return false
+}
+
+func (x *SetGuestRequest) GetShm() uint64 {
+	if x != nil && x.Shm != nil {
+		return *x.Shm
+	}
+	return 0
+}
+
 type SetGuestResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The domain, with what its metadata says now.
@@ -686,7 +804,7 @@ type SetGuestResponse struct {
 
 func (x *SetGuestResponse) Reset() {
 	*x = SetGuestResponse{}
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +816,7 @@ func (x *SetGuestResponse) String() string {
 func (*SetGuestResponse) ProtoMessage() {}
 
 func (x *SetGuestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,10 +829,198 @@ func (x *SetGuestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGuestResponse.ProtoReflect.Descriptor instead.
 func (*SetGuestResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{8}
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetGuestResponse) GetGuest() *Guest {
+	if x != nil {
+		return x.Guest
+	}
+	return nil
+}
+
+// AttachShmRequest asks for shared memory for the guest link of a domain that runs, as long as it does.
+type AttachShmRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or UUID.
+	Guest string `protobuf:"bytes,1,opt,name=guest,proto3" json:"guest,omitempty"`
+	// Bytes, a power of two from 1 MiB to 1 GiB; 0: what it has, else what its metadata asks for, else 1 MiB.
+	Size          uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachShmRequest) Reset() {
+	*x = AttachShmRequest{}
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachShmRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachShmRequest) ProtoMessage() {}
+
+func (x *AttachShmRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachShmRequest.ProtoReflect.Descriptor instead.
+func (*AttachShmRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AttachShmRequest) GetGuest() string {
+	if x != nil {
+		return x.Guest
+	}
+	return ""
+}
+
+func (x *AttachShmRequest) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type AttachShmResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Guest         *Guest                 `protobuf:"bytes,1,opt,name=guest,proto3" json:"guest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachShmResponse) Reset() {
+	*x = AttachShmResponse{}
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachShmResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachShmResponse) ProtoMessage() {}
+
+func (x *AttachShmResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachShmResponse.ProtoReflect.Descriptor instead.
+func (*AttachShmResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *AttachShmResponse) GetGuest() *Guest {
+	if x != nil {
+		return x.Guest
+	}
+	return nil
+}
+
+type DetachShmRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or UUID.
+	Guest         string `protobuf:"bytes,1,opt,name=guest,proto3" json:"guest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DetachShmRequest) Reset() {
+	*x = DetachShmRequest{}
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DetachShmRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DetachShmRequest) ProtoMessage() {}
+
+func (x *DetachShmRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DetachShmRequest.ProtoReflect.Descriptor instead.
+func (*DetachShmRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DetachShmRequest) GetGuest() string {
+	if x != nil {
+		return x.Guest
+	}
+	return ""
+}
+
+type DetachShmResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Guest         *Guest                 `protobuf:"bytes,1,opt,name=guest,proto3" json:"guest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DetachShmResponse) Reset() {
+	*x = DetachShmResponse{}
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DetachShmResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DetachShmResponse) ProtoMessage() {}
+
+func (x *DetachShmResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DetachShmResponse.ProtoReflect.Descriptor instead.
+func (*DetachShmResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DetachShmResponse) GetGuest() *Guest {
 	if x != nil {
 		return x.Guest
 	}
@@ -735,7 +1041,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[9]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +1053,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[9]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +1066,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{9}
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PrepareRequest) GetDomain() string {
@@ -801,7 +1107,7 @@ type PrepareProgress struct {
 
 func (x *PrepareProgress) Reset() {
 	*x = PrepareProgress{}
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[10]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +1119,7 @@ func (x *PrepareProgress) String() string {
 func (*PrepareProgress) ProtoMessage() {}
 
 func (x *PrepareProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[10]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +1132,7 @@ func (x *PrepareProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareProgress.ProtoReflect.Descriptor instead.
 func (*PrepareProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{10}
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PrepareProgress) GetNeed() uint32 {
@@ -875,7 +1181,7 @@ var File_virtswarm_v1_guests_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_guests_proto_rawDesc = "" +
 	"\n" +
-	"\x19virtswarm/v1/guests.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\xbe\x03\n" +
+	"\x19virtswarm/v1/guests.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\x98\x04\n" +
 	"\x05Guest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
@@ -893,7 +1199,14 @@ const file_virtswarm_v1_guests_proto_rawDesc = "" +
 	"\x04tags\x18\r \x03(\tR\x04tags\x12\x16\n" +
 	"\x06others\x18\x0e \x03(\tR\x06others\x12\x14\n" +
 	"\x05split\x18\x0f \x01(\bR\x05split\x12\x18\n" +
-	"\achanged\x18\x10 \x01(\x04R\achanged\"9\n" +
+	"\achanged\x18\x10 \x01(\x04R\achanged\x12\x10\n" +
+	"\x03shm\x18\x11 \x01(\x04R\x03shm\x12\x19\n" +
+	"\bwant_shm\x18\x12 \x01(\x04R\awantShm\x12+\n" +
+	"\x04push\x18\x13 \x01(\v2\x17.virtswarm.v1.GuestPushR\x04push\"Q\n" +
+	"\tGuestPush\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x14\n" +
+	"\x05quota\x18\x02 \x01(\x04R\x05quota\x12\x16\n" +
+	"\x06guests\x18\x03 \x01(\tR\x06guests\"9\n" +
 	"\tGuestDisk\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\tR\x05chain\"C\n" +
@@ -914,15 +1227,29 @@ const file_virtswarm_v1_guests_proto_rawDesc = "" +
 	"\x05guest\x18\x02 \x01(\v2\x13.virtswarm.v1.GuestR\x05guest\x12\x12\n" +
 	"\x04gone\x18\x03 \x01(\bR\x04gone\x12\x18\n" +
 	"\ainitial\x18\x04 \x01(\bR\ainitial\x12\x14\n" +
-	"\x05reset\x18\x05 \x01(\bR\x05reset\"\xa6\x01\n" +
+	"\x05reset\x18\x05 \x01(\bR\x05reset\"\x93\x02\n" +
 	"\x0fSetGuestRequest\x12\x14\n" +
 	"\x05guest\x18\x01 \x01(\tR\x05guest\x12)\n" +
 	"\x03add\x18\x02 \x03(\v2\x17.virtswarm.v1.GuestNeedR\x03add\x12\x16\n" +
 	"\x06remove\x18\x03 \x03(\tR\x06remove\x12\x19\n" +
 	"\badd_tags\x18\x04 \x03(\tR\aaddTags\x12\x1f\n" +
 	"\vremove_tags\x18\x05 \x03(\tR\n" +
-	"removeTags\"=\n" +
+	"removeTags\x12+\n" +
+	"\x04push\x18\x06 \x01(\v2\x17.virtswarm.v1.GuestPushR\x04push\x12\x1f\n" +
+	"\vremove_push\x18\a \x01(\bR\n" +
+	"removePush\x12\x15\n" +
+	"\x03shm\x18\b \x01(\x04H\x00R\x03shm\x88\x01\x01B\x06\n" +
+	"\x04_shm\"=\n" +
 	"\x10SetGuestResponse\x12)\n" +
+	"\x05guest\x18\x01 \x01(\v2\x13.virtswarm.v1.GuestR\x05guest\"<\n" +
+	"\x10AttachShmRequest\x12\x14\n" +
+	"\x05guest\x18\x01 \x01(\tR\x05guest\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\">\n" +
+	"\x11AttachShmResponse\x12)\n" +
+	"\x05guest\x18\x01 \x01(\v2\x13.virtswarm.v1.GuestR\x05guest\"(\n" +
+	"\x10DetachShmRequest\x12\x14\n" +
+	"\x05guest\x18\x01 \x01(\tR\x05guest\">\n" +
+	"\x11DetachShmResponse\x12)\n" +
 	"\x05guest\x18\x01 \x01(\v2\x13.virtswarm.v1.GuestR\x05guest\"X\n" +
 	"\x0ePrepareRequest\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x1c\n" +
@@ -958,36 +1285,45 @@ func file_virtswarm_v1_guests_proto_rawDescGZIP() []byte {
 }
 
 var file_virtswarm_v1_guests_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_virtswarm_v1_guests_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_virtswarm_v1_guests_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_virtswarm_v1_guests_proto_goTypes = []any{
 	(GuestState)(0),            // 0: virtswarm.v1.GuestState
 	(*Guest)(nil),              // 1: virtswarm.v1.Guest
-	(*GuestDisk)(nil),          // 2: virtswarm.v1.GuestDisk
-	(*GuestNeed)(nil),          // 3: virtswarm.v1.GuestNeed
-	(*GuestsRequest)(nil),      // 4: virtswarm.v1.GuestsRequest
-	(*GuestsResponse)(nil),     // 5: virtswarm.v1.GuestsResponse
-	(*WatchGuestsRequest)(nil), // 6: virtswarm.v1.WatchGuestsRequest
-	(*GuestEvent)(nil),         // 7: virtswarm.v1.GuestEvent
-	(*SetGuestRequest)(nil),    // 8: virtswarm.v1.SetGuestRequest
-	(*SetGuestResponse)(nil),   // 9: virtswarm.v1.SetGuestResponse
-	(*PrepareRequest)(nil),     // 10: virtswarm.v1.PrepareRequest
-	(*PrepareProgress)(nil),    // 11: virtswarm.v1.PrepareProgress
-	(*Staleness)(nil),          // 12: virtswarm.v1.Staleness
+	(*GuestPush)(nil),          // 2: virtswarm.v1.GuestPush
+	(*GuestDisk)(nil),          // 3: virtswarm.v1.GuestDisk
+	(*GuestNeed)(nil),          // 4: virtswarm.v1.GuestNeed
+	(*GuestsRequest)(nil),      // 5: virtswarm.v1.GuestsRequest
+	(*GuestsResponse)(nil),     // 6: virtswarm.v1.GuestsResponse
+	(*WatchGuestsRequest)(nil), // 7: virtswarm.v1.WatchGuestsRequest
+	(*GuestEvent)(nil),         // 8: virtswarm.v1.GuestEvent
+	(*SetGuestRequest)(nil),    // 9: virtswarm.v1.SetGuestRequest
+	(*SetGuestResponse)(nil),   // 10: virtswarm.v1.SetGuestResponse
+	(*AttachShmRequest)(nil),   // 11: virtswarm.v1.AttachShmRequest
+	(*AttachShmResponse)(nil),  // 12: virtswarm.v1.AttachShmResponse
+	(*DetachShmRequest)(nil),   // 13: virtswarm.v1.DetachShmRequest
+	(*DetachShmResponse)(nil),  // 14: virtswarm.v1.DetachShmResponse
+	(*PrepareRequest)(nil),     // 15: virtswarm.v1.PrepareRequest
+	(*PrepareProgress)(nil),    // 16: virtswarm.v1.PrepareProgress
+	(*Staleness)(nil),          // 17: virtswarm.v1.Staleness
 }
 var file_virtswarm_v1_guests_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.Guest.state:type_name -> virtswarm.v1.GuestState
-	2,  // 1: virtswarm.v1.Guest.disks:type_name -> virtswarm.v1.GuestDisk
-	3,  // 2: virtswarm.v1.Guest.needs:type_name -> virtswarm.v1.GuestNeed
-	12, // 3: virtswarm.v1.GuestsResponse.staleness:type_name -> virtswarm.v1.Staleness
-	1,  // 4: virtswarm.v1.GuestsResponse.guests:type_name -> virtswarm.v1.Guest
-	1,  // 5: virtswarm.v1.GuestEvent.guest:type_name -> virtswarm.v1.Guest
-	3,  // 6: virtswarm.v1.SetGuestRequest.add:type_name -> virtswarm.v1.GuestNeed
-	1,  // 7: virtswarm.v1.SetGuestResponse.guest:type_name -> virtswarm.v1.Guest
-	8,  // [8:8] is the sub-list for method output_type
-	8,  // [8:8] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	3,  // 1: virtswarm.v1.Guest.disks:type_name -> virtswarm.v1.GuestDisk
+	4,  // 2: virtswarm.v1.Guest.needs:type_name -> virtswarm.v1.GuestNeed
+	2,  // 3: virtswarm.v1.Guest.push:type_name -> virtswarm.v1.GuestPush
+	17, // 4: virtswarm.v1.GuestsResponse.staleness:type_name -> virtswarm.v1.Staleness
+	1,  // 5: virtswarm.v1.GuestsResponse.guests:type_name -> virtswarm.v1.Guest
+	1,  // 6: virtswarm.v1.GuestEvent.guest:type_name -> virtswarm.v1.Guest
+	4,  // 7: virtswarm.v1.SetGuestRequest.add:type_name -> virtswarm.v1.GuestNeed
+	2,  // 8: virtswarm.v1.SetGuestRequest.push:type_name -> virtswarm.v1.GuestPush
+	1,  // 9: virtswarm.v1.SetGuestResponse.guest:type_name -> virtswarm.v1.Guest
+	1,  // 10: virtswarm.v1.AttachShmResponse.guest:type_name -> virtswarm.v1.Guest
+	1,  // 11: virtswarm.v1.DetachShmResponse.guest:type_name -> virtswarm.v1.Guest
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_guests_proto_init() }
@@ -996,13 +1332,14 @@ func file_virtswarm_v1_guests_proto_init() {
 		return
 	}
 	file_virtswarm_v1_types_proto_init()
+	file_virtswarm_v1_guests_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_guests_proto_rawDesc), len(file_virtswarm_v1_guests_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

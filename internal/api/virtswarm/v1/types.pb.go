@@ -57,6 +57,7 @@ const (
 	Reason_REASON_ALREADY_RUNNING    Reason = 31
 	Reason_REASON_NO_SUCH_GUEST      Reason = 32
 	Reason_REASON_NO_LIBVIRT         Reason = 33
+	Reason_REASON_NO_GUEST_LINK      Reason = 34
 	Reason_REASON_INTERRUPTED        Reason = 130
 )
 
@@ -90,6 +91,7 @@ var (
 		31:  "REASON_ALREADY_RUNNING",
 		32:  "REASON_NO_SUCH_GUEST",
 		33:  "REASON_NO_LIBVIRT",
+		34:  "REASON_NO_GUEST_LINK",
 		130: "REASON_INTERRUPTED",
 	}
 	Reason_value = map[string]int32{
@@ -120,6 +122,7 @@ var (
 		"REASON_ALREADY_RUNNING":    31,
 		"REASON_NO_SUCH_GUEST":      32,
 		"REASON_NO_LIBVIRT":         33,
+		"REASON_NO_GUEST_LINK":      34,
 		"REASON_INTERRUPTED":        130,
 	}
 )
@@ -1330,7 +1333,7 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\tpublisher\x18\f \x01(\tR\tpublisher\x12!\n" +
 	"\fpublished_at\x18\r \x01(\x03R\vpublishedAt\x12\x14\n" +
 	"\x05index\x18\x0e \x01(\x04R\x05index\x12\x1a\n" +
-	"\bversions\x18\x0f \x01(\rR\bversions*\xc0\x05\n" +
+	"\bversions\x18\x0f \x01(\rR\bversions*\xda\x05\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11REASON_UNEXPECTED\x10\x01\x12\x10\n" +
@@ -1359,7 +1362,8 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\x13REASON_NO_SUCH_HOST\x10\x1e\x12\x1a\n" +
 	"\x16REASON_ALREADY_RUNNING\x10\x1f\x12\x18\n" +
 	"\x14REASON_NO_SUCH_GUEST\x10 \x12\x15\n" +
-	"\x11REASON_NO_LIBVIRT\x10!\x12\x17\n" +
+	"\x11REASON_NO_LIBVIRT\x10!\x12\x18\n" +
+	"\x14REASON_NO_GUEST_LINK\x10\"\x12\x17\n" +
 	"\x12REASON_INTERRUPTED\x10\x82\x01*\x7f\n" +
 	"\tHostState\x12\x1a\n" +
 	"\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +

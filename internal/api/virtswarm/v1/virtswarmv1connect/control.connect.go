@@ -53,6 +53,10 @@ const (
 	ControlWatchGuestsProcedure = "/virtswarm.v1.Control/WatchGuests"
 	// ControlSetGuestProcedure is the fully-qualified name of the Control's SetGuest RPC.
 	ControlSetGuestProcedure = "/virtswarm.v1.Control/SetGuest"
+	// ControlAttachShmProcedure is the fully-qualified name of the Control's AttachShm RPC.
+	ControlAttachShmProcedure = "/virtswarm.v1.Control/AttachShm"
+	// ControlDetachShmProcedure is the fully-qualified name of the Control's DetachShm RPC.
+	ControlDetachShmProcedure = "/virtswarm.v1.Control/DetachShm"
 	// ControlPrepareProcedure is the fully-qualified name of the Control's Prepare RPC.
 	ControlPrepareProcedure = "/virtswarm.v1.Control/Prepare"
 	// ControlHostsProcedure is the fully-qualified name of the Control's Hosts RPC.
@@ -100,8 +104,13 @@ type ControlClient interface {
 	Guests(context.Context, *v1.GuestsRequest) (*v1.GuestsResponse, error)
 	// WatchGuests gives them, and then every change, once and in order.
 	WatchGuests(context.Context, *v1.WatchGuestsRequest) (*connect.ServerStreamForClient[v1.GuestEvent], error)
-	// SetGuest changes which files a domain needs and its tags, in its libvirt metadata, on whichever host it is.
+	// SetGuest changes which files a domain needs, its tags, and what its guest link may do, in its libvirt metadata, on
+	// whichever host it is.
 	SetGuest(context.Context, *v1.SetGuestRequest) (*v1.SetGuestResponse, error)
+	// AttachShm plugs shared memory for its guest link into a domain that runs, on whichever host it does.
+	AttachShm(context.Context, *v1.AttachShmRequest) (*v1.AttachShmResponse, error)
+	// DetachShm unplugs it, and waits until the guest has let go of it.
+	DetachShm(context.Context, *v1.DetachShmRequest) (*v1.DetachShmResponse, error)
 	// Prepare makes the files that a domain needs present on this host, before it starts.
 	Prepare(context.Context, *v1.PrepareRequest) (*connect.ServerStreamForClient[v1.PrepareProgress], error)
 	Hosts(context.Context, *v1.HostsRequest) (*v1.HostsResponse, error)
@@ -197,6 +206,18 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("SetGuest")),
 			connect.WithClientOptions(opts...),
 		),
+		attachShm: connect.NewClient[v1.AttachShmRequest, v1.AttachShmResponse](
+			httpClient,
+			baseURL+ControlAttachShmProcedure,
+			connect.WithSchema(controlMethods.ByName("AttachShm")),
+			connect.WithClientOptions(opts...),
+		),
+		detachShm: connect.NewClient[v1.DetachShmRequest, v1.DetachShmResponse](
+			httpClient,
+			baseURL+ControlDetachShmProcedure,
+			connect.WithSchema(controlMethods.ByName("DetachShm")),
+			connect.WithClientOptions(opts...),
+		),
 		prepare: connect.NewClient[v1.PrepareRequest, v1.PrepareProgress](
 			httpClient,
 			baseURL+ControlPrepareProcedure,
@@ -278,6 +299,8 @@ type controlClient struct {
 	guests      *connect.Client[v1.GuestsRequest, v1.GuestsResponse]
 	watchGuests *connect.Client[v1.WatchGuestsRequest, v1.GuestEvent]
 	setGuest    *connect.Client[v1.SetGuestRequest, v1.SetGuestResponse]
+	attachShm   *connect.Client[v1.AttachShmRequest, v1.AttachShmResponse]
+	detachShm   *connect.Client[v1.DetachShmRequest, v1.DetachShmResponse]
 	prepare     *connect.Client[v1.PrepareRequest, v1.PrepareProgress]
 	hosts       *connect.Client[v1.HostsRequest, v1.HostsResponse]
 	showHost    *connect.Client[v1.ShowHostRequest, v1.ShowHostResponse]
@@ -359,6 +382,24 @@ func (c *controlClient) WatchGuests(ctx context.Context, req *v1.WatchGuestsRequ
 // SetGuest calls virtswarm.v1.Control.SetGuest.
 func (c *controlClient) SetGuest(ctx context.Context, req *v1.SetGuestRequest) (*v1.SetGuestResponse, error) {
 	response, err := c.setGuest.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AttachShm calls virtswarm.v1.Control.AttachShm.
+func (c *controlClient) AttachShm(ctx context.Context, req *v1.AttachShmRequest) (*v1.AttachShmResponse, error) {
+	response, err := c.attachShm.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DetachShm calls virtswarm.v1.Control.DetachShm.
+func (c *controlClient) DetachShm(ctx context.Context, req *v1.DetachShmRequest) (*v1.DetachShmResponse, error) {
+	response, err := c.detachShm.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -467,8 +508,13 @@ type ControlHandler interface {
 	Guests(context.Context, *v1.GuestsRequest) (*v1.GuestsResponse, error)
 	// WatchGuests gives them, and then every change, once and in order.
 	WatchGuests(context.Context, *v1.WatchGuestsRequest, *connect.ServerStream[v1.GuestEvent]) error
-	// SetGuest changes which files a domain needs and its tags, in its libvirt metadata, on whichever host it is.
+	// SetGuest changes which files a domain needs, its tags, and what its guest link may do, in its libvirt metadata, on
+	// whichever host it is.
 	SetGuest(context.Context, *v1.SetGuestRequest) (*v1.SetGuestResponse, error)
+	// AttachShm plugs shared memory for its guest link into a domain that runs, on whichever host it does.
+	AttachShm(context.Context, *v1.AttachShmRequest) (*v1.AttachShmResponse, error)
+	// DetachShm unplugs it, and waits until the guest has let go of it.
+	DetachShm(context.Context, *v1.DetachShmRequest) (*v1.DetachShmResponse, error)
 	// Prepare makes the files that a domain needs present on this host, before it starts.
 	Prepare(context.Context, *v1.PrepareRequest, *connect.ServerStream[v1.PrepareProgress]) error
 	Hosts(context.Context, *v1.HostsRequest) (*v1.HostsResponse, error)
@@ -560,6 +606,18 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("SetGuest")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlAttachShmHandler := connect.NewUnaryHandlerSimple(
+		ControlAttachShmProcedure,
+		svc.AttachShm,
+		connect.WithSchema(controlMethods.ByName("AttachShm")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlDetachShmHandler := connect.NewUnaryHandlerSimple(
+		ControlDetachShmProcedure,
+		svc.DetachShm,
+		connect.WithSchema(controlMethods.ByName("DetachShm")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlPrepareHandler := connect.NewServerStreamHandlerSimple(
 		ControlPrepareProcedure,
 		svc.Prepare,
@@ -648,6 +706,10 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlWatchGuestsHandler.ServeHTTP(w, r)
 		case ControlSetGuestProcedure:
 			controlSetGuestHandler.ServeHTTP(w, r)
+		case ControlAttachShmProcedure:
+			controlAttachShmHandler.ServeHTTP(w, r)
+		case ControlDetachShmProcedure:
+			controlDetachShmHandler.ServeHTTP(w, r)
 		case ControlPrepareProcedure:
 			controlPrepareHandler.ServeHTTP(w, r)
 		case ControlHostsProcedure:
@@ -717,6 +779,14 @@ func (UnimplementedControlHandler) WatchGuests(context.Context, *v1.WatchGuestsR
 
 func (UnimplementedControlHandler) SetGuest(context.Context, *v1.SetGuestRequest) (*v1.SetGuestResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.SetGuest is not implemented"))
+}
+
+func (UnimplementedControlHandler) AttachShm(context.Context, *v1.AttachShmRequest) (*v1.AttachShmResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.AttachShm is not implemented"))
+}
+
+func (UnimplementedControlHandler) DetachShm(context.Context, *v1.DetachShmRequest) (*v1.DetachShmResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.DetachShm is not implemented"))
 }
 
 func (UnimplementedControlHandler) Prepare(context.Context, *v1.PrepareRequest, *connect.ServerStream[v1.PrepareProgress]) error {

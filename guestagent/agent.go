@@ -1,0 +1,215 @@
+// Package guestagent is the guest's end of a guest link: it finds the way to the host, pulls files and publishes them.
+//
+// It promises that
+//   - a file appears under its name at once and whole, verified chunk by chunk, or not at all;
+//   - a link that breaks (the host's daemon restarts, the domain migrates, is suspended or reverted) is made anew, by
+//     whatever way there is then, and what was verified before is not fetched again;
+//   - it needs no configuration: the best link that is there is taken;
+//   - its memory does not grow with the file.
+//
+// It imports nothing of the host's.
+package guestagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/virtswarm/virtswarm/internal/guestlink"
+	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/shmring"
+)
+
+// DefaultPatience is how long an Agent tries to reach the host before it gives up: a live migration, a restart of the
+// daemon or of its cluster take less.
+const DefaultPatience = 2 * time.Minute
+
+const (
+	// firstRetry and lastRetry are the pauses between attempts to reach the host.
+	firstRetry = 20 * time.Millisecond
+	lastRetry  = time.Second
+	// dialTimeout bounds one attempt by one way.
+	dialTimeout = 5 * time.Second
+)
+
+// Errors of an Agent. A *guestlink.Failure is what the host answered.
+var (
+	// ErrNoLink: nothing leads to a host.
+	ErrNoLink = errors.New("no link to a virtswarm host")
+	// ErrExists: the destination is there already.
+	ErrExists = errors.New("the destination exists")
+	// ErrCorrupt: what came does not match its digest, again and again.
+	ErrCorrupt = errors.New("the bytes that come do not match their digest")
+	// ErrNotRegular: only regular files can be published.
+	ErrNotRegular = errors.New("not a regular file")
+	// ErrBusy: another process pulls the same file to the same place.
+	ErrBusy = errors.New("another process pulls this file to the same place")
+)
+
+// Agent is the guest's end. Its methods are safe for concurrent use.
+type Agent struct {
+	Link     string        // URL of the link; "" = the best that is found
+	Patience time.Duration // 0 = DefaultPatience, <0 = one attempt
+	Version  string        // told to the host
+	Logger   hclog.Logger  // nil = silent
+}
+
+// Ways returns the URLs of what may lead to the host, the best first: shared memory, then vsock.
+func Ways() (urls []string, err error) {
+	regions, err := shmring.Find()
+	for _, path := range regions {
+		urls = append(urls, "shm://"+path)
+	}
+	if _, statErr := os.Stat("/dev/vsock"); statErr == nil {
+		urls = append(urls, fmt.Sprintf("vsock://2:%d", guestlink.Port))
+	}
+	return urls, err
+}
+
+func (a *Agent) log() hclog.Logger {
+	if a.Logger == nil {
+		return hclog.NewNullLogger()
+	}
+	return a.Logger
+}
+
+// connect reaches the host, as soon as that can be done: within the agent's patience.
+func (a *Agent) connect(ctx context.Context) (*client, error) {
+	patience := a.Patience
+	if patience == 0 {
+		patience = DefaultPatience
+	}
+	began := time.Now()
+	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+		c, err := a.try(ctx)
+		if err == nil || !passing(err) {
+			return c, err
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if time.Since(began)+pause > patience {
+			return nil, err
+		}
+		a.log().Debug("cannot reach the host yet", "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// try tries each way once.
+func (a *Agent) try(ctx context.Context) (*client, error) {
+	urls := []string{a.Link}
+	if a.Link == "" {
+		var err error
+		if urls, err = Ways(); len(urls) == 0 {
+			return nil, errors.Join(fmt.Errorf("%w: neither an ivshmem device nor /dev/vsock is here", ErrNoLink), err)
+		}
+	}
+	var errs []error
+	for _, url := range urls {
+		c, err := a.dial(ctx, url)
+		if err == nil {
+			return c, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", url, err))
+		if _, answered := errors.AsType[*guestlink.Failure](err); answered {
+			break // it is the host's word, whichever way it came
+		}
+	}
+	err := errors.Join(errs...)
+	if _, answered := errors.AsType[*guestlink.Failure](err); answered {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w: %w", ErrNoLink, err)
+}
+
+// dial reaches the host by one way, and greets it.
+func (a *Agent) dial(ctx context.Context, url string) (*client, error) {
+	short, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := link.OS.Dial(short, url)
+	if err != nil {
+		return nil, err
+	}
+	c := newClient(conn, url)
+	defer context.AfterFunc(short, func() { c.Close() })()
+	if err := c.greet(a.Version); err != nil {
+		c.Close()
+		if short.Err() != nil {
+			err = fmt.Errorf("it does not answer: %w", short.Err())
+		}
+		return nil, err
+	}
+	c.follow(ctx)
+	return c, nil
+}
+
+// passing reports whether what failed may go well later, or by another way.
+func passing(err error) bool {
+	if f, ok := errors.AsType[*guestlink.Failure](err); ok {
+		switch f.Code {
+		case guestlink.CodeUnknown, guestlink.CodeBusy, guestlink.CodeRetry, guestlink.CodeGone, guestlink.CodeSpace:
+			return true
+		}
+		return false
+	}
+	return !errors.Is(err, link.ErrBadURL) && !errors.Is(err, context.Canceled)
+}
+
+// again runs an attempt over one link after the other, until it goes well or fails for good. An attempt that got further
+// than the one before has all the patience again: done says how far it has come.
+func (a *Agent) again(ctx context.Context, done func() int64, attempt func(*client) error) error {
+	patience := a.Patience
+	if patience == 0 {
+		patience = DefaultPatience
+	}
+	last, since := done(), time.Now()
+	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+		c, err := a.connect(ctx)
+		if err != nil {
+			return err
+		}
+		err = attempt(c)
+		c.Close()
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !broken(err):
+			return err
+		}
+		if now := done(); now > last && patience > 0 {
+			last, since, pause = now, time.Now(), firstRetry
+		} else if time.Since(since) > patience {
+			return err
+		}
+		a.log().Info("the link broke, makes another", "link", c.url, "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// localError is one of this guest's: no other link helps.
+type localError struct{ error }
+
+func (e localError) Unwrap() error { return e.error }
+
+// broken reports whether an attempt failed because of its link, or of what the host could not do at that moment.
+func broken(err error) bool {
+	if _, local := errors.AsType[localError](err); local {
+		return false
+	}
+	return passing(err)
+}

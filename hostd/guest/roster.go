@@ -1,0 +1,150 @@
+package guest
+
+import (
+	"fmt"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/virtswarm/virtswarm/internal/guestlink"
+	"github.com/virtswarm/virtswarm/placement"
+)
+
+// caller is what a link says of who is at its other end: a CID, or the domain that a socket or memory belongs to.
+type caller struct {
+	kind string // vsock, hybrid, shm
+	cid  uint32 // of vsock
+	uuid string // of the others
+}
+
+// roster is who is here.
+type roster struct {
+	domains map[string]placement.Domain // by UUID, those that have a process
+	cids    map[uint32]string           // whose a CID is; "" if two claim it
+}
+
+func newRoster(list []placement.Domain) *roster {
+	r := &roster{domains: map[string]placement.Domain{}, cids: map[uint32]string{}}
+	for _, d := range list {
+		if !d.State.Active() {
+			continue
+		}
+		r.domains[d.UUID] = d
+		if d.CID == 0 {
+			continue
+		}
+		if _, twice := r.cids[d.CID]; twice {
+			d.UUID = "" // the kernel gave it to one of them; which, it does not say
+		}
+		r.cids[d.CID] = d.UUID
+	}
+	return r
+}
+
+// who returns the domain at the other end of a link.
+func (r *roster) who(c caller) (placement.Domain, bool) {
+	uuid := c.uuid
+	if c.kind == kindVSock {
+		uuid = r.cids[c.cid]
+	}
+	d, ok := r.domains[uuid]
+	return d, ok
+}
+
+// guest is what one domain uses of this host.
+type guest struct {
+	uuid   string
+	links  map[*session]struct{} // guarded by Server.mu
+	held   *semaphore.Weighted   // bytes, of MaxHeld
+	turns  chan struct{}         // one for each chunk that is read
+	pushes chan struct{}         // one for each push
+	parts  *parts                // of a push that was interrupted
+}
+
+func newGuest(uuid string) *guest {
+	return &guest{
+		uuid: uuid, links: map[*session]struct{}{}, held: semaphore.NewWeighted(MaxHeld),
+		turns: make(chan struct{}, maxTurns), pushes: make(chan struct{}, maxPushes), parts: &parts{},
+	}
+}
+
+// update makes a new roster the one that counts, and ends the links of who is not who he was.
+func (s *Server) update(list []placement.Domain) {
+	r := newRoster(list)
+	var ended []*session
+	s.mu.Lock()
+	s.roster = r
+	for uuid, g := range s.guests {
+		for x := range g.links {
+			if d, ok := r.who(x.caller); !ok || d.UUID != uuid {
+				ended = append(ended, x)
+			}
+		}
+		if _, here := r.domains[uuid]; !here {
+			g.parts.drop()
+			delete(s.guests, uuid)
+		}
+	}
+	s.mu.Unlock()
+	for _, x := range ended {
+		x.end(guestlink.Fail(guestlink.CodeGone, "this domain is not on host %s any more", s.cfg.Host))
+	}
+}
+
+// enter gives a link its place among those of its domain, or says why it has none. tell is false if not even that is to be
+// said: a guest that opens links faster than it can be told is not told.
+func (s *Server) enter(x *session) (why *guestlink.Failure, tell bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, ok := s.roster.who(x.caller)
+	if !ok {
+		return guestlink.Fail(guestlink.CodeUnknown, "host %s knows no domain that this link belongs to", s.cfg.Host), true
+	}
+	g := s.guests[d.UUID]
+	if g == nil {
+		g = newGuest(d.UUID)
+		s.guests[d.UUID] = g
+	}
+	if n := len(g.links); n >= MaxLinks {
+		return guestlink.Fail(guestlink.CodeBusy, "this domain has %d links open, the most that it may", n), false
+	}
+	x.guest = g
+	g.links[x] = struct{}{}
+	return nil, true
+}
+
+func (s *Server) leave(x *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(x.guest.links, x)
+}
+
+// domain returns what is known now of the domain at the other end of a link.
+func (s *Server) domain(x *session) (placement.Domain, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, ok := s.roster.who(x.caller)
+	if !ok || d.UUID != x.guest.uuid {
+		return d, guestlink.Fail(guestlink.CodeGone, "this domain is not on host %s any more", s.cfg.Host)
+	}
+	return d, nil
+}
+
+// Links says how many links each domain has, by UUID.
+func (s *Server) Links() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := map[string]int{}
+	for uuid, g := range s.guests {
+		if len(g.links) > 0 {
+			all[uuid] = len(g.links)
+		}
+	}
+	return all
+}
+
+func (c caller) String() string {
+	if c.kind == kindVSock {
+		return fmt.Sprintf("%s CID %d", c.kind, c.cid)
+	}
+	return c.kind + " " + c.uuid
+}
