@@ -26,7 +26,7 @@ import (
 
 // quick are settings under which a host is missed soon. The race detector and a busy machine make the daemons slow:
 // less than these would find healthy hosts dead.
-const quick = "host_timeout: 3s\ngrace: 4s\nlog: {level: debug}\n"
+const quick = "host_timeout: 3s\ngrace: 4s\nguests: {vsock: off}\nlog: {level: debug}\n"
 
 // newNetLab starts n daemons h1, h2, ... as one cluster on hosts of a network lab. prepare may change them before.
 func newNetLab(t *testing.T, n int, rate netlab.Rate, prepare func(*lab)) *lab {

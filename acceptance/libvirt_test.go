@@ -26,7 +26,7 @@ type hypervisor struct {
 }
 
 // ownDirs are the directories of which each hypervisor has its own.
-const ownDirs = "etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt run"
+const ownDirs = "etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt run dev/shm"
 
 // enter is a script that runs a program with a hypervisor's own directories: enter LAB HOST PROGRAM ARGS... The lab's
 // directory, which is below /run, stays where it is.
@@ -198,6 +198,7 @@ type guest struct {
 	Host   string   `json:"host"`
 	Others []string `json:"others"`
 	Split  bool     `json:"split"`
+	Shm    int64    `json:"shm"`
 	Tags   []string `json:"tags"`
 	Needs  []struct {
 		Name string `json:"name"`
