@@ -43,8 +43,8 @@ func TestGuestToGuests(t *testing.T) {
 	t.Parallel()
 	_, v := newHypervisors(t, 3, "")
 	a := newVM(v[0], "a", 900, ours("<virtswarm:push quota='1GiB' prefix='builds' guests='tag:web'/><virtswarm:shm size='1MiB'/>"))
-	b := newVM(v[1], "b", 500, ours("<virtswarm:tag>web</virtswarm:tag>"))
-	c := newVM(v[2], "c", 500, ours("<virtswarm:tag>web</virtswarm:tag>"))
+	b := newVM(v[1], "b", 700, ours("<virtswarm:tag>web</virtswarm:tag>"))
+	c := newVM(v[2], "c", 700, ours("<virtswarm:tag>web</virtswarm:tag>"))
 	b.attach()
 	c.attach()
 
@@ -53,9 +53,9 @@ func TestGuestToGuests(t *testing.T) {
 		t.Fatalf("status of a: %s", out)
 	}
 	sum := strings.Fields(a.run("cd /tmp && dd if=/dev/urandom of=big bs=1M count=256 2>/dev/null && sha256sum big"))[0]
-	t.Log("a pushes: ", a.run("time virtswarm-agent push /tmp/big app.img"))
-	b.begin("time virtswarm-agent pull builds/app.img /tmp/got && sha256sum /tmp/got")
-	c.begin("time virtswarm-agent pull builds/app.img /tmp/got && sha256sum /tmp/got")
+	t.Log("a pushes: ", a.run("time virtswarm-agent push /tmp/big app.img 2>/dev/null"))
+	b.begin("time virtswarm-agent pull builds/app.img /tmp/got 2>/tmp/err && sha256sum /tmp/got")
+	c.begin("time virtswarm-agent pull builds/app.img /tmp/got 2>/tmp/err && sha256sum /tmp/got")
 	for _, m := range []*vm{b, c} {
 		out, code := m.end()
 		if code != 0 || !strings.Contains(out, sum) {
@@ -138,10 +138,10 @@ func TestPullOverMigration(t *testing.T) {
 	m := newVM(v[0], "vm", 500, "")
 	m.attach()
 	file := l.random("slow", 96<<20, 1)
-	v[2].must("host", "set", "h3", "--weight", "10000")
-	for _, h := range v[:2] { // so that the pull lasts: h3 is the file's home, and others get it slowly
-		h.must("host", "set", h.name, "--down", "16Mbit", "--weight", "1")
+	for _, h := range v[:2] { // so that the pull lasts: h3 is the file's home, and gives it away slowly
+		h.must("host", "set", h.name, "--weight", "1")
 	}
+	v[2].must("host", "set", "h3", "--weight", "10000", "--up", "24Mbit")
 	v[2].must("publish", file, "slow", "--guests", "vm", "--replicas", "1")
 	m.begin("virtswarm-agent --json pull slow /tmp/got 2>/tmp/err && sha256sum /tmp/got || cat /tmp/err")
 	v[0].awaitSent(4 << 20)
@@ -159,9 +159,7 @@ func TestPullOverMigration(t *testing.T) {
 	v[0].virsh("restore", "/var/lib/libvirt/images/vm.saved")
 	m.connect()
 	v[0].awaitSent(1 << 20)
-	for _, h := range v[:2] {
-		h.must("host", "set", h.name, "--down", "none")
-	}
+	v[2].must("host", "set", "h3", "--up", "none")
 	out, code := m.end()
 	text, sum, ok := strings.Cut(out, "}")
 	if code != 0 || !ok || !strings.Contains(sum, l.sum(file)) {
