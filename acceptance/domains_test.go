@@ -233,6 +233,20 @@ func TestPresenceBeforeStart(t *testing.T) {
 	l.same(lone, v[2].path("/var/lib/libvirt/images/lone.raw"))
 	v[2].virsh("destroy", "wants")
 
+	// The same for a migration to a host that lacks it, when nobody is left to give it: the domain runs on where it is.
+	v[0].must("publish", l.random("far", 8<<20, 10), "images/far.raw", "--replicas", "1", "--wait", "committed")
+	v[1].define("roams", needing("images/far.raw", ""), "")
+	v[1].virsh("start", "roams")
+	v[0].kill()
+	v[1].kill()
+	refused(t, v[1].migrate("roams", v[2], "--unsafe"), "images/far.raw", "holds")
+	if state := strings.TrimSpace(v[1].virsh("domstate", "roams")); state != "running" {
+		t.Errorf("the domain that could not migrate is %s", state)
+	}
+	v[0].start()
+	v[1].start()
+	v[1].virsh("destroy", "roams")
+
 	// What somebody else put at the path stays, and is said.
 	v[2].virsh("undefine", "wants")
 	foreign := v[2].path("/var/lib/libvirt/images/foreign.raw")
