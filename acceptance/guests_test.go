@@ -90,7 +90,8 @@ func TestTwoGuestsOfAHost(t *testing.T) {
 	t.Parallel()
 	l, v := newHypervisors(t, 1, "")
 	one := newVM(v[0], "one", 500, "")
-	two := newVM(v[0], "two", 200, "")
+	v[0].image("/var/lib/libvirt/images/two.qcow2", "", "1M")
+	two := newVM(v[0], "two", 400, "", aDisk("/var/lib/libvirt/images/two.qcow2")) // a snapshot needs a disk to be in
 	one.attach()
 	two.attach()
 	big := l.random("big", 128<<20, 1)
@@ -127,6 +128,22 @@ func TestTwoGuestsOfAHost(t *testing.T) {
 		t.Errorf("two pings: exit code %d, %s", code, out)
 	} else {
 		t.Log(out)
+	}
+
+	// A snapshot takes the guest, and the middle of a pull, back to what they were: it goes on from there.
+	two.begin("virtswarm-agent --json pull for/two /tmp/got && sha256sum /tmp/got")
+	v[0].awaitSent(8 << 20)
+	v[0].virsh("snapshot-create-as", "two", "before")
+	v[0].awaitSent(8 << 20)
+	v[0].virsh("snapshot-revert", "two", "before")
+	two.connect()
+	out, code = two.end()
+	if text, sum, ok = strings.Cut(out, "}"); code != 0 || !ok || !strings.Contains(sum, l.sum(big)) {
+		t.Fatalf("two pulls, and a snapshot is reverted: exit code %d, %s", code, out)
+	}
+	two.said(text+"}", &p)
+	if p.Links < 2 || p.Fetched != p.Data {
+		t.Errorf("want every chunk once over two links or more: %+v", p)
 	}
 }
 

@@ -67,8 +67,8 @@ type vm struct {
 	last int
 }
 
-// newVM boots a guest on a hypervisor, with some memory in MiB and metadata of the domain.
-func newVM(at *hypervisor, name string, memory int, metadata string) *vm {
+// newVM boots a guest on a hypervisor, with some memory in MiB, metadata of the domain, and devices beside the usual.
+func newVM(at *hypervisor, name string, memory int, metadata string, devices ...string) *vm {
 	t := at.lab.t
 	t.Helper()
 	image, err := guestImage()
@@ -92,8 +92,9 @@ func newVM(at *hypervisor, name string, memory int, metadata string) *vm {
     <controller type='pci' index='2' model='pcie-to-pci-bridge'/>
     <serial type='file'><source path='/var/lib/libvirt/images/%[1]s.console'/><target port='0'/></serial>
     <serial type='unix'><source mode='bind' path='/var/lib/libvirt/images/%[1]s.sock'/><target port='1'/></serial>
+    %[6]s
   </devices>
-</domain>`, name, memory, metadata, image.kernel, image.initrd))
+</domain>`, name, memory, metadata, image.kernel, image.initrd, strings.Join(devices, "")))
 	at.virsh("define", file)
 	m := &vm{t: t, name: name, uuid: strings.TrimSpace(at.virsh("domuuid", name)), at: at}
 	t.Cleanup(m.close)
