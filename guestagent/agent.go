@@ -14,7 +14,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -53,6 +55,7 @@ var (
 // Agent is the guest's end. Its methods are safe for concurrent use.
 type Agent struct {
 	Link     string        // URL of the link; "" = the best that is found
+	Bell     string        // URL of the link by which shared memory is rung; "" = vsock if it is there and Link is ""
 	Patience time.Duration // 0 = DefaultPatience, <0 = one attempt
 	Version  string        // told to the host
 	Logger   hclog.Logger  // nil = silent
@@ -64,10 +67,18 @@ func Ways() (urls []string, err error) {
 	for _, path := range regions {
 		urls = append(urls, "shm://"+path)
 	}
-	if _, statErr := os.Stat("/dev/vsock"); statErr == nil {
-		urls = append(urls, fmt.Sprintf("vsock://2:%d", guestlink.Port))
+	if haveVSock() {
+		urls = append(urls, vsockURL)
 	}
 	return urls, err
+}
+
+// vsockURL is the host's, as every guest sees it.
+var vsockURL = fmt.Sprintf("vsock://2:%d", guestlink.Port)
+
+func haveVSock() bool {
+	_, err := os.Stat("/dev/vsock")
+	return err == nil
 }
 
 func (a *Agent) log() hclog.Logger {
@@ -135,11 +146,12 @@ func (a *Agent) try(ctx context.Context) (*client, error) {
 func (a *Agent) dial(ctx context.Context, url string) (*client, error) {
 	short, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := link.OS.Dial(short, url)
+	conn, bell, err := a.open(short, url)
 	if err != nil {
 		return nil, err
 	}
 	c := newClient(conn, url)
+	c.bell = bell
 	defer context.AfterFunc(short, func() { c.Close() })()
 	if err := c.greet(a.Version); err != nil {
 		c.Close()
@@ -149,7 +161,30 @@ func (a *Agent) dial(ctx context.Context, url string) (*client, error) {
 		return nil, err
 	}
 	c.follow(ctx)
+	if c.bell != nil && c.bell.url != "" {
+		c.helpers.Go(func() { c.bell.run(c.ctx, a) })
+	}
 	return c, nil
+}
+
+// open opens a link. One by shared memory has a bell, if there is another way to the host.
+func (a *Agent) open(ctx context.Context, url string) (net.Conn, *bell, error) {
+	path, ok := strings.CutPrefix(url, "shm://")
+	if !ok {
+		conn, err := link.OS.Dial(ctx, url)
+		return conn, nil, err
+	}
+	by := a.Bell
+	if by == "" && a.Link == "" && haveVSock() { // who names one link gets no other
+		by = vsockURL
+	}
+	b := &bell{url: by, rung: make(chan struct{}, 1)}
+	conn, err := shmring.Dial(ctx, path, shmring.Options{Ring: b.ring, Logger: a.log()})
+	if err != nil {
+		return nil, nil, err
+	}
+	b.memory = conn
+	return conn, b, nil
 }
 
 // passing reports whether what failed may go well later, or by another way.

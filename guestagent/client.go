@@ -21,9 +21,12 @@ type client struct {
 	welcome guestlink.Welcome
 	last    uint32 // number of the last request
 
-	once sync.Once
-	stop context.CancelFunc
-	beat sync.WaitGroup
+	bell *bell // of a link by shared memory
+
+	once    sync.Once
+	ctx     context.Context // ends with the conversation
+	stop    context.CancelFunc
+	helpers sync.WaitGroup
 }
 
 func newClient(conn net.Conn, url string) *client {
@@ -33,7 +36,8 @@ func newClient(conn net.Conn, url string) *client {
 // follow has ctx end the conversation, and shows the host that this side lives.
 func (c *client) follow(ctx context.Context) {
 	ctx, c.stop = context.WithCancel(ctx)
-	c.beat.Go(func() {
+	c.ctx = ctx
+	c.helpers.Go(func() {
 		defer c.conn.Close()
 		for {
 			wait, err := c.conn.Beat()
@@ -54,7 +58,7 @@ func (c *client) Close() {
 	c.once.Do(func() {
 		c.stop()
 		c.conn.Close()
-		c.beat.Wait()
+		c.helpers.Wait()
 	})
 }
 

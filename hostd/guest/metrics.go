@@ -14,6 +14,7 @@ type metrics struct {
 	violations prometheus.Counter
 	sent       prometheus.Counter
 	received   prometheus.Counter
+	bells      prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -30,6 +31,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		violations: counter("violations_total", "Frames of guests that broke the rules of the guest link."),
 		sent:       counter("sent_bytes_total", "Bytes of files sent to guests."),
 		received:   counter("received_bytes_total", "Bytes of files received from guests."),
+		bells:      counter("bells_total", "Times that a guest, or this host, was woken to look into shared memory."),
 	}
 	for _, kind := range []string{kindVSock, kindHybrid, kindShm} {
 		m.links.WithLabelValues(kind)
@@ -41,7 +43,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		m.requests.WithLabelValues(kind.String())
 	}
 	if r != nil {
-		r.MustRegister(m.links, m.refused, m.requests, m.violations, m.sent, m.received)
+		r.MustRegister(m.links, m.refused, m.requests, m.violations, m.sent, m.received, m.bells)
 	}
 	return m
 }

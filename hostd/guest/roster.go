@@ -54,10 +54,11 @@ func (r *roster) who(c caller) (placement.Domain, bool) {
 type guest struct {
 	uuid   string
 	links  map[*session]struct{} // guarded by Server.mu
-	held   *semaphore.Weighted   // bytes, of MaxHeld
-	turns  chan struct{}         // one for each chunk that is read
-	pushes chan struct{}         // one for each push
-	parts  *parts                // of a push that was interrupted
+	bells  bells
+	held   *semaphore.Weighted // bytes, of MaxHeld
+	turns  chan struct{}       // one for each chunk that is read
+	pushes chan struct{}       // one for each push
+	parts  *parts              // of a push that was interrupted
 }
 
 func newGuest(uuid string) *guest {

@@ -19,6 +19,7 @@ type session struct {
 	caller caller
 	guest  *guest // set by enter
 	open   *opened
+	rings  bool // it is a bell
 
 	mu     sync.Mutex
 	why    *guestlink.Failure // it ends, and this is the last word; guarded by mu
@@ -169,6 +170,8 @@ func (x *session) answer(ctx context.Context, f guestlink.Frame, helpers *sync.W
 	switch f.Kind {
 	case guestlink.Beat:
 		return nil
+	case guestlink.Bell:
+		return x.bell(ctx, helpers)
 	case guestlink.Ping:
 		if len(f.Payload) > guestlink.MaxPing {
 			return violation(f, "carries %d bytes, at most %d", len(f.Payload), guestlink.MaxPing)

@@ -147,7 +147,9 @@ func (m *shm) serve(d placement.Domain) error {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotServed, err)
 	}
-	ln, err := shmring.Listen(path, shmring.Options{UUID: uuidBytes(d.UUID), Logger: m.server.log})
+	ln, err := shmring.Listen(path, shmring.Options{
+		UUID: uuidBytes(d.UUID), Logger: m.server.log, Ring: func() { m.server.ring(d.UUID) },
+	})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotServed, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/virtswarm/virtswarm/guestagent"
 	"github.com/virtswarm/virtswarm/hostd/guest"
@@ -32,10 +33,11 @@ const (
 
 // world is a host with a real store and a real catalogue, of one host, and guests that reach it by unix sockets.
 type world struct {
-	t      *testing.T
-	dir    string
-	store  *store.Store
-	server *guest.Server
+	t       *testing.T
+	dir     string
+	store   *store.Store
+	server  *guest.Server
+	metrics *prometheus.Registry
 
 	mu      sync.Mutex
 	state   *placement.State
@@ -72,7 +74,7 @@ func (w *world) start() {
 	w.server = guest.New(guest.Config{
 		Catalogue: w, Domains: theDomains{w}, Files: w, Room: w.store.MakeRoom, Pin: func(content.Digest) func() { return func() {} },
 		Publisher: w, Plugger: func(placement.Domain) (guest.Plugger, error) { return nil, errors.New("none") }, Host: "alpha",
-		Version: "test", Hybrid: []string{filepath.Join(w.dir, "{uuid}.sock")}, ShmDir: w.dir, Logger: w.logger(),
+		Version: "test", Hybrid: []string{filepath.Join(w.dir, "{uuid}.sock")}, ShmDir: w.dir, Logger: w.logger(), Metrics: w.registry(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -81,6 +83,28 @@ func (w *world) start() {
 		w.server.Run(ctx)
 	}()
 	w.stop = func() { cancel(); <-done }
+}
+
+func (w *world) registry() prometheus.Registerer {
+	w.metrics = prometheus.NewRegistry()
+	return w.metrics
+}
+
+// metric is a counter's value.
+func (w *world) metric(name string) (sum float64) {
+	w.t.Helper()
+	families, err := w.metrics.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
 }
 
 func (w *world) logger() hclog.Logger {

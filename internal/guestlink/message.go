@@ -44,12 +44,15 @@ const (
 	Beat
 	// Failed is the answer to a request that failed: a Failure. With request number 0 it ends the conversation.
 	Failed
+	// Bell makes a link the bell of the guest's shared memory: from then on a Bell from either side says that there is
+	// something for the other in that memory, for one that sleeps and would look for it later. It has no answer.
+	Bell
 
-	lastKind = Failed
+	lastKind = Bell
 )
 
 var kindNames = [...]string{"", "Hello", "Ping", "Pong", "List", "Entries", "Watch", "Changed", "Open", "Opened", "Read", "Push", "Wanted",
-	"Commit", "Progress", "Published", "Data", "End", "Beat", "Failed"}
+	"Commit", "Progress", "Published", "Data", "End", "Beat", "Failed", "Bell"}
 
 // String returns the name.
 func (k Kind) String() string {
