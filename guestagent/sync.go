@@ -25,7 +25,7 @@ const maxJournal = 64 << 20
 // syncRetry is the pause before what failed is tried again.
 const syncRetry = 5 * time.Second
 
-// ErrSynced: another process keeps this directory.
+// ErrSynced says that another process keeps this directory.
 var ErrSynced = errors.New("another process keeps this directory in sync")
 
 // SyncEvent is one change that Sync has made, or failed to make.

@@ -97,7 +97,7 @@ func temporary(err error) bool {
 // take serves a link, or refuses it.
 func (s *Server) take(ctx context.Context, c net.Conn, who caller, refusals chan struct{}) {
 	x := newSession(s, c, who)
-	why, tell := s.enter(x)
+	why := s.enter(x)
 	if why == nil {
 		s.metrics.links.WithLabelValues(who.kind).Inc()
 		s.links.Go(func() {
@@ -107,13 +107,10 @@ func (s *Server) take(ctx context.Context, c net.Conn, who caller, refusals chan
 		return
 	}
 	s.metrics.refused.WithLabelValues(string(why.Code)).Inc()
+	s.log.Debug("refuses a guest link", "from", who.String(), "error", why)
 	select {
 	case refusals <- struct{}{}:
-	default:
-		tell = false
-	}
-	s.log.Debug("refuses a guest link", "from", who.String(), "error", why)
-	if !tell {
+	default: // it opens links faster than it can be told
 		c.Close()
 		return
 	}

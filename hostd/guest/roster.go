@@ -91,14 +91,13 @@ func (s *Server) update(list []placement.Domain) {
 	}
 }
 
-// enter gives a link its place among those of its domain, or says why it has none. tell is false if not even that is to be
-// said: a guest that opens links faster than it can be told is not told.
-func (s *Server) enter(x *session) (why *guestlink.Failure, tell bool) {
+// enter gives a link its place among those of its domain, or says why it has none.
+func (s *Server) enter(x *session) *guestlink.Failure {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d, ok := s.roster.who(x.caller)
 	if !ok {
-		return guestlink.Fail(guestlink.CodeUnknown, "host %s knows no domain that this link belongs to", s.cfg.Host), true
+		return guestlink.Fail(guestlink.CodeUnknown, "host %s knows no domain that this link belongs to", s.cfg.Host)
 	}
 	g := s.guests[d.UUID]
 	if g == nil {
@@ -106,11 +105,11 @@ func (s *Server) enter(x *session) (why *guestlink.Failure, tell bool) {
 		s.guests[d.UUID] = g
 	}
 	if n := len(g.links); n >= MaxLinks {
-		return guestlink.Fail(guestlink.CodeBusy, "this domain has %d links open, the most that it may", n), false
+		return guestlink.Fail(guestlink.CodeBusy, "this domain has %d links open, the most that it may", n)
 	}
 	x.guest = g
 	g.links[x] = struct{}{}
-	return nil, true
+	return nil
 }
 
 func (s *Server) leave(x *session) {

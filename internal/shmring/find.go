@@ -19,7 +19,7 @@ const (
 	ivshmemBAR    = "resource2"
 )
 
-// ErrNoPlace: an ivshmem device is here, but its memory has no place among this machine's addresses.
+// ErrNoPlace says that an ivshmem device is here whose memory has no place among this machine's addresses.
 var ErrNoPlace = errors.New("the memory of an ivshmem device has no place on its PCI bus: less of it may fit")
 
 // Find returns the paths of the shared memory of this machine's ivshmem devices, in the order of their addresses; none
