@@ -422,10 +422,13 @@ type memoryInfo struct {
 
 func (n *memoryNode) info(name string) fs.FileInfo {
 	t := syscall.NsecToTimespec(n.changed.UnixNano())
-	return memoryInfo{name, n.size, n.mode, n.changed, &syscall.Stat_t{
-		Ino: n.ino, Nlink: uint64(n.names), Size: n.size, Blocks: int64(len(n.pages)) * faultPage / 512, Mtim: t, Ctim: t,
-	}}
+	sys := &syscall.Stat_t{Ino: n.ino, Size: n.size, Blocks: int64(len(n.pages)) * faultPage / 512, Mtim: t, Ctim: t}
+	setTo(&sys.Nlink, n.names)
+	return memoryInfo{name, n.size, n.mode, n.changed, sys}
 }
+
+// setTo sets a field that has another type on each architecture.
+func setTo[T uint16 | uint32 | uint64](field *T, n int) { *field = T(n) }
 
 func (i memoryInfo) Name() string       { return i.name }
 func (i memoryInfo) Size() int64        { return i.size }
