@@ -8,13 +8,13 @@ TESTARGS ?=
 VERSION  ?= 0.1.0
 PACKAGES  = acceptance/packages.sh
 
-.PHONY: build deb demo test simtest check bench bench-swarm bench-catalogue sim generate fuzz clean
+.PHONY: build deb demo test simtest check bench bench-swarm bench-guest bench-catalogue sim generate fuzz clean
 
 build: ## the three programs, in bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
 
-deb: build ## a Debian package of programs, unit, configuration and libvirt hook, in build/. VERSION=1.2.3
-	packaging/deb.sh $(VERSION)
+deb: build ## Debian packages in build/: for hosts, and the agent for guests (amd64, arm64). VERSION=1.2.3
+	GO="$(GO)" packaging/deb.sh $(VERSION)
 
 demo: build ## three daemons on loopback: publish, distribute, kill, pull, compare. FILE=path for a file of yours
 	acceptance/demo.sh
@@ -22,7 +22,7 @@ demo: build ## three daemons on loopback: publish, distribute, kill, pull, compa
 # One processor a package (two packages run at a time): the race detector's context of a synctest bubble's timers is used by
 # several threads at once where there are several, and Go 1.26 crashes on it now and then. The real labs run last, alone.
 test: build simtest ## every test, with the race detector
-	$(PACKAGES) xfsprogs e2fsprogs util-linux iproute2 qemu-system-x86 qemu-utils \
+	$(PACKAGES) xfsprogs e2fsprogs util-linux iproute2 qemu-system-x86 qemu-utils busybox-static kmod \
 		libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients
 	$(GO) test -race -cpu 1 -timeout 30m $(TESTARGS) $$($(GO) list ./... | grep -v /acceptance)
 	$(GO) test -race -timeout 30m $(TESTARGS) ./acceptance/...
@@ -43,6 +43,11 @@ bench: build ## speed beside its rivals in the same run, as ratios. SIZE=1GiB TO
 bench-swarm: build ## one host to eight beside its rivals, as root. TOOLS=virtswarm,plain RATE=100 SIZE=128MiB RUNS=1, or SCENARIO=racks,slow,late,killed
 	$(PACKAGES) iproute2 util-linux socat aria2 python3-libtorrent nginx-light curl
 	$(GO) run ./acceptance/benchswarm $(BENCHARGS)
+
+bench-guest: build ## host to guest beside its rivals, natively and in an emulated guest, as root. SIZE=32MiB RUNS=1 TOOLS=raw,shm,nginx
+	$(PACKAGES) iproute2 util-linux qemu-system-x86 busybox-static kmod e2fsprogs libvirt-clients nginx-light curl dropbear-bin \
+		openssh-client qemu-guest-agent
+	$(GO) run ./acceptance/benchguest $(BENCHARGS)
 
 bench-catalogue: ## 10,000 files and 50 hosts in the catalogue: times, bytes, memory. BENCHARGS='-files 1000 -hosts 7'
 	$(GO) run ./raft/bench $(BENCHARGS)

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/virtswarm/virtswarm/guestagent"
+	"github.com/virtswarm/virtswarm/internal/shmring"
+)
+
+// Of control while bulk goes: how many requests of a kind, and the pause between two.
+const (
+	requests     = 500
+	requestPause = 2 * time.Millisecond
+)
+
+// native is an agent's link that needs no guest.
+type native struct{ name, url, here string } // here: its URL outside of the host's mount namespace
+
+// stubUUID is that of a machine that never runs: its memory is there, and an agent beside it finds it there.
+const stubUUID = "0b9d7c52-3d2e-4a55-9b62-bb5c0f3e1a02"
+
+// natively measures an agent that is a process of this machine.
+func (l *lab) natively(ctx context.Context) error {
+	d, err := l.startDaemon(ctx)
+	if err != nil {
+		return err
+	}
+	defer d.stop()
+	region := agentMemory(stubUUID)
+	args, err := l.plug(region)
+	if err != nil {
+		return err
+	}
+	args = append(args, "-S", "-machine", "q35", "-accel", "tcg", "-m", "16", "-nodefaults", "-display", "none", "-name", "stub", "-uuid", stubUUID,
+		"-qmp", "unix:"+filepath.Join(l.path("qmp"), "stub.sock")+",server=on,wait=off")
+	stub, err := l.start("stub", "qemu-system-x86_64", args...)
+	if err != nil {
+		return err
+	}
+	defer stub.Kill()
+	socket := l.path("test.sock_7117")
+	links := []native{
+		{"shm", "shm:///dev/shm/" + region.file, "shm://" + l.shm(region.file)},
+		{"unix socket", "unix://" + socket, "unix://" + socket},
+	}
+	if err := await(ctx, "the daemon takes links", func() bool {
+		_, err := os.Stat(socket)
+		info, probeErr := shmring.Probe(l.shm(region.file))
+		return err == nil && probeErr == nil && info.Served
+	}); err != nil {
+		return l.said("virtswarmd", l.said("stub", err))
+	}
+	size := nativeTimes * l.size
+	source, err := d.publish(ctx, "native", size)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(source)
+	if l.wants("native") {
+		if err := l.deliverNatively(ctx, d, source, links, size); err != nil {
+			return err
+		}
+	}
+	if l.wants("control") {
+		return l.control(ctx, links, size)
+	}
+	return nil
+}
+
+func (l *lab) deliverNatively(ctx context.Context, d *daemon, source string, links []native, size int64) error {
+	dest := l.path("delivered")
+	type kind struct {
+		name, note string
+		args       []string
+	}
+	kinds := []kind{{"cp", "not verified", []string{"cp", "--reflink=never", source, dest}}}
+	for _, link := range links {
+		kinds = append(kinds, kind{"pull by " + link.name, "verified at both ends, synced", []string{l.agent, "--link", link.url, "pull", "native", dest}})
+	}
+	if err := randomFile(dest, size); err != nil { // memory that is used for the first time costs, see package bench
+		return err
+	}
+	for run := range l.runs {
+		for _, k := range kinds {
+			os.Remove(dest)
+			cmd, before, start := l.command(k.args[0], k.args[1:]...), d.proc.CPU(), time.Now()
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("%s: %w: %s", k.name, err, out)
+			}
+			l.figures.add("native "+k.name, float64(size)/1e6/time.Since(start).Seconds())
+			cpu := (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
+			if k.name != "cp" {
+				cpu += d.proc.CPU() - before
+			}
+			l.figures.add("native "+k.name+" CPU", cpu*(1<<30)/float64(size))
+			if run == 0 {
+				if _, err := l.output(ctx, "cmp", source, dest); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	os.Remove(dest)
+	t := newTable(fmt.Sprintf("Natively: a file of %s, from memory to memory", humanize.IBytes(uint64(size))), "MB/s", "speed ÷ cp", "CPU s per GiB", "note")
+	for _, k := range kinds {
+		rate := l.figures.median("native " + k.name)
+		t.line(k.name, num(rate, 0), num(rate/l.figures.median("native cp"), 2), num(l.figures.median("native "+k.name+" CPU"), 2), k.note)
+	}
+	t.end()
+	return nil
+}
+
+// control measures requests of one agent, alone and while another of the same guest pulls.
+func (l *lab) control(ctx context.Context, links []native, size int64) error {
+	bulk := bulkTimes * l.size
+	for range l.runs {
+		for _, link := range links {
+			if err := l.requests(ctx, link, "alone"); err != nil {
+				return err
+			}
+			if err := l.requestsWhile(ctx, link, int((bulk+size-1)/size)); err != nil {
+				return err
+			}
+		}
+	}
+	t := newTable(fmt.Sprintf("Natively: control while %s are pulled by the same guest", humanize.IBytes(uint64(bulk))), "alone: median ms", "p95", "pulling: median ms", "p95", "p99", "note")
+	for _, link := range links {
+		for _, kind := range []struct{ name, note string }{{"ping", "on an open link"}, {"ls", "a new link each time"}} {
+			m := func(when, part string) string {
+				return num(1e3*l.figures.median("control "+kind.name+" "+link.name+" "+when+" "+part), 3)
+			}
+			t.line(kind.name+" by "+link.name, m("alone", "median"), m("alone", "p95"), m("bulk", "median"), m("bulk", "p95"), m("bulk", "p99"), kind.note)
+		}
+	}
+	t.end()
+	return nil
+}
+
+// requestsWhile measures requests while another agent pulls the file to nowhere, at least so many times and until all requests
+// are made.
+func (l *lab) requestsWhile(ctx context.Context, link native, times int) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	enough, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := 0; ; n++ {
+			select {
+			case <-enough:
+				if n >= times {
+					return
+				}
+			default:
+			}
+			if _, err := run(ctx, l.command("sh", "-c", `exec "$@" >/dev/null`, "sh", l.agent, "--link", link.url, "pull", "native", "-")); err != nil {
+				stop(err)
+				return
+			}
+		}
+	}()
+	err := l.requests(ctx, link, "bulk")
+	if err != nil {
+		stop(err)
+	}
+	close(enough)
+	<-done
+	return context.Cause(ctx)
+}
+
+// requests measures those of both kinds.
+func (l *lab) requests(ctx context.Context, link native, when string) error {
+	a := &guestagent.Agent{Link: link.here}
+	var pings, lists []time.Duration
+	if _, err := a.Ping(ctx, requests, requestPause, func(_ int, d time.Duration) { pings = append(pings, d) }); err != nil {
+		return err
+	}
+	for range requests {
+		start := time.Now()
+		if _, err := a.List(ctx, ""); err != nil {
+			return err
+		}
+		lists = append(lists, time.Since(start))
+		time.Sleep(requestPause)
+	}
+	for name, times := range map[string][]time.Duration{"ping": pings, "ls": lists} {
+		slices.Sort(times)
+		for part, at := range map[string]float64{"median": 0.5, "p95": 0.95, "p99": 0.99} {
+			l.figures.add("control "+name+" "+link.name+" "+when+" "+part, times[int(at*float64(len(times)-1))].Seconds())
+		}
+	}
+	return nil
+}
