@@ -36,6 +36,8 @@ func TestDomainsAreFollowed(t *testing.T) {
 	t.Parallel()
 	l, v := newHypervisors(t, 3, "")
 	stop := v[2].watchGuests()
+	stopReading := l.readDomains()
+	defer stopReading()
 
 	v[0].define("vm", "", "")
 	l.everywhere("define", "vm", "h1", "off")
@@ -91,7 +93,9 @@ func TestDomainsAreFollowed(t *testing.T) {
 	v[1].kill() // all of the host
 	l.everywhere("host killed", "gone", "h2", "unknown")
 
-	heardInOrder(t, stop(), "off running paused running running(h2) running running paused running crashed running unknown paused off gone")
+	heard := stop()
+	linearizable(t, stopReading(), heard)
+	heardInOrder(t, heard, "off running paused running running(h2) running running paused running crashed running unknown paused off gone")
 }
 
 // heardInOrder checks what a watcher heard of vm: indexes ascend, nothing comes twice, and the states follow one another

@@ -32,17 +32,20 @@ var guestImage = sync.OnceValues(func() (image struct{ kernel, initrd string }, 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return image, err
 	}
-	agent := filepath.Join(dir, "virtswarm-agent")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", agent, "../cmd/virtswarm-agent")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "../cmd/virtswarm-agent", "./hostile")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := build.CombinedOutput(); err != nil {
-		return image, fmt.Errorf("build the agent: %w\n%s", err, out)
+		return image, fmt.Errorf("build the guests' programs: %w\n%s", err, out)
+	}
+	programs := map[string]string{}
+	for _, name := range []string{"virtswarm-agent", "hostile"} {
+		programs["/usr/bin/"+name] = filepath.Join(dir, name)
 	}
 	image.kernel, image.initrd = kernel.Image, filepath.Join(dir, "initrd")
 	return image, kernel.Pack(image.initrd, nested.Guest{
 		// Each line that comes by the second serial line is a command.
 		Script:  "stty -F /dev/ttyS1 raw -echo\nwhile :; do while read -r command; do eval \"$command\"; done; done </dev/ttyS1 >/dev/ttyS1 2>&1",
-		Files:   map[string]string{"/usr/bin/virtswarm-agent": agent},
+		Files:   programs,
 		Modules: []string{"virtio_pci", "virtio_balloon"},
 	})
 })

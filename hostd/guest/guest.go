@@ -22,6 +22,7 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/guestlink"
 	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -31,7 +32,7 @@ const (
 	MaxLinks = 16
 	// MaxHeld bounds the bytes of chunks and manifests that are held for it: two chunks of the largest size, and what a
 	// push of the largest manifest takes.
-	MaxHeld = 96 << 20
+	MaxHeld = 2*content.MaxChunkSize + 2*guestlink.MaxManifest + content.MaxChunkSize
 	// maxTurns bounds the chunks that are read and hashed for it at a time: whoever opens many links gets no more of the
 	// processor than that.
 	maxTurns = 2

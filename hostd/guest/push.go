@@ -83,7 +83,7 @@ func (x *session) push(ctx context.Context, d placement.Domain, id uint32, req g
 	default:
 		return last(guestlink.Fail(guestlink.CodeBusy, "this domain publishes another file; one at a time"))
 	}
-	hold := int64(3*req.Manifest) + content.MaxChunkSize // encoded, decoded and the set of chunks; one chunk
+	hold := int64(2*req.Manifest) + content.MaxChunkSize // as it came, which is kept, with its runs and sets of chunks; one chunk
 	if !x.guest.held.TryAcquire(hold) {
 		return last(guestlink.Fail(guestlink.CodeBusy, "too much is held for this domain at a time"))
 	}

@@ -85,7 +85,7 @@ func (x *session) farewell() {
 	if why == nil {
 		why = guestlink.Fail(guestlink.CodeRetry, "the host's daemon stops")
 	}
-	time.AfterFunc(lastWord, func() { x.conn.Close() })
+	defer time.AfterFunc(lastWord, func() { x.conn.Close() }).Stop() // it would keep the session, and there may be many
 	_ = x.conn.SendMessage(guestlink.Failed, 0, why)
 	x.linger()
 	x.conn.Close()

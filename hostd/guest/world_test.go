@@ -33,7 +33,7 @@ const (
 
 // world is a host with a real store and a real catalogue, of one host, and guests that reach it by unix sockets.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	store   *store.Store
 	server  *guest.Server
@@ -48,7 +48,7 @@ type world struct {
 	stop    func()
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{t: t, dir: t.TempDir(), state: placement.New(), changed: make(chan struct{}), moved: make(chan struct{})}
 	st, err := store.Open(store.Options{Dir: filepath.Join(w.dir, "store")})
 	if err != nil {
@@ -114,7 +114,7 @@ func (w *world) logger() hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{w.t}})
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (t testWriter) Write(p []byte) (int, error) { t.t.Logf("%s", p[:len(p)-1]); return len(p), nil }
 
@@ -253,7 +253,7 @@ func (w *world) raw(uuid string) net.Conn {
 }
 
 // eventually waits until something holds.
-func eventually(t *testing.T, what string, holds func() error) {
+func eventually(t testing.TB, what string, holds func() error) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		err := holds()

@@ -21,41 +21,6 @@ const (
 	domainThink = 500 * time.Millisecond
 )
 
-// vms is what the libvirt of a machine sees: it survives the daemon, and its events may be lost, late or come twice. It
-// implements hostd.DomainSource.
-type vms struct {
-	mu      sync.Mutex
-	here    map[string]placement.Domain
-	changed chan struct{}
-}
-
-func newVMs() *vms { return &vms{here: map[string]placement.Domain{}, changed: make(chan struct{})} }
-
-// Domains implements hostd.DomainSource.
-func (v *vms) Domains() (list []placement.Domain, known bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for _, d := range v.here {
-		list = append(list, d)
-	}
-	return list, true
-}
-
-// Changed implements hostd.DomainSource.
-func (v *vms) Changed() <-chan struct{} {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.changed
-}
-
-// event wakes the daemon.
-func (v *vms) event() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	close(v.changed)
-	v.changed = make(chan struct{})
-}
-
 // vm is a domain, and where it really is.
 type vm struct {
 	placement.Domain
@@ -69,6 +34,7 @@ type fleet struct {
 
 	mu     sync.Mutex
 	vms    []*vm
+	claims *claims
 	said   map[saying]string // what was said of a domain at an index, by whoever
 	newest uint64            // highest index of a read that has returned; of read alone
 }
@@ -80,7 +46,7 @@ type saying struct {
 }
 
 func newFleet(w *world) *fleet {
-	f := &fleet{w: w, said: map[saying]string{}}
+	f := &fleet{w: w, claims: newClaims(), said: map[saying]string{}}
 	for i := range domainCount {
 		f.vms = append(f.vms, &vm{Domain: placement.Domain{
 			UUID: fmt.Sprintf("%08d-0000-4000-8000-000000000000", i), Name: fmt.Sprintf("vm%d", i), Manager: placement.ManagedByLibvirt, VCPUs: 1,
@@ -166,16 +132,12 @@ func (f *fleet) set(d *vm, m *machine, state placement.DomainState, rng *rand.Ra
 func (f *fleet) show(d *vm, m *machine, state placement.DomainState, rng *rand.Rand) {
 	seen := d.Domain
 	seen.State = state
-	m.vms.mu.Lock()
-	m.vms.here[d.UUID] = seen
-	m.vms.mu.Unlock()
+	m.vms.put(seen)
 	f.tell(m, rng)
 }
 
 func (f *fleet) unset(d *vm, m *machine, rng *rand.Rand) {
-	m.vms.mu.Lock()
-	delete(m.vms.here, d.UUID)
-	m.vms.mu.Unlock()
+	m.vms.drop(d.UUID)
 	f.tell(m, rng)
 }
 
@@ -197,18 +159,14 @@ func (f *fleet) tell(m *machine, rng *rand.Rand) {
 func (f *fleet) powerOff(m *machine) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	m.vms.mu.Lock()
-	clear(m.vms.here)
-	m.vms.mu.Unlock()
 	for _, d := range f.vms {
+		m.vms.drop(d.UUID)
 		switch m {
 		case d.to: // the source goes on
 			d.to = nil
 		case d.at:
 			if d.at = nil; d.to != nil { // what had begun to arrive ends with its source
-				d.to.vms.mu.Lock()
-				delete(d.to.vms.here, d.UUID)
-				d.to.vms.mu.Unlock()
+				d.to.vms.drop(d.UUID)
 				d.to.vms.event()
 				d.to = nil
 			}
@@ -289,6 +247,7 @@ func (f *fleet) read(rng *rand.Rand, over <-chan struct{}) {
 		m.call(func(ctx context.Context, h *hostd.Host) error {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
+			asked := f.claims.tick()
 			r, err := h.Guests(ctx, &v1.GuestsRequest{})
 			if err != nil || r.GetStaleness().GetStale() || ctx.Err() != nil {
 				return err
@@ -298,6 +257,7 @@ func (f *fleet) read(rng *rand.Rand, over <-chan struct{}) {
 			} else {
 				f.newest = index
 			}
+			f.claims.read(asked, r.GetGuests())
 			seen := []string{}
 			for _, g := range r.GetGuests() {
 				if slices.Contains(seen, g.GetUuid()) {

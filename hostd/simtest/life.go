@@ -85,6 +85,7 @@ func (w *world) join(m *machine) {
 
 // remove takes a machine that is gone out of the cluster, by whoever runs.
 func (w *world) remove(m *machine) bool {
+	w.fleet.claims.leave(m)
 	var err error
 	for begin := time.Now(); time.Since(begin) < healTimeout; time.Sleep(time.Second) {
 		for _, via := range w.up() {
@@ -106,6 +107,7 @@ func (w *world) remove(m *machine) bool {
 
 // resign has a daemon leave the cluster in good order, and says whether it did.
 func (m *machine) resign() bool {
+	m.w.fleet.claims.leave(m)
 	_, err := m.call(func(ctx context.Context, h *hostd.Host) error {
 		ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 		defer cancel()

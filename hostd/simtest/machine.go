@@ -52,7 +52,9 @@ type machine struct {
 }
 
 func newMachine(w *world, n int) *machine {
-	return &machine{w: w, n: n, name: string(rune('a' + n)), files: disk.NewMemory(0), vms: newVMs()}
+	m := &machine{w: w, n: n, name: string(rune('a' + n)), files: disk.NewMemory(0)}
+	m.vms = newVMs(m)
+	return m
 }
 
 // Directories of every disk.
@@ -104,6 +106,7 @@ func (m *machine) start(join, token string) error {
 	m.room.mu.Lock()
 	m.room.was = m.room.full
 	m.room.mu.Unlock()
+	span := m.w.fleet.claims.begin(m)
 	plug := m.w.fabric.Plug(m.name)
 	m.plug = plug
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
@@ -120,11 +123,13 @@ func (m *machine) start(join, token string) error {
 		m.plug.Unplug(false)
 		return err
 	}
+	m.w.fleet.claims.serve(span, host.ID())
 	running, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	m.stop, m.done = stop, done
 	go func() {
 		err := host.Run(running)
+		m.w.fleet.claims.end(span)
 		if running.Err() == nil {
 			m.fell(err)
 		}

@@ -57,6 +57,7 @@ func Run(t *testing.T, o Options) *Report {
 	var w *world
 	synctest.Test(t, func(*testing.T) { w = simulate(o) })
 	w.checkNames()
+	w.checkClaims()
 	return w.report()
 }
 
