@@ -54,10 +54,10 @@ type domains struct {
 }
 
 // Local returns the domains that are here as the sources see them now; of what a source cannot see at the moment, its last
-// picture.
-func (d *domains) Local() []placement.Domain {
-	seen, _ := d.picture()
-	return slices.Collect(maps.Values(seen))
+// picture. all is false as long as a source has not seen anything yet.
+func (d *domains) Local() (list []placement.Domain, all bool) {
+	seen, known := d.picture()
+	return slices.Collect(maps.Values(seen)), known[placement.ManagedByLibvirt] && known[placement.ManagedByQMP]
 }
 
 // Changed returns a channel that is closed when Local may have changed after the call.

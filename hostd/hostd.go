@@ -311,7 +311,7 @@ func (h *Host) Run(ctx context.Context) error {
 	group.Go(func() error { h.keeper.Run(ctx); return nil })
 	group.Go(func() error { h.facts.run(ctx); return nil })
 	group.Go(func() error { h.domains.run(ctx); return nil })
-	if h.domains.real {
+	if h.domains.real && len(h.domains.sources) > 0 { // else there are no guests
 		group.Go(func() error { h.guests.Run(ctx); return nil })
 	}
 	if h.libvirt != nil {

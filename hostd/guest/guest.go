@@ -57,7 +57,8 @@ type Catalogue interface {
 
 // Domains says which domains are on this host now. It is called concurrently.
 type Domains interface {
-	Local() []placement.Domain
+	// Local returns them; all is false while some may be missing.
+	Local() (list []placement.Domain, all bool)
 	// Changed returns a channel that is closed at the next change after the call.
 	Changed() <-chan struct{}
 }
@@ -152,10 +153,10 @@ func (s *Server) Run(ctx context.Context) {
 	defer s.shm.close()
 	for {
 		changed := s.cfg.Domains.Changed()
-		list := s.cfg.Domains.Local()
+		list, all := s.cfg.Domains.Local()
 		s.update(list)
 		hybrid.update(ctx, list)
-		again := s.shm.update(ctx, list)
+		again := s.shm.update(ctx, list, all)
 		select {
 		case <-changed:
 		case <-again:

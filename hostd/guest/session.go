@@ -44,8 +44,8 @@ func (x *session) end(why *guestlink.Failure) {
 }
 
 // run serves the link until it ends, and closes it.
-func (x *session) run(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
+func (x *session) run(serving context.Context) {
+	ctx, cancel := context.WithCancel(serving)
 	x.mu.Lock()
 	x.cancel = cancel
 	if x.why != nil { // ended before it began
@@ -59,7 +59,7 @@ func (x *session) run(ctx context.Context) {
 	defer cancel()
 	helpers.Go(func() {
 		<-ctx.Done()
-		x.farewell()
+		x.farewell(serving.Err() != nil)
 	})
 	helpers.Go(func() { x.beat(ctx) })
 	err := x.converse(ctx, &helpers)
@@ -78,12 +78,17 @@ func (x *session) run(ctx context.Context) {
 }
 
 // farewell tells the guest why the link ends, if anybody listens, and ends it: whoever waits for it is freed.
-func (x *session) farewell() {
+func (x *session) farewell(stops bool) {
 	x.mu.Lock()
 	why := x.why
 	x.mu.Unlock()
-	if why == nil {
+	switch {
+	case why != nil:
+	case stops:
 		why = guestlink.Fail(guestlink.CodeRetry, "the host's daemon stops")
+	default: // the guest has ended it, or the link is broken
+		x.conn.Close()
+		return
 	}
 	defer time.AfterFunc(lastWord, func() { x.conn.Close() }).Stop() // it would keep the session, and there may be many
 	_ = x.conn.SendMessage(guestlink.Failed, 0, why)

@@ -60,7 +60,7 @@ func (m *shm) path(uuid string) string { return filepath.Join(m.server.cfg.ShmDi
 
 // update serves the memory of the domains that have some, and plugs in what their metadata asks for. The channel says when
 // to look again though nothing has changed; nil: need not be.
-func (m *shm) update(ctx context.Context, list []placement.Domain) (again <-chan time.Time) {
+func (m *shm) update(ctx context.Context, list []placement.Domain, all bool) (again <-chan time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ctx = ctx
@@ -84,7 +84,7 @@ func (m *shm) update(ctx context.Context, list []placement.Domain) (again <-chan
 			delete(m.later, uuid)
 		}
 	}
-	if m.sweep(here) && again == nil {
+	if all && m.sweep(here) && again == nil { // else the file may be in use by one that is not seen yet
 		again = time.After(shmStale)
 	}
 	return again
@@ -311,7 +311,8 @@ func (m *shm) detach(ctx context.Context, d placement.Domain) error {
 
 // local returns a domain as it is seen here now.
 func (m *shm) local(uuid string) (placement.Domain, error) {
-	for _, d := range m.server.cfg.Domains.Local() {
+	list, _ := m.server.cfg.Domains.Local()
+	for _, d := range list {
 		if d.UUID == uuid && d.State.Active() {
 			return d, nil
 		}

@@ -151,10 +151,10 @@ func (w *world) Changed() <-chan struct{} {
 
 type theDomains struct{ w *world }
 
-func (d theDomains) Local() []placement.Domain {
+func (d theDomains) Local() ([]placement.Domain, bool) {
 	d.w.mu.Lock()
 	defer d.w.mu.Unlock()
-	return append([]placement.Domain{}, d.w.domains...)
+	return append([]placement.Domain{}, d.w.domains...), true
 }
 
 func (d theDomains) Changed() <-chan struct{} {
