@@ -2,7 +2,6 @@ package acceptance
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +13,7 @@ import (
 	"github.com/virtswarm/virtswarm/acceptance/nested"
 )
 
-// nestedLab is a machine with a working vhost-vsock, see package nested. Fill it with add, program and guestScript, then run.
+// nestedLab is a machine with a working vhost-vsock, see package nested. Fill it with Add, AddText and AddGuest, then run.
 type nestedLab struct {
 	nested.Machine
 	t *testing.T
@@ -62,12 +61,6 @@ func (n *nestedLab) goBuild(name, verb string, args ...string) string {
 		n.t.Fatalf("build %s: %v\n%s", name, err, text)
 	}
 	return out
-}
-
-// guestScript makes an L2 ready, which runs a script with some files (path in the guest: path here). The script of L1
-// boots it by "guest CID", see nested.Guest.
-func (n *nestedLab) guestScript(cid uint32, script string, files map[string]string) {
-	n.AddGuest(nested.Guest{CID: cid, Script: script, Files: files})
 }
 
 // boot starts the machine to run a script. When the test fails the console is shown.
@@ -123,25 +116,6 @@ func TestVsockConformance(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(out)
-	}
-}
-
-// TestNestedGuests has two guests of one host call it by virtio-vsock. The host must see who calls, by the kernel's word.
-func TestNestedGuests(t *testing.T) {
-	t.Parallel()
-	n := newNested(t)
-	echo := n.program("./nested/echo")
-	n.Add("/usr/bin/link-echo", echo)
-	script := ""
-	for _, cid := range []uint32{42, 43} {
-		n.guestScript(cid, fmt.Sprintf("link-echo dial vsock://2:%d", 7000+cid), map[string]string{"/usr/bin/link-echo": echo})
-		script += fmt.Sprintf("link-echo listen vsock://:%d & guest %d & pids=\"$pids $!\"\n", 7000+cid, cid)
-	}
-	out := n.run(script + "for pid in $pids; do wait $pid || exit 1; done")
-	for _, want := range []string{"peer 42 true", "peer 43 true", "[42] echoed 1048576 ", "[43] echoed 1048576 "} {
-		if !strings.Contains(out, "\n"+want) {
-			t.Errorf("%q is not on the console:\n%s", want, out)
-		}
 	}
 }
 
