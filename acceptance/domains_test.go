@@ -273,6 +273,8 @@ func TestPresenceBeforeStart(t *testing.T) {
 	v[2].define("needy", needing("images/lone.raw", ""), "")
 	v[2].kill()
 	v[2].virsh("start", "plain")
+	v[2].define("tagged", ours("<virtswarm:tag>web</virtswarm:tag><virtswarm:push quota='1GiB'/>"), "")
+	v[2].virsh("start", "tagged") // it needs nothing
 	refused(t, v[2].virshMay("start", "needy"), "cannot be reached")
 	v[1].virsh("start", "vm")
 	refused(t, v[1].migrate("vm", v[2], "--unsafe"), "cannot be reached")
