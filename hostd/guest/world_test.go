@@ -108,7 +108,7 @@ func (w *world) metric(name string) (sum float64) {
 }
 
 func (w *world) logger() hclog.Logger {
-	if !testing.Verbose() {
+	if _, fuzzed := w.t.(*testing.F); fuzzed || !testing.Verbose() { // a fuzz target may not log by its F
 		return hclog.NewNullLogger()
 	}
 	return hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{w.t}})

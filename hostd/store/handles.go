@@ -128,6 +128,9 @@ func (h *handles) open(f *File) (*handle, error) {
 	file, err := openData(f.store.fs, dataIn(f.dir))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = cmp.Or(f.whyGone(), err)
+		if _, there := f.store.fs.Lstat(f.dir); errors.Is(there, fs.ErrNotExist) {
+			err = cmp.Or(f.whyGone(), ErrRemoved) // just now: Remove has moved it away, and says so in a moment
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open data of %s: %w", f.id.Short(), err)
