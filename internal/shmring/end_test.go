@@ -338,6 +338,30 @@ func TestOverwritten(t *testing.T) {
 	connect(t, l, Options{})
 }
 
+// TestHeaderOverwritten: whichever word of the header a guest destroys, it is served again.
+func TestHeaderOverwritten(t *testing.T) {
+	path := newRegion(t, MinSize)
+	l := newListener(t, path, Options{})
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, w := range append([]int64{offEpoch, offBeat}, offMagic, offVersion, offSize, offCapacity, offUUID, offUUID+8) {
+		host, guest := connect(t, l, Options{})
+		if _, err := f.WriteAt([]byte("nonsense"), w); err != nil {
+			t.Fatal(err)
+		}
+		for name, c := range map[string]*Conn{"host": host, "guest": guest} {
+			if err := readError(c); !errors.Is(err, ErrGone) {
+				t.Errorf("word at %d: %s: %v", w, name, err)
+			}
+			c.Close()
+		}
+	}
+	connect(t, l, Options{})
+}
+
 func TestTwoListeners(t *testing.T) {
 	l := newListener(t, newRegion(t, MinSize), Options{})
 	if _, err := Listen(l.addr.Path, Options{}); !errors.Is(err, syscall.EADDRINUSE) {

@@ -114,12 +114,9 @@ func (l *Listener) format() (err error) {
 	defer l.m.guard(debug.SetPanicOnFault(true), &err)
 	word := l.m.word
 	word(offEpoch).Store(0)
-	word(offMagic).Store(magic)
-	word(offVersion).Store(version | uint64(l.l.channels)<<32)
-	word(offSize).Store(uint64(l.l.size))
-	word(offCapacity).Store(uint64(l.l.capacity))
-	word(offUUID).Store(binary.LittleEndian.Uint64(l.o.UUID[:8]))
-	word(offUUID + 8).Store(binary.LittleEndian.Uint64(l.o.UUID[8:]))
+	for _, w := range l.fixed() {
+		word(w.off).Store(w.value)
+	}
 	l.beat++
 	word(offBeat).Store(l.beat)
 	for i := range l.slots {
@@ -133,6 +130,24 @@ func (l *Listener) format() (err error) {
 	l.epoch = random()
 	word(offEpoch).Store(l.epoch)
 	return nil
+}
+
+// fixed are the words of the header that stay what they are.
+func (l *Listener) fixed() [6]struct {
+	off   int
+	value uint64
+} {
+	return [...]struct {
+		off   int
+		value uint64
+	}{
+		{offMagic, magic},
+		{offVersion, version | uint64(l.l.channels)<<32},
+		{offSize, uint64(l.l.size)},
+		{offCapacity, uint64(l.l.capacity)},
+		{offUUID, binary.LittleEndian.Uint64(l.o.UUID[:8])},
+		{offUUID + 8, binary.LittleEndian.Uint64(l.o.UUID[8:])},
+	}
 }
 
 // random returns a number that is not 0 and that nobody has used before.

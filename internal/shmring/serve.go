@@ -96,7 +96,11 @@ func (l *Listener) pulse(step time.Duration) {
 func (l *Listener) throb() (err error) {
 	defer l.m.guard(debug.SetPanicOnFault(true), &err)
 	word := l.m.word
-	if word(offBeat).Load() == l.beat && word(offEpoch).Load() == l.epoch && word(offMagic).Load() == magic {
+	asLeft := word(offBeat).Load() == l.beat && word(offEpoch).Load() == l.epoch
+	for _, w := range l.fixed() {
+		asLeft = asLeft && word(w.off).Load() == w.value
+	}
+	if asLeft {
 		l.beat++
 		word(offBeat).Store(l.beat)
 		return nil
