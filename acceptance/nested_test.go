@@ -25,13 +25,9 @@ func newNested(t *testing.T) *nestedLab {
 	if err := nested.Missing(); err != nil {
 		t.Skipf("no nested guests here: %v", err)
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = os.TempDir()
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)
 	defer cancel()
-	kernel, err := nested.FindKernel(ctx, filepath.Join(cache, "virtswarm-acceptance"))
+	kernel, err := findKernel(ctx)
 	if err != nil {
 		t.Skipf("no kernel for nested guests: %v", err)
 	}
