@@ -5,12 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
+
+// system is this guest's file system.
+var system disk.OS
 
 // Pulled is what Pull has done.
 type Pulled struct {
@@ -177,16 +182,17 @@ func (p *pull) finish() error {
 	if err := p.file.Sync(); err != nil {
 		return err
 	}
-	if !p.options.Replace {
-		if _, err := os.Lstat(p.dest); err == nil { // it came meanwhile
-			return fmt.Errorf("%s: %w", p.dest, ErrExists)
-		}
+	rename := system.RenameNew // so that what came meanwhile is not lost
+	if p.options.Replace {
+		rename = system.Rename
 	}
-	if err := os.Rename(p.part, p.dest); err != nil {
+	if err := rename(p.part, p.dest); errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s: %w", p.dest, ErrExists)
+	} else if err != nil {
 		return err
 	}
 	p.part = ""
-	return syncDir(filepath.Dir(p.dest))
+	return system.SyncDir(filepath.Dir(p.dest))
 }
 
 func (p *pull) close() {
@@ -197,16 +203,6 @@ func (p *pull) close() {
 		os.Remove(p.part) // nothing is in it
 	}
 	p.file.Close()
-}
-
-// syncDir makes a rename durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // PullTo writes a file's bytes to w, in order, each verified before it is written.

@@ -151,7 +151,7 @@ func (s *syncing) writeJournal() error {
 	if err := os.Rename(path+".new", path); err != nil {
 		return err
 	}
-	return syncDir(s.dir)
+	return system.SyncDir(s.dir)
 }
 
 // follow makes the directory what it should be, each time that becomes something else, over one link.
