@@ -47,3 +47,7 @@ func (c control) WatchGuests(ctx context.Context, req *v1.WatchGuestsRequest, s 
 func (c control) Prepare(ctx context.Context, req *v1.PrepareRequest, s *connect.ServerStream[v1.PrepareProgress]) error {
 	return c.ControlHost.Prepare(ctx, req, s.Send)
 }
+
+func (c control) SaveCatalogue(ctx context.Context, req *v1.SaveCatalogueRequest, s *connect.ServerStream[v1.SaveCatalogueChunk]) error {
+	return c.ControlHost.SaveCatalogue(ctx, req, s.Send)
+}

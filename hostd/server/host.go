@@ -49,6 +49,11 @@ type ControlHost interface {
 	Drain(ctx context.Context, req *v1.DrainRequest, send func(*v1.DrainProgress) error) error
 	Undrain(ctx context.Context, req *v1.UndrainRequest) (*v1.UndrainResponse, error)
 	Leave(ctx context.Context, req *v1.LeaveRequest, send func(*v1.LeaveProgress) error) error
+	Health(ctx context.Context, req *v1.HealthRequest) (*v1.HealthResponse, error)
+	Strays(ctx context.Context, req *v1.StraysRequest) (*v1.StraysResponse, error)
+	Adopt(ctx context.Context, req *v1.AdoptRequest) (*v1.AdoptResponse, error)
+	SaveCatalogue(ctx context.Context, req *v1.SaveCatalogueRequest, send func(*v1.SaveCatalogueChunk) error) error
+	RestoreCatalogue(ctx context.Context, req *v1.RestoreCatalogueRequest) (*v1.RestoreCatalogueResponse, error)
 }
 
 // ClusterHost is asked by other hosts. PeerOf tells by which.

@@ -41,6 +41,9 @@ const (
 	NoSuchGuest      = v1.Reason_REASON_NO_SUCH_GUEST
 	NoLibvirt        = v1.Reason_REASON_NO_LIBVIRT
 	NoGuestLink      = v1.Reason_REASON_NO_GUEST_LINK
+	QuorumAtRisk     = v1.Reason_REASON_QUORUM_AT_RISK
+	NoCluster        = v1.Reason_REASON_NO_CLUSTER
+	OldCopy          = v1.Reason_REASON_OLD_COPY
 	Interrupted      = v1.Reason_REASON_INTERRUPTED
 )
 
@@ -169,6 +172,18 @@ var explanations = []Explanation{
 		Reason: NoGuestLink, code: connect.CodeFailedPrecondition,
 		Sentence: "the guest link cannot be changed",
 		Hint:     "see that the guest runs, on a host with guest links, and that its system knows PCI hot-plugging",
+	}, {
+		Reason: QuorumAtRisk, code: connect.CodeFailedPrecondition,
+		Sentence: "the cluster would lose its majority of voters",
+		Hint:     "bring back a host that is down, or add one, then repeat; see: virtswarm status",
+	}, {
+		Reason: NoCluster, code: connect.CodeFailedPrecondition,
+		Sentence: "this host is of no cluster yet",
+		Hint:     "make one with: virtswarm init; or become a member of one with: virtswarm join ADDR TOKEN",
+	}, {
+		Reason: OldCopy, code: connect.CodeDataLoss,
+		Sentence: "the data directory is not this host's newest",
+		Hint:     "remove the host at another one (virtswarm leave --force), delete pki/ and raft/ in the directory, and join anew",
 	}, {
 		Reason: Interrupted, code: connect.CodeCanceled,
 		Sentence: "interrupted",

@@ -403,6 +403,199 @@ func (LeavePhase) EnumDescriptor() ([]byte, []int) {
 	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
 }
 
+type InitRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InitRequest) Reset() {
+	*x = InitRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InitRequest) ProtoMessage() {}
+
+func (x *InitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InitRequest.ProtoReflect.Descriptor instead.
+func (*InitRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{0}
+}
+
+type InitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	HostId        string                 `protobuf:"bytes,2,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InitResponse) Reset() {
+	*x = InitResponse{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InitResponse) ProtoMessage() {}
+
+func (x *InitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InitResponse.ProtoReflect.Descriptor instead.
+func (*InitResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *InitResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *InitResponse) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+type JoinClusterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host:port of a member.
+	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Token         string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinClusterRequest) Reset() {
+	*x = JoinClusterRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinClusterRequest) ProtoMessage() {}
+
+func (x *JoinClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinClusterRequest.ProtoReflect.Descriptor instead.
+func (*JoinClusterRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *JoinClusterRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *JoinClusterRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+type JoinClusterResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	HostId        string                 `protobuf:"bytes,2,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinClusterResponse) Reset() {
+	*x = JoinClusterResponse{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinClusterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinClusterResponse) ProtoMessage() {}
+
+func (x *JoinClusterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinClusterResponse.ProtoReflect.Descriptor instead.
+func (*JoinClusterResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *JoinClusterResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *JoinClusterResponse) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
 type PublishRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absolute path on the host that is asked.
@@ -421,7 +614,7 @@ type PublishRequest struct {
 
 func (x *PublishRequest) Reset() {
 	*x = PublishRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[0]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +626,7 @@ func (x *PublishRequest) String() string {
 func (*PublishRequest) ProtoMessage() {}
 
 func (x *PublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[0]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +639,7 @@ func (x *PublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
 func (*PublishRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{0}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PublishRequest) GetPath() string {
@@ -508,7 +701,7 @@ type PublishProgress struct {
 
 func (x *PublishProgress) Reset() {
 	*x = PublishProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[1]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +713,7 @@ func (x *PublishProgress) String() string {
 func (*PublishProgress) ProtoMessage() {}
 
 func (x *PublishProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[1]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +726,7 @@ func (x *PublishProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishProgress.ProtoReflect.Descriptor instead.
 func (*PublishProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{1}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PublishProgress) GetPhase() PublishPhase {
@@ -599,7 +792,7 @@ type PublishResult struct {
 
 func (x *PublishResult) Reset() {
 	*x = PublishResult{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[2]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +804,7 @@ func (x *PublishResult) String() string {
 func (*PublishResult) ProtoMessage() {}
 
 func (x *PublishResult) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[2]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +817,7 @@ func (x *PublishResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishResult.ProtoReflect.Descriptor instead.
 func (*PublishResult) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{2}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PublishResult) GetName() string {
@@ -676,7 +869,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[3]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +881,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[3]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +894,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{3}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PullRequest) GetName() string {
@@ -753,7 +946,7 @@ type PullProgress struct {
 
 func (x *PullProgress) Reset() {
 	*x = PullProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[4]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +958,7 @@ func (x *PullProgress) String() string {
 func (*PullProgress) ProtoMessage() {}
 
 func (x *PullProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[4]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +971,7 @@ func (x *PullProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullProgress.ProtoReflect.Descriptor instead.
 func (*PullProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{4}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PullProgress) GetPhase() PullPhase {
@@ -850,7 +1043,7 @@ type PullResult struct {
 
 func (x *PullResult) Reset() {
 	*x = PullResult{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +1055,7 @@ func (x *PullResult) String() string {
 func (*PullResult) ProtoMessage() {}
 
 func (x *PullResult) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +1068,7 @@ func (x *PullResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResult.ProtoReflect.Descriptor instead.
 func (*PullResult) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{5}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PullResult) GetName() string {
@@ -930,7 +1123,7 @@ type DistributeRequest struct {
 
 func (x *DistributeRequest) Reset() {
 	*x = DistributeRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1135,7 @@ func (x *DistributeRequest) String() string {
 func (*DistributeRequest) ProtoMessage() {}
 
 func (x *DistributeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1148,7 @@ func (x *DistributeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DistributeRequest.ProtoReflect.Descriptor instead.
 func (*DistributeRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DistributeRequest) GetName() string {
@@ -1010,7 +1203,7 @@ type HostProgress struct {
 
 func (x *HostProgress) Reset() {
 	*x = HostProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1215,7 @@ func (x *HostProgress) String() string {
 func (*HostProgress) ProtoMessage() {}
 
 func (x *HostProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1228,7 @@ func (x *HostProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProgress.ProtoReflect.Descriptor instead.
 func (*HostProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HostProgress) GetHostId() string {
@@ -1106,7 +1299,7 @@ type DistributeProgress struct {
 
 func (x *DistributeProgress) Reset() {
 	*x = DistributeProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1311,7 @@ func (x *DistributeProgress) String() string {
 func (*DistributeProgress) ProtoMessage() {}
 
 func (x *DistributeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1324,7 @@ func (x *DistributeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DistributeProgress.ProtoReflect.Descriptor instead.
 func (*DistributeProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DistributeProgress) GetName() string {
@@ -1191,7 +1384,7 @@ type UnpinRequest struct {
 
 func (x *UnpinRequest) Reset() {
 	*x = UnpinRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1396,7 @@ func (x *UnpinRequest) String() string {
 func (*UnpinRequest) ProtoMessage() {}
 
 func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1409,7 @@ func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinRequest.ProtoReflect.Descriptor instead.
 func (*UnpinRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UnpinRequest) GetName() string {
@@ -1260,7 +1453,7 @@ type UnpinResponse struct {
 
 func (x *UnpinResponse) Reset() {
 	*x = UnpinResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1465,7 @@ func (x *UnpinResponse) String() string {
 func (*UnpinResponse) ProtoMessage() {}
 
 func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1478,7 @@ func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinResponse.ProtoReflect.Descriptor instead.
 func (*UnpinResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UnpinResponse) GetName() string {
@@ -1329,7 +1522,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1534,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1547,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListRequest) GetPrefix() string {
@@ -1390,7 +1583,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1595,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1608,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListResponse) GetStaleness() *Staleness {
@@ -1450,7 +1643,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1655,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1668,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ShowRequest) GetName() string {
@@ -1511,7 +1704,7 @@ type Holding struct {
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1716,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1729,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Holding) GetHostId() string {
@@ -1603,7 +1796,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1808,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1821,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ShowResponse) GetStaleness() *Staleness {
@@ -1670,7 +1863,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1875,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1888,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RemoveRequest) GetName() string {
@@ -1723,7 +1916,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1928,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1941,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveResponse) GetRemoved() []*File {
@@ -1773,7 +1966,7 @@ type HostsRequest struct {
 
 func (x *HostsRequest) Reset() {
 	*x = HostsRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1978,7 @@ func (x *HostsRequest) String() string {
 func (*HostsRequest) ProtoMessage() {}
 
 func (x *HostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1991,7 @@ func (x *HostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsRequest.ProtoReflect.Descriptor instead.
 func (*HostsRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 type HostsResponse struct {
@@ -1812,7 +2005,7 @@ type HostsResponse struct {
 
 func (x *HostsResponse) Reset() {
 	*x = HostsResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +2017,7 @@ func (x *HostsResponse) String() string {
 func (*HostsResponse) ProtoMessage() {}
 
 func (x *HostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +2030,7 @@ func (x *HostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsResponse.ProtoReflect.Descriptor instead.
 func (*HostsResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *HostsResponse) GetStaleness() *Staleness {
@@ -1864,7 +2057,7 @@ type ShowHostRequest struct {
 
 func (x *ShowHostRequest) Reset() {
 	*x = ShowHostRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +2069,7 @@ func (x *ShowHostRequest) String() string {
 func (*ShowHostRequest) ProtoMessage() {}
 
 func (x *ShowHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +2082,7 @@ func (x *ShowHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowHostRequest.ProtoReflect.Descriptor instead.
 func (*ShowHostRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ShowHostRequest) GetHost() string {
@@ -1916,7 +2109,7 @@ type ShowHostResponse struct {
 
 func (x *ShowHostResponse) Reset() {
 	*x = ShowHostResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2121,7 @@ func (x *ShowHostResponse) String() string {
 func (*ShowHostResponse) ProtoMessage() {}
 
 func (x *ShowHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2134,7 @@ func (x *ShowHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowHostResponse.ProtoReflect.Descriptor instead.
 func (*ShowHostResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ShowHostResponse) GetStaleness() *Staleness {
@@ -2013,7 +2206,7 @@ type SetHostRequest struct {
 
 func (x *SetHostRequest) Reset() {
 	*x = SetHostRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2218,7 @@ func (x *SetHostRequest) String() string {
 func (*SetHostRequest) ProtoMessage() {}
 
 func (x *SetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2231,7 @@ func (x *SetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHostRequest.ProtoReflect.Descriptor instead.
 func (*SetHostRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SetHostRequest) GetHost() string {
@@ -2107,7 +2300,7 @@ type SetHostResponse struct {
 
 func (x *SetHostResponse) Reset() {
 	*x = SetHostResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2312,7 @@ func (x *SetHostResponse) String() string {
 func (*SetHostResponse) ProtoMessage() {}
 
 func (x *SetHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2325,7 @@ func (x *SetHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHostResponse.ProtoReflect.Descriptor instead.
 func (*SetHostResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetHostResponse) GetHost() *Host {
@@ -2161,7 +2354,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2366,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2379,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StatusRequest) GetHosts() bool {
@@ -2218,7 +2411,7 @@ type ActiveFetch struct {
 
 func (x *ActiveFetch) Reset() {
 	*x = ActiveFetch{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2423,7 @@ func (x *ActiveFetch) String() string {
 func (*ActiveFetch) ProtoMessage() {}
 
 func (x *ActiveFetch) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2436,7 @@ func (x *ActiveFetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActiveFetch.ProtoReflect.Descriptor instead.
 func (*ActiveFetch) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ActiveFetch) GetName() string {
@@ -2325,14 +2518,16 @@ type StatusResponse struct {
 	RepairBytes   uint64 `protobuf:"varint,22,opt,name=repair_bytes,json=repairBytes,proto3" json:"repair_bytes,omitempty"`
 	AwaitedShards uint64 `protobuf:"varint,23,opt,name=awaited_shards,json=awaitedShards,proto3" json:"awaited_shards,omitempty"`
 	// How the host that answers is doing, and the others if they were asked, ordered by name.
-	Reports       []*HostReport `protobuf:"bytes,24,rep,name=reports,proto3" json:"reports,omitempty"`
+	Reports []*HostReport `protobuf:"bytes,24,rep,name=reports,proto3" json:"reports,omitempty"`
+	// What is wrong, the worst first: with the others' own findings if they were asked.
+	Findings      []*Finding `protobuf:"bytes,25,rep,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2539,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2552,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatusResponse) GetStaleness() *Staleness {
@@ -2528,6 +2723,790 @@ func (x *StatusResponse) GetReports() []*HostReport {
 	return nil
 }
 
+func (x *StatusResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+type HealthRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthRequest) Reset() {
+	*x = HealthRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthRequest) ProtoMessage() {}
+
+func (x *HealthRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
+func (*HealthRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{31}
+}
+
+type HealthResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Staleness *Staleness             `protobuf:"bytes,1,opt,name=staleness,proto3" json:"staleness,omitempty"`
+	// The worst first; then the oldest.
+	Findings []*Finding `protobuf:"bytes,2,rep,name=findings,proto3" json:"findings,omitempty"`
+	// Hosts that were asked for their own findings and gave none because they could not be reached.
+	Silent        []string `protobuf:"bytes,3,rep,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthResponse) Reset() {
+	*x = HealthResponse{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthResponse) ProtoMessage() {}
+
+func (x *HealthResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
+func (*HealthResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *HealthResponse) GetStaleness() *Staleness {
+	if x != nil {
+		return x.Staleness
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
+// Stray is a content in the store of one host that no entry of the catalogue names.
+type Stray struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	HostId string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Host   string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	// Digest of the manifest.
+	Id        string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Size      uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	DataBytes uint64 `protobuf:"varint,5,opt,name=data_bytes,json=dataBytes,proto3" json:"data_bytes,omitempty"`
+	// Shards of the content, and those of them that this host holds whole; bytes held.
+	Shards     uint32 `protobuf:"varint,6,opt,name=shards,proto3" json:"shards,omitempty"`
+	HeldShards uint32 `protobuf:"varint,7,opt,name=held_shards,json=heldShards,proto3" json:"held_shards,omitempty"`
+	HeldBytes  uint64 `protobuf:"varint,8,opt,name=held_bytes,json=heldBytes,proto3" json:"held_bytes,omitempty"`
+	// Names that a catalogue gave it when this host last heard of one; empty if none ever did.
+	Names []string `protobuf:"bytes,9,rep,name=names,proto3" json:"names,omitempty"`
+	// Id of the cluster whose catalogue named it last; empty if unknown.
+	Cluster string `protobuf:"bytes,10,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Unix seconds since when it is a stray, and when it will be dropped unless it is adopted.
+	Since         int64 `protobuf:"varint,11,opt,name=since,proto3" json:"since,omitempty"`
+	Until         int64 `protobuf:"varint,12,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stray) Reset() {
+	*x = Stray{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stray) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stray) ProtoMessage() {}
+
+func (x *Stray) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stray.ProtoReflect.Descriptor instead.
+func (*Stray) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Stray) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *Stray) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Stray) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Stray) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Stray) GetDataBytes() uint64 {
+	if x != nil {
+		return x.DataBytes
+	}
+	return 0
+}
+
+func (x *Stray) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+func (x *Stray) GetHeldShards() uint32 {
+	if x != nil {
+		return x.HeldShards
+	}
+	return 0
+}
+
+func (x *Stray) GetHeldBytes() uint64 {
+	if x != nil {
+		return x.HeldBytes
+	}
+	return 0
+}
+
+func (x *Stray) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *Stray) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Stray) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *Stray) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+type StraysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ask all hosts; otherwise the one that is asked tells its own.
+	All           bool `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StraysRequest) Reset() {
+	*x = StraysRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StraysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StraysRequest) ProtoMessage() {}
+
+func (x *StraysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StraysRequest.ProtoReflect.Descriptor instead.
+func (*StraysRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *StraysRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+type StraysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ordered by host, then name, then id.
+	Strays []*Stray `protobuf:"bytes,1,rep,name=strays,proto3" json:"strays,omitempty"`
+	// Hosts that did not answer.
+	Silent        []string `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StraysResponse) Reset() {
+	*x = StraysResponse{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StraysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StraysResponse) ProtoMessage() {}
+
+func (x *StraysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StraysResponse.ProtoReflect.Descriptor instead.
+func (*StraysResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *StraysResponse) GetStrays() []*Stray {
+	if x != nil {
+		return x.Strays
+	}
+	return nil
+}
+
+func (x *StraysResponse) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
+type AdoptRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names or digests of strays; all must then be false.
+	Which []string `protobuf:"bytes,1,rep,name=which,proto3" json:"which,omitempty"`
+	// All strays that have a name.
+	All bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	// The name under which the only stray of which is entered, instead of its own.
+	As string `protobuf:"bytes,3,opt,name=as,proto3" json:"as,omitempty"`
+	// Copies to keep; not set: as many as it had, else the default.
+	Replicas *uint32 `protobuf:"varint,4,opt,name=replicas,proto3,oneof" json:"replicas,omitempty"`
+	// Also contents of which some shards are on no host that answers.
+	Force         bool `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptRequest) Reset() {
+	*x = AdoptRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptRequest) ProtoMessage() {}
+
+func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
+func (*AdoptRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *AdoptRequest) GetWhich() []string {
+	if x != nil {
+		return x.Which
+	}
+	return nil
+}
+
+func (x *AdoptRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *AdoptRequest) GetAs() string {
+	if x != nil {
+		return x.As
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetReplicas() uint32 {
+	if x != nil && x.Replicas != nil {
+		return *x.Replicas
+	}
+	return 0
+}
+
+func (x *AdoptRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// Adopted is what became of one name.
+type Adopted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Empty if it was entered; else why it was not.
+	Refused string `protobuf:"bytes,3,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Shards, and those of them that no host that answers has.
+	Shards        uint32 `protobuf:"varint,4,opt,name=shards,proto3" json:"shards,omitempty"`
+	MissingShards uint32 `protobuf:"varint,5,opt,name=missing_shards,json=missingShards,proto3" json:"missing_shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Adopted) Reset() {
+	*x = Adopted{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Adopted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Adopted) ProtoMessage() {}
+
+func (x *Adopted) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Adopted.ProtoReflect.Descriptor instead.
+func (*Adopted) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Adopted) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Adopted) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Adopted) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *Adopted) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+func (x *Adopted) GetMissingShards() uint32 {
+	if x != nil {
+		return x.MissingShards
+	}
+	return 0
+}
+
+type AdoptResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Adopted       []*Adopted             `protobuf:"bytes,1,rep,name=adopted,proto3" json:"adopted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptResponse) Reset() {
+	*x = AdoptResponse{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptResponse) ProtoMessage() {}
+
+func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
+func (*AdoptResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *AdoptResponse) GetAdopted() []*Adopted {
+	if x != nil {
+		return x.Adopted
+	}
+	return nil
+}
+
+type SaveCatalogueRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveCatalogueRequest) Reset() {
+	*x = SaveCatalogueRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveCatalogueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveCatalogueRequest) ProtoMessage() {}
+
+func (x *SaveCatalogueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveCatalogueRequest.ProtoReflect.Descriptor instead.
+func (*SaveCatalogueRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{39}
+}
+
+type SaveCatalogueChunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With the first one: how far the answer can be trusted.
+	Staleness     *Staleness `protobuf:"bytes,1,opt,name=staleness,proto3" json:"staleness,omitempty"`
+	Data          []byte     `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveCatalogueChunk) Reset() {
+	*x = SaveCatalogueChunk{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveCatalogueChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveCatalogueChunk) ProtoMessage() {}
+
+func (x *SaveCatalogueChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveCatalogueChunk.ProtoReflect.Descriptor instead.
+func (*SaveCatalogueChunk) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *SaveCatalogueChunk) GetStaleness() *Staleness {
+	if x != nil {
+		return x.Staleness
+	}
+	return nil
+}
+
+func (x *SaveCatalogueChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type RestoreCatalogueRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute path, on the host that is asked, of what SaveCatalogue gave.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Say what would be entered, and enter nothing.
+	DryRun        bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreCatalogueRequest) Reset() {
+	*x = RestoreCatalogueRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreCatalogueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreCatalogueRequest) ProtoMessage() {}
+
+func (x *RestoreCatalogueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreCatalogueRequest.ProtoReflect.Descriptor instead.
+func (*RestoreCatalogueRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *RestoreCatalogueRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *RestoreCatalogueRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type RestoreCatalogueResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the saved catalogue: its cluster, log index, and counts.
+	ClusterId string `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Index     uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Names     uint32 `protobuf:"varint,3,opt,name=names,proto3" json:"names,omitempty"`
+	Versions  uint32 `protobuf:"varint,4,opt,name=versions,proto3" json:"versions,omitempty"`
+	// Versions entered now; those that were there already; those refused.
+	Entered []*Adopted `protobuf:"bytes,5,rep,name=entered,proto3" json:"entered,omitempty"`
+	Present uint32     `protobuf:"varint,6,opt,name=present,proto3" json:"present,omitempty"`
+	// What a saved catalogue has and is not brought back, in words: hosts, domains, join tokens.
+	LeftOut       []string `protobuf:"bytes,7,rep,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreCatalogueResponse) Reset() {
+	*x = RestoreCatalogueResponse{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreCatalogueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreCatalogueResponse) ProtoMessage() {}
+
+func (x *RestoreCatalogueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreCatalogueResponse.ProtoReflect.Descriptor instead.
+func (*RestoreCatalogueResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *RestoreCatalogueResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *RestoreCatalogueResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *RestoreCatalogueResponse) GetNames() uint32 {
+	if x != nil {
+		return x.Names
+	}
+	return 0
+}
+
+func (x *RestoreCatalogueResponse) GetVersions() uint32 {
+	if x != nil {
+		return x.Versions
+	}
+	return 0
+}
+
+func (x *RestoreCatalogueResponse) GetEntered() []*Adopted {
+	if x != nil {
+		return x.Entered
+	}
+	return nil
+}
+
+func (x *RestoreCatalogueResponse) GetPresent() uint32 {
+	if x != nil {
+		return x.Present
+	}
+	return 0
+}
+
+func (x *RestoreCatalogueResponse) GetLeftOut() []string {
+	if x != nil {
+		return x.LeftOut
+	}
+	return nil
+}
+
 type VerifyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: everything this host holds.
@@ -2540,7 +3519,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2552,7 +3531,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2565,7 +3544,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *VerifyRequest) GetName() string {
@@ -2592,7 +3571,7 @@ type ScrubRequest struct {
 
 func (x *ScrubRequest) Reset() {
 	*x = ScrubRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +3583,7 @@ func (x *ScrubRequest) String() string {
 func (*ScrubRequest) ProtoMessage() {}
 
 func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +3596,7 @@ func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
 func (*ScrubRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ScrubRequest) GetRate() uint64 {
@@ -2650,7 +3629,7 @@ type CheckProgress struct {
 
 func (x *CheckProgress) Reset() {
 	*x = CheckProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2662,7 +3641,7 @@ func (x *CheckProgress) String() string {
 func (*CheckProgress) ProtoMessage() {}
 
 func (x *CheckProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2675,7 +3654,7 @@ func (x *CheckProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckProgress.ProtoReflect.Descriptor instead.
 func (*CheckProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CheckProgress) GetPhase() CheckPhase {
@@ -2760,7 +3739,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +3751,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +3764,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Damage) GetName() string {
@@ -2826,7 +3805,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2838,7 +3817,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2851,7 +3830,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateTokenRequest) GetTtlSeconds() uint64 {
@@ -2873,7 +3852,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2885,7 +3864,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2898,7 +3877,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -2936,7 +3915,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2948,7 +3927,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2961,7 +3940,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DrainRequest) GetHost() string {
@@ -3003,7 +3982,7 @@ type DrainProgress struct {
 
 func (x *DrainProgress) Reset() {
 	*x = DrainProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3994,7 @@ func (x *DrainProgress) String() string {
 func (*DrainProgress) ProtoMessage() {}
 
 func (x *DrainProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3028,7 +4007,7 @@ func (x *DrainProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainProgress.ProtoReflect.Descriptor instead.
 func (*DrainProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DrainProgress) GetHostId() string {
@@ -3097,7 +4076,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +4088,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +4101,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *UndrainRequest) GetHost() string {
@@ -3142,7 +4121,7 @@ type UndrainResponse struct {
 
 func (x *UndrainResponse) Reset() {
 	*x = UndrainResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3154,7 +4133,7 @@ func (x *UndrainResponse) String() string {
 func (*UndrainResponse) ProtoMessage() {}
 
 func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3167,7 +4146,7 @@ func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
 func (*UndrainResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *UndrainResponse) GetHost() *Host {
@@ -3196,7 +4175,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3208,7 +4187,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3221,7 +4200,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LeaveRequest) GetHost() string {
@@ -3251,7 +4230,7 @@ type LeaveProgress struct {
 
 func (x *LeaveProgress) Reset() {
 	*x = LeaveProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3263,7 +4242,7 @@ func (x *LeaveProgress) String() string {
 func (*LeaveProgress) ProtoMessage() {}
 
 func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3276,7 +4255,7 @@ func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveProgress.ProtoReflect.Descriptor instead.
 func (*LeaveProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LeaveProgress) GetPhase() LeavePhase {
@@ -3318,7 +4297,19 @@ var File_virtswarm_v1_control_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1avirtswarm/v1/control.proto\x12\fvirtswarm.v1\x1a\x19virtswarm/v1/guests.proto\x1a\x18virtswarm/v1/types.proto\"\xc5\x01\n" +
+	"\x1avirtswarm/v1/control.proto\x12\fvirtswarm.v1\x1a\x19virtswarm/v1/guests.proto\x1a\x18virtswarm/v1/types.proto\"\r\n" +
+	"\vInitRequest\"F\n" +
+	"\fInitResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
+	"\ahost_id\x18\x02 \x01(\tR\x06hostId\"D\n" +
+	"\x12JoinClusterRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\"M\n" +
+	"\x13JoinClusterResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
+	"\ahost_id\x18\x02 \x01(\tR\x06hostId\"\xc5\x01\n" +
 	"\x0ePublishRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -3478,7 +4469,7 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x04done\x18\x03 \x01(\x04R\x04done\x12\x14\n" +
 	"\x05total\x18\x04 \x01(\x04R\x05total\x12\x12\n" +
 	"\x04rate\x18\x05 \x01(\x01R\x04rate\x12\x18\n" +
-	"\asources\x18\x06 \x01(\rR\asources\"\xa7\a\n" +
+	"\asources\x18\x06 \x01(\rR\asources\"\xda\a\n" +
 	"\x0eStatusResponse\x125\n" +
 	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x12\x1d\n" +
 	"\n" +
@@ -3508,7 +4499,66 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\rrepair_shards\x18\x15 \x01(\x04R\frepairShards\x12!\n" +
 	"\frepair_bytes\x18\x16 \x01(\x04R\vrepairBytes\x12%\n" +
 	"\x0eawaited_shards\x18\x17 \x01(\x04R\rawaitedShards\x122\n" +
-	"\areports\x18\x18 \x03(\v2\x18.virtswarm.v1.HostReportR\areports\"3\n" +
+	"\areports\x18\x18 \x03(\v2\x18.virtswarm.v1.HostReportR\areports\x121\n" +
+	"\bfindings\x18\x19 \x03(\v2\x15.virtswarm.v1.FindingR\bfindings\"\x0f\n" +
+	"\rHealthRequest\"\x92\x01\n" +
+	"\x0eHealthResponse\x125\n" +
+	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x121\n" +
+	"\bfindings\x18\x02 \x03(\v2\x15.virtswarm.v1.FindingR\bfindings\x12\x16\n" +
+	"\x06silent\x18\x03 \x03(\tR\x06silent\"\xab\x02\n" +
+	"\x05Stray\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x1d\n" +
+	"\n" +
+	"data_bytes\x18\x05 \x01(\x04R\tdataBytes\x12\x16\n" +
+	"\x06shards\x18\x06 \x01(\rR\x06shards\x12\x1f\n" +
+	"\vheld_shards\x18\a \x01(\rR\n" +
+	"heldShards\x12\x1d\n" +
+	"\n" +
+	"held_bytes\x18\b \x01(\x04R\theldBytes\x12\x14\n" +
+	"\x05names\x18\t \x03(\tR\x05names\x12\x18\n" +
+	"\acluster\x18\n" +
+	" \x01(\tR\acluster\x12\x14\n" +
+	"\x05since\x18\v \x01(\x03R\x05since\x12\x14\n" +
+	"\x05until\x18\f \x01(\x03R\x05until\"!\n" +
+	"\rStraysRequest\x12\x10\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\"U\n" +
+	"\x0eStraysResponse\x12+\n" +
+	"\x06strays\x18\x01 \x03(\v2\x13.virtswarm.v1.StrayR\x06strays\x12\x16\n" +
+	"\x06silent\x18\x02 \x03(\tR\x06silent\"\x8a\x01\n" +
+	"\fAdoptRequest\x12\x14\n" +
+	"\x05which\x18\x01 \x03(\tR\x05which\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x0e\n" +
+	"\x02as\x18\x03 \x01(\tR\x02as\x12\x1f\n" +
+	"\breplicas\x18\x04 \x01(\rH\x00R\breplicas\x88\x01\x01\x12\x14\n" +
+	"\x05force\x18\x05 \x01(\bR\x05forceB\v\n" +
+	"\t_replicas\"\x86\x01\n" +
+	"\aAdopted\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
+	"\arefused\x18\x03 \x01(\tR\arefused\x12\x16\n" +
+	"\x06shards\x18\x04 \x01(\rR\x06shards\x12%\n" +
+	"\x0emissing_shards\x18\x05 \x01(\rR\rmissingShards\"@\n" +
+	"\rAdoptResponse\x12/\n" +
+	"\aadopted\x18\x01 \x03(\v2\x15.virtswarm.v1.AdoptedR\aadopted\"\x16\n" +
+	"\x14SaveCatalogueRequest\"_\n" +
+	"\x12SaveCatalogueChunk\x125\n" +
+	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"F\n" +
+	"\x17RestoreCatalogueRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\xe7\x01\n" +
+	"\x18RestoreCatalogueResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05names\x18\x03 \x01(\rR\x05names\x12\x1a\n" +
+	"\bversions\x18\x04 \x01(\rR\bversions\x12/\n" +
+	"\aentered\x18\x05 \x03(\v2\x15.virtswarm.v1.AdoptedR\aentered\x12\x18\n" +
+	"\apresent\x18\x06 \x01(\rR\apresent\x12\x19\n" +
+	"\bleft_out\x18\a \x03(\tR\aleftOut\"3\n" +
 	"\rVerifyRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"\"\n" +
@@ -3609,7 +4659,7 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x17LEAVE_PHASE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14LEAVE_PHASE_DRAINING\x10\x01\x12\x18\n" +
 	"\x14LEAVE_PHASE_REMOVING\x10\x02\x12\x14\n" +
-	"\x10LEAVE_PHASE_DONE\x10\x032\xf7\f\n" +
+	"\x10LEAVE_PHASE_DONE\x10\x032\xff\x0f\n" +
 	"\aControl\x12H\n" +
 	"\aPublish\x12\x1c.virtswarm.v1.PublishRequest\x1a\x1d.virtswarm.v1.PublishProgress0\x01\x12?\n" +
 	"\x04Pull\x12\x19.virtswarm.v1.PullRequest\x1a\x1a.virtswarm.v1.PullProgress0\x01\x12Q\n" +
@@ -3628,13 +4678,21 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x05Hosts\x12\x1a.virtswarm.v1.HostsRequest\x1a\x1b.virtswarm.v1.HostsResponse\x12I\n" +
 	"\bShowHost\x12\x1d.virtswarm.v1.ShowHostRequest\x1a\x1e.virtswarm.v1.ShowHostResponse\x12F\n" +
 	"\aSetHost\x12\x1c.virtswarm.v1.SetHostRequest\x1a\x1d.virtswarm.v1.SetHostResponse\x12C\n" +
-	"\x06Status\x12\x1b.virtswarm.v1.StatusRequest\x1a\x1c.virtswarm.v1.StatusResponse\x12D\n" +
+	"\x06Status\x12\x1b.virtswarm.v1.StatusRequest\x1a\x1c.virtswarm.v1.StatusResponse\x12C\n" +
+	"\x06Health\x12\x1b.virtswarm.v1.HealthRequest\x1a\x1c.virtswarm.v1.HealthResponse\x12D\n" +
 	"\x06Verify\x12\x1b.virtswarm.v1.VerifyRequest\x1a\x1b.virtswarm.v1.CheckProgress0\x01\x12B\n" +
 	"\x05Scrub\x12\x1a.virtswarm.v1.ScrubRequest\x1a\x1b.virtswarm.v1.CheckProgress0\x01\x12R\n" +
 	"\vCreateToken\x12 .virtswarm.v1.CreateTokenRequest\x1a!.virtswarm.v1.CreateTokenResponse\x12B\n" +
 	"\x05Drain\x12\x1a.virtswarm.v1.DrainRequest\x1a\x1b.virtswarm.v1.DrainProgress0\x01\x12F\n" +
 	"\aUndrain\x12\x1c.virtswarm.v1.UndrainRequest\x1a\x1d.virtswarm.v1.UndrainResponse\x12B\n" +
-	"\x05Leave\x12\x1a.virtswarm.v1.LeaveRequest\x1a\x1b.virtswarm.v1.LeaveProgress0\x01BFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
+	"\x05Leave\x12\x1a.virtswarm.v1.LeaveRequest\x1a\x1b.virtswarm.v1.LeaveProgress0\x01\x12C\n" +
+	"\x06Strays\x12\x1b.virtswarm.v1.StraysRequest\x1a\x1c.virtswarm.v1.StraysResponse\x12@\n" +
+	"\x05Adopt\x12\x1a.virtswarm.v1.AdoptRequest\x1a\x1b.virtswarm.v1.AdoptResponse\x12W\n" +
+	"\rSaveCatalogue\x12\".virtswarm.v1.SaveCatalogueRequest\x1a .virtswarm.v1.SaveCatalogueChunk0\x01\x12a\n" +
+	"\x10RestoreCatalogue\x12%.virtswarm.v1.RestoreCatalogueRequest\x1a&.virtswarm.v1.RestoreCatalogueResponse2\x9a\x01\n" +
+	"\x05Setup\x12=\n" +
+	"\x04Init\x12\x19.virtswarm.v1.InitRequest\x1a\x1a.virtswarm.v1.InitResponse\x12R\n" +
+	"\vJoinCluster\x12 .virtswarm.v1.JoinClusterRequest\x1a!.virtswarm.v1.JoinClusterResponseBFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
 
 var (
 	file_virtswarm_v1_control_proto_rawDescOnce sync.Once
@@ -3649,159 +4707,197 @@ func file_virtswarm_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_virtswarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_virtswarm_v1_control_proto_goTypes = []any{
-	(Wait)(0),                   // 0: virtswarm.v1.Wait
-	(PublishPhase)(0),           // 1: virtswarm.v1.PublishPhase
-	(ExportMode)(0),             // 2: virtswarm.v1.ExportMode
-	(PullPhase)(0),              // 3: virtswarm.v1.PullPhase
-	(HoldState)(0),              // 4: virtswarm.v1.HoldState
-	(CheckPhase)(0),             // 5: virtswarm.v1.CheckPhase
-	(LeavePhase)(0),             // 6: virtswarm.v1.LeavePhase
-	(*PublishRequest)(nil),      // 7: virtswarm.v1.PublishRequest
-	(*PublishProgress)(nil),     // 8: virtswarm.v1.PublishProgress
-	(*PublishResult)(nil),       // 9: virtswarm.v1.PublishResult
-	(*PullRequest)(nil),         // 10: virtswarm.v1.PullRequest
-	(*PullProgress)(nil),        // 11: virtswarm.v1.PullProgress
-	(*PullResult)(nil),          // 12: virtswarm.v1.PullResult
-	(*DistributeRequest)(nil),   // 13: virtswarm.v1.DistributeRequest
-	(*HostProgress)(nil),        // 14: virtswarm.v1.HostProgress
-	(*DistributeProgress)(nil),  // 15: virtswarm.v1.DistributeProgress
-	(*UnpinRequest)(nil),        // 16: virtswarm.v1.UnpinRequest
-	(*UnpinResponse)(nil),       // 17: virtswarm.v1.UnpinResponse
-	(*ListRequest)(nil),         // 18: virtswarm.v1.ListRequest
-	(*ListResponse)(nil),        // 19: virtswarm.v1.ListResponse
-	(*ShowRequest)(nil),         // 20: virtswarm.v1.ShowRequest
-	(*Holding)(nil),             // 21: virtswarm.v1.Holding
-	(*ShowResponse)(nil),        // 22: virtswarm.v1.ShowResponse
-	(*RemoveRequest)(nil),       // 23: virtswarm.v1.RemoveRequest
-	(*RemoveResponse)(nil),      // 24: virtswarm.v1.RemoveResponse
-	(*HostsRequest)(nil),        // 25: virtswarm.v1.HostsRequest
-	(*HostsResponse)(nil),       // 26: virtswarm.v1.HostsResponse
-	(*ShowHostRequest)(nil),     // 27: virtswarm.v1.ShowHostRequest
-	(*ShowHostResponse)(nil),    // 28: virtswarm.v1.ShowHostResponse
-	(*SetHostRequest)(nil),      // 29: virtswarm.v1.SetHostRequest
-	(*SetHostResponse)(nil),     // 30: virtswarm.v1.SetHostResponse
-	(*StatusRequest)(nil),       // 31: virtswarm.v1.StatusRequest
-	(*ActiveFetch)(nil),         // 32: virtswarm.v1.ActiveFetch
-	(*StatusResponse)(nil),      // 33: virtswarm.v1.StatusResponse
-	(*VerifyRequest)(nil),       // 34: virtswarm.v1.VerifyRequest
-	(*ScrubRequest)(nil),        // 35: virtswarm.v1.ScrubRequest
-	(*CheckProgress)(nil),       // 36: virtswarm.v1.CheckProgress
-	(*Damage)(nil),              // 37: virtswarm.v1.Damage
-	(*CreateTokenRequest)(nil),  // 38: virtswarm.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil), // 39: virtswarm.v1.CreateTokenResponse
-	(*DrainRequest)(nil),        // 40: virtswarm.v1.DrainRequest
-	(*DrainProgress)(nil),       // 41: virtswarm.v1.DrainProgress
-	(*UndrainRequest)(nil),      // 42: virtswarm.v1.UndrainRequest
-	(*UndrainResponse)(nil),     // 43: virtswarm.v1.UndrainResponse
-	(*LeaveRequest)(nil),        // 44: virtswarm.v1.LeaveRequest
-	(*LeaveProgress)(nil),       // 45: virtswarm.v1.LeaveProgress
-	nil,                         // 46: virtswarm.v1.SetHostRequest.LabelsEntry
-	(*Staleness)(nil),           // 47: virtswarm.v1.Staleness
-	(*File)(nil),                // 48: virtswarm.v1.File
-	(HostState)(0),              // 49: virtswarm.v1.HostState
-	(*Host)(nil),                // 50: virtswarm.v1.Host
-	(*HostReport)(nil),          // 51: virtswarm.v1.HostReport
-	(*StoreUsage)(nil),          // 52: virtswarm.v1.StoreUsage
-	(*GuestsRequest)(nil),       // 53: virtswarm.v1.GuestsRequest
-	(*WatchGuestsRequest)(nil),  // 54: virtswarm.v1.WatchGuestsRequest
-	(*SetGuestRequest)(nil),     // 55: virtswarm.v1.SetGuestRequest
-	(*AttachShmRequest)(nil),    // 56: virtswarm.v1.AttachShmRequest
-	(*DetachShmRequest)(nil),    // 57: virtswarm.v1.DetachShmRequest
-	(*PrepareRequest)(nil),      // 58: virtswarm.v1.PrepareRequest
-	(*GuestsResponse)(nil),      // 59: virtswarm.v1.GuestsResponse
-	(*GuestEvent)(nil),          // 60: virtswarm.v1.GuestEvent
-	(*SetGuestResponse)(nil),    // 61: virtswarm.v1.SetGuestResponse
-	(*AttachShmResponse)(nil),   // 62: virtswarm.v1.AttachShmResponse
-	(*DetachShmResponse)(nil),   // 63: virtswarm.v1.DetachShmResponse
-	(*PrepareProgress)(nil),     // 64: virtswarm.v1.PrepareProgress
+	(Wait)(0),                        // 0: virtswarm.v1.Wait
+	(PublishPhase)(0),                // 1: virtswarm.v1.PublishPhase
+	(ExportMode)(0),                  // 2: virtswarm.v1.ExportMode
+	(PullPhase)(0),                   // 3: virtswarm.v1.PullPhase
+	(HoldState)(0),                   // 4: virtswarm.v1.HoldState
+	(CheckPhase)(0),                  // 5: virtswarm.v1.CheckPhase
+	(LeavePhase)(0),                  // 6: virtswarm.v1.LeavePhase
+	(*InitRequest)(nil),              // 7: virtswarm.v1.InitRequest
+	(*InitResponse)(nil),             // 8: virtswarm.v1.InitResponse
+	(*JoinClusterRequest)(nil),       // 9: virtswarm.v1.JoinClusterRequest
+	(*JoinClusterResponse)(nil),      // 10: virtswarm.v1.JoinClusterResponse
+	(*PublishRequest)(nil),           // 11: virtswarm.v1.PublishRequest
+	(*PublishProgress)(nil),          // 12: virtswarm.v1.PublishProgress
+	(*PublishResult)(nil),            // 13: virtswarm.v1.PublishResult
+	(*PullRequest)(nil),              // 14: virtswarm.v1.PullRequest
+	(*PullProgress)(nil),             // 15: virtswarm.v1.PullProgress
+	(*PullResult)(nil),               // 16: virtswarm.v1.PullResult
+	(*DistributeRequest)(nil),        // 17: virtswarm.v1.DistributeRequest
+	(*HostProgress)(nil),             // 18: virtswarm.v1.HostProgress
+	(*DistributeProgress)(nil),       // 19: virtswarm.v1.DistributeProgress
+	(*UnpinRequest)(nil),             // 20: virtswarm.v1.UnpinRequest
+	(*UnpinResponse)(nil),            // 21: virtswarm.v1.UnpinResponse
+	(*ListRequest)(nil),              // 22: virtswarm.v1.ListRequest
+	(*ListResponse)(nil),             // 23: virtswarm.v1.ListResponse
+	(*ShowRequest)(nil),              // 24: virtswarm.v1.ShowRequest
+	(*Holding)(nil),                  // 25: virtswarm.v1.Holding
+	(*ShowResponse)(nil),             // 26: virtswarm.v1.ShowResponse
+	(*RemoveRequest)(nil),            // 27: virtswarm.v1.RemoveRequest
+	(*RemoveResponse)(nil),           // 28: virtswarm.v1.RemoveResponse
+	(*HostsRequest)(nil),             // 29: virtswarm.v1.HostsRequest
+	(*HostsResponse)(nil),            // 30: virtswarm.v1.HostsResponse
+	(*ShowHostRequest)(nil),          // 31: virtswarm.v1.ShowHostRequest
+	(*ShowHostResponse)(nil),         // 32: virtswarm.v1.ShowHostResponse
+	(*SetHostRequest)(nil),           // 33: virtswarm.v1.SetHostRequest
+	(*SetHostResponse)(nil),          // 34: virtswarm.v1.SetHostResponse
+	(*StatusRequest)(nil),            // 35: virtswarm.v1.StatusRequest
+	(*ActiveFetch)(nil),              // 36: virtswarm.v1.ActiveFetch
+	(*StatusResponse)(nil),           // 37: virtswarm.v1.StatusResponse
+	(*HealthRequest)(nil),            // 38: virtswarm.v1.HealthRequest
+	(*HealthResponse)(nil),           // 39: virtswarm.v1.HealthResponse
+	(*Stray)(nil),                    // 40: virtswarm.v1.Stray
+	(*StraysRequest)(nil),            // 41: virtswarm.v1.StraysRequest
+	(*StraysResponse)(nil),           // 42: virtswarm.v1.StraysResponse
+	(*AdoptRequest)(nil),             // 43: virtswarm.v1.AdoptRequest
+	(*Adopted)(nil),                  // 44: virtswarm.v1.Adopted
+	(*AdoptResponse)(nil),            // 45: virtswarm.v1.AdoptResponse
+	(*SaveCatalogueRequest)(nil),     // 46: virtswarm.v1.SaveCatalogueRequest
+	(*SaveCatalogueChunk)(nil),       // 47: virtswarm.v1.SaveCatalogueChunk
+	(*RestoreCatalogueRequest)(nil),  // 48: virtswarm.v1.RestoreCatalogueRequest
+	(*RestoreCatalogueResponse)(nil), // 49: virtswarm.v1.RestoreCatalogueResponse
+	(*VerifyRequest)(nil),            // 50: virtswarm.v1.VerifyRequest
+	(*ScrubRequest)(nil),             // 51: virtswarm.v1.ScrubRequest
+	(*CheckProgress)(nil),            // 52: virtswarm.v1.CheckProgress
+	(*Damage)(nil),                   // 53: virtswarm.v1.Damage
+	(*CreateTokenRequest)(nil),       // 54: virtswarm.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 55: virtswarm.v1.CreateTokenResponse
+	(*DrainRequest)(nil),             // 56: virtswarm.v1.DrainRequest
+	(*DrainProgress)(nil),            // 57: virtswarm.v1.DrainProgress
+	(*UndrainRequest)(nil),           // 58: virtswarm.v1.UndrainRequest
+	(*UndrainResponse)(nil),          // 59: virtswarm.v1.UndrainResponse
+	(*LeaveRequest)(nil),             // 60: virtswarm.v1.LeaveRequest
+	(*LeaveProgress)(nil),            // 61: virtswarm.v1.LeaveProgress
+	nil,                              // 62: virtswarm.v1.SetHostRequest.LabelsEntry
+	(*Staleness)(nil),                // 63: virtswarm.v1.Staleness
+	(*File)(nil),                     // 64: virtswarm.v1.File
+	(HostState)(0),                   // 65: virtswarm.v1.HostState
+	(*Host)(nil),                     // 66: virtswarm.v1.Host
+	(*HostReport)(nil),               // 67: virtswarm.v1.HostReport
+	(*StoreUsage)(nil),               // 68: virtswarm.v1.StoreUsage
+	(*Finding)(nil),                  // 69: virtswarm.v1.Finding
+	(*GuestsRequest)(nil),            // 70: virtswarm.v1.GuestsRequest
+	(*WatchGuestsRequest)(nil),       // 71: virtswarm.v1.WatchGuestsRequest
+	(*SetGuestRequest)(nil),          // 72: virtswarm.v1.SetGuestRequest
+	(*AttachShmRequest)(nil),         // 73: virtswarm.v1.AttachShmRequest
+	(*DetachShmRequest)(nil),         // 74: virtswarm.v1.DetachShmRequest
+	(*PrepareRequest)(nil),           // 75: virtswarm.v1.PrepareRequest
+	(*GuestsResponse)(nil),           // 76: virtswarm.v1.GuestsResponse
+	(*GuestEvent)(nil),               // 77: virtswarm.v1.GuestEvent
+	(*SetGuestResponse)(nil),         // 78: virtswarm.v1.SetGuestResponse
+	(*AttachShmResponse)(nil),        // 79: virtswarm.v1.AttachShmResponse
+	(*DetachShmResponse)(nil),        // 80: virtswarm.v1.DetachShmResponse
+	(*PrepareProgress)(nil),          // 81: virtswarm.v1.PrepareProgress
 }
 var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.PublishRequest.wait:type_name -> virtswarm.v1.Wait
 	1,  // 1: virtswarm.v1.PublishProgress.phase:type_name -> virtswarm.v1.PublishPhase
-	9,  // 2: virtswarm.v1.PublishProgress.result:type_name -> virtswarm.v1.PublishResult
+	13, // 2: virtswarm.v1.PublishProgress.result:type_name -> virtswarm.v1.PublishResult
 	2,  // 3: virtswarm.v1.PullRequest.mode:type_name -> virtswarm.v1.ExportMode
 	3,  // 4: virtswarm.v1.PullProgress.phase:type_name -> virtswarm.v1.PullPhase
-	12, // 5: virtswarm.v1.PullProgress.result:type_name -> virtswarm.v1.PullResult
+	16, // 5: virtswarm.v1.PullProgress.result:type_name -> virtswarm.v1.PullResult
 	4,  // 6: virtswarm.v1.HostProgress.state:type_name -> virtswarm.v1.HoldState
-	14, // 7: virtswarm.v1.DistributeProgress.hosts:type_name -> virtswarm.v1.HostProgress
-	47, // 8: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
-	48, // 9: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
-	49, // 10: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
-	47, // 11: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
-	48, // 12: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
-	48, // 13: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
-	21, // 14: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
-	48, // 15: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
-	47, // 16: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
-	50, // 17: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
-	47, // 18: virtswarm.v1.ShowHostResponse.staleness:type_name -> virtswarm.v1.Staleness
-	50, // 19: virtswarm.v1.ShowHostResponse.host:type_name -> virtswarm.v1.Host
-	51, // 20: virtswarm.v1.ShowHostResponse.report:type_name -> virtswarm.v1.HostReport
-	46, // 21: virtswarm.v1.SetHostRequest.labels:type_name -> virtswarm.v1.SetHostRequest.LabelsEntry
-	50, // 22: virtswarm.v1.SetHostResponse.host:type_name -> virtswarm.v1.Host
-	47, // 23: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
-	50, // 24: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
-	50, // 25: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
-	52, // 26: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
-	32, // 27: virtswarm.v1.StatusResponse.fetches:type_name -> virtswarm.v1.ActiveFetch
-	51, // 28: virtswarm.v1.StatusResponse.reports:type_name -> virtswarm.v1.HostReport
-	5,  // 29: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
-	37, // 30: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
-	50, // 31: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
-	6,  // 32: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
-	7,  // 33: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
-	10, // 34: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
-	13, // 35: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
-	16, // 36: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
-	18, // 37: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
-	20, // 38: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
-	23, // 39: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
-	53, // 40: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
-	54, // 41: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
-	55, // 42: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
-	56, // 43: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
-	57, // 44: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
-	58, // 45: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
-	25, // 46: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
-	27, // 47: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
-	29, // 48: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
-	31, // 49: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
-	34, // 50: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
-	35, // 51: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
-	38, // 52: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
-	40, // 53: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
-	42, // 54: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
-	44, // 55: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
-	8,  // 56: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
-	11, // 57: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
-	15, // 58: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
-	17, // 59: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
-	19, // 60: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
-	22, // 61: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
-	24, // 62: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
-	59, // 63: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
-	60, // 64: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
-	61, // 65: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
-	62, // 66: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
-	63, // 67: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
-	64, // 68: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
-	26, // 69: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
-	28, // 70: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
-	30, // 71: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
-	33, // 72: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
-	36, // 73: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
-	36, // 74: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
-	39, // 75: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
-	41, // 76: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
-	43, // 77: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
-	45, // 78: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
-	56, // [56:79] is the sub-list for method output_type
-	33, // [33:56] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	18, // 7: virtswarm.v1.DistributeProgress.hosts:type_name -> virtswarm.v1.HostProgress
+	63, // 8: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
+	64, // 9: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
+	65, // 10: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
+	63, // 11: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
+	64, // 12: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
+	64, // 13: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
+	25, // 14: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
+	64, // 15: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
+	63, // 16: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
+	66, // 17: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
+	63, // 18: virtswarm.v1.ShowHostResponse.staleness:type_name -> virtswarm.v1.Staleness
+	66, // 19: virtswarm.v1.ShowHostResponse.host:type_name -> virtswarm.v1.Host
+	67, // 20: virtswarm.v1.ShowHostResponse.report:type_name -> virtswarm.v1.HostReport
+	62, // 21: virtswarm.v1.SetHostRequest.labels:type_name -> virtswarm.v1.SetHostRequest.LabelsEntry
+	66, // 22: virtswarm.v1.SetHostResponse.host:type_name -> virtswarm.v1.Host
+	63, // 23: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
+	66, // 24: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
+	66, // 25: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
+	68, // 26: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
+	36, // 27: virtswarm.v1.StatusResponse.fetches:type_name -> virtswarm.v1.ActiveFetch
+	67, // 28: virtswarm.v1.StatusResponse.reports:type_name -> virtswarm.v1.HostReport
+	69, // 29: virtswarm.v1.StatusResponse.findings:type_name -> virtswarm.v1.Finding
+	63, // 30: virtswarm.v1.HealthResponse.staleness:type_name -> virtswarm.v1.Staleness
+	69, // 31: virtswarm.v1.HealthResponse.findings:type_name -> virtswarm.v1.Finding
+	40, // 32: virtswarm.v1.StraysResponse.strays:type_name -> virtswarm.v1.Stray
+	44, // 33: virtswarm.v1.AdoptResponse.adopted:type_name -> virtswarm.v1.Adopted
+	63, // 34: virtswarm.v1.SaveCatalogueChunk.staleness:type_name -> virtswarm.v1.Staleness
+	44, // 35: virtswarm.v1.RestoreCatalogueResponse.entered:type_name -> virtswarm.v1.Adopted
+	5,  // 36: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
+	53, // 37: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
+	66, // 38: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
+	6,  // 39: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
+	11, // 40: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
+	14, // 41: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
+	17, // 42: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
+	20, // 43: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
+	22, // 44: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
+	24, // 45: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
+	27, // 46: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
+	70, // 47: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
+	71, // 48: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
+	72, // 49: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
+	73, // 50: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
+	74, // 51: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
+	75, // 52: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
+	29, // 53: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
+	31, // 54: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
+	33, // 55: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
+	35, // 56: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
+	38, // 57: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
+	50, // 58: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
+	51, // 59: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
+	54, // 60: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
+	56, // 61: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
+	58, // 62: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
+	60, // 63: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
+	41, // 64: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
+	43, // 65: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
+	46, // 66: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
+	48, // 67: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
+	7,  // 68: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
+	9,  // 69: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
+	12, // 70: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
+	15, // 71: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
+	19, // 72: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
+	21, // 73: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
+	23, // 74: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
+	26, // 75: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
+	28, // 76: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
+	76, // 77: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
+	77, // 78: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
+	78, // 79: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
+	79, // 80: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
+	80, // 81: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
+	81, // 82: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
+	30, // 83: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
+	32, // 84: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
+	34, // 85: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
+	37, // 86: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
+	39, // 87: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
+	52, // 88: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
+	52, // 89: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
+	55, // 90: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
+	57, // 91: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
+	59, // 92: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
+	61, // 93: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
+	42, // 94: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
+	45, // 95: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
+	47, // 96: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
+	49, // 97: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
+	8,  // 98: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
+	10, // 99: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
+	70, // [70:100] is the sub-list for method output_type
+	40, // [40:70] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_control_proto_init() }
@@ -3811,17 +4907,18 @@ func file_virtswarm_v1_control_proto_init() {
 	}
 	file_virtswarm_v1_guests_proto_init()
 	file_virtswarm_v1_types_proto_init()
-	file_virtswarm_v1_control_proto_msgTypes[0].OneofWrappers = []any{}
-	file_virtswarm_v1_control_proto_msgTypes[22].OneofWrappers = []any{}
+	file_virtswarm_v1_control_proto_msgTypes[4].OneofWrappers = []any{}
+	file_virtswarm_v1_control_proto_msgTypes[26].OneofWrappers = []any{}
+	file_virtswarm_v1_control_proto_msgTypes[36].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_control_proto_rawDesc), len(file_virtswarm_v1_control_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   40,
+			NumMessages:   56,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_virtswarm_v1_control_proto_goTypes,
 		DependencyIndexes: file_virtswarm_v1_control_proto_depIdxs,

@@ -58,6 +58,9 @@ const (
 	Reason_REASON_NO_SUCH_GUEST      Reason = 32
 	Reason_REASON_NO_LIBVIRT         Reason = 33
 	Reason_REASON_NO_GUEST_LINK      Reason = 34
+	Reason_REASON_QUORUM_AT_RISK     Reason = 35
+	Reason_REASON_NO_CLUSTER         Reason = 36
+	Reason_REASON_OLD_COPY           Reason = 37
 	Reason_REASON_INTERRUPTED        Reason = 130
 )
 
@@ -92,6 +95,9 @@ var (
 		32:  "REASON_NO_SUCH_GUEST",
 		33:  "REASON_NO_LIBVIRT",
 		34:  "REASON_NO_GUEST_LINK",
+		35:  "REASON_QUORUM_AT_RISK",
+		36:  "REASON_NO_CLUSTER",
+		37:  "REASON_OLD_COPY",
 		130: "REASON_INTERRUPTED",
 	}
 	Reason_value = map[string]int32{
@@ -123,6 +129,9 @@ var (
 		"REASON_NO_SUCH_GUEST":      32,
 		"REASON_NO_LIBVIRT":         33,
 		"REASON_NO_GUEST_LINK":      34,
+		"REASON_QUORUM_AT_RISK":     35,
+		"REASON_NO_CLUSTER":         36,
+		"REASON_OLD_COPY":           37,
 		"REASON_INTERRUPTED":        130,
 	}
 )
@@ -211,6 +220,58 @@ func (x HostState) Number() protoreflect.EnumNumber {
 // Deprecated: Use HostState.Descriptor instead.
 func (HostState) EnumDescriptor() ([]byte, []int) {
 	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{1}
+}
+
+// Severity says how soon somebody must act on a finding.
+type Severity int32
+
+const (
+	Severity_SEVERITY_UNSPECIFIED Severity = 0
+	// Nothing is lost or stands still, but the next fault may change that.
+	Severity_SEVERITY_WARNING Severity = 1
+	// Something is lost, stands still, or soon will.
+	Severity_SEVERITY_CRITICAL Severity = 2
+)
+
+// Enum value maps for Severity.
+var (
+	Severity_name = map[int32]string{
+		0: "SEVERITY_UNSPECIFIED",
+		1: "SEVERITY_WARNING",
+		2: "SEVERITY_CRITICAL",
+	}
+	Severity_value = map[string]int32{
+		"SEVERITY_UNSPECIFIED": 0,
+		"SEVERITY_WARNING":     1,
+		"SEVERITY_CRITICAL":    2,
+	}
+)
+
+func (x Severity) Enum() *Severity {
+	p := new(Severity)
+	*p = x
+	return p
+}
+
+func (x Severity) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Severity) Descriptor() protoreflect.EnumDescriptor {
+	return file_virtswarm_v1_types_proto_enumTypes[2].Descriptor()
+}
+
+func (Severity) Type() protoreflect.EnumType {
+	return &file_virtswarm_v1_types_proto_enumTypes[2]
+}
+
+func (x Severity) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Severity.Descriptor instead.
+func (Severity) EnumDescriptor() ([]byte, []int) {
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{2}
 }
 
 // ErrorDetail travels with every error of this API.
@@ -605,8 +666,10 @@ type HostReport struct {
 	DistributeBytes  uint64  `protobuf:"varint,15,opt,name=distribute_bytes,json=distributeBytes,proto3" json:"distribute_bytes,omitempty"`
 	DistributeRate   float64 `protobuf:"fixed64,16,opt,name=distribute_rate,json=distributeRate,proto3" json:"distribute_rate,omitempty"`
 	// Bytes that pulls wanted: those that were here already, and those that had to be fetched.
-	HitBytes      uint64 `protobuf:"varint,17,opt,name=hit_bytes,json=hitBytes,proto3" json:"hit_bytes,omitempty"`
-	MissBytes     uint64 `protobuf:"varint,18,opt,name=miss_bytes,json=missBytes,proto3" json:"miss_bytes,omitempty"`
+	HitBytes  uint64 `protobuf:"varint,17,opt,name=hit_bytes,json=hitBytes,proto3" json:"hit_bytes,omitempty"`
+	MissBytes uint64 `protobuf:"varint,18,opt,name=miss_bytes,json=missBytes,proto3" json:"miss_bytes,omitempty"`
+	// What is wrong at this host, as far as it alone can see that.
+	Findings      []*Finding `protobuf:"bytes,19,rep,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -767,6 +830,112 @@ func (x *HostReport) GetMissBytes() uint64 {
 	return 0
 }
 
+func (x *HostReport) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+// Finding is something that is wrong.
+type Finding struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Severity Severity               `protobuf:"varint,1,opt,name=severity,proto3,enum=virtswarm.v1.Severity" json:"severity,omitempty"`
+	// A stable word for programs: host-down, no-leader, copies-missing and so on; docs/operations.md lists all.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// What it is about: the name of a host, of a file, of a domain; empty if it is about the cluster.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// What is wrong, in one sentence.
+	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	// What to do next, in one sentence.
+	Next string `protobuf:"bytes,5,opt,name=next,proto3" json:"next,omitempty"`
+	// Unix seconds since when it is so, as far as that is known; 0 if not at all.
+	Since int64 `protobuf:"varint,6,opt,name=since,proto3" json:"since,omitempty"`
+	// Name of the host that found it; empty for what every host can see.
+	Host          string `protobuf:"bytes,7,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_virtswarm_v1_types_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_types_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Finding) GetSeverity() Severity {
+	if x != nil {
+		return x.Severity
+	}
+	return Severity_SEVERITY_UNSPECIFIED
+}
+
+func (x *Finding) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Finding) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Finding) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Finding) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *Finding) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *Finding) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
 type StoreUsage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Files uint64                 `protobuf:"varint,1,opt,name=files,proto3" json:"files,omitempty"`
@@ -788,7 +957,7 @@ type StoreUsage struct {
 
 func (x *StoreUsage) Reset() {
 	*x = StoreUsage{}
-	mi := &file_virtswarm_v1_types_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_types_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +969,7 @@ func (x *StoreUsage) String() string {
 func (*StoreUsage) ProtoMessage() {}
 
 func (x *StoreUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_types_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_types_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +982,7 @@ func (x *StoreUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreUsage.ProtoReflect.Descriptor instead.
 func (*StoreUsage) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{5}
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StoreUsage) GetFiles() uint64 {
@@ -892,7 +1061,7 @@ type FinishedFetch struct {
 
 func (x *FinishedFetch) Reset() {
 	*x = FinishedFetch{}
-	mi := &file_virtswarm_v1_types_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1073,7 @@ func (x *FinishedFetch) String() string {
 func (*FinishedFetch) ProtoMessage() {}
 
 func (x *FinishedFetch) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_types_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1086,7 @@ func (x *FinishedFetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedFetch.ProtoReflect.Descriptor instead.
 func (*FinishedFetch) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FinishedFetch) GetName() string {
@@ -986,7 +1155,7 @@ type PeerRate struct {
 
 func (x *PeerRate) Reset() {
 	*x = PeerRate{}
-	mi := &file_virtswarm_v1_types_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1167,7 @@ func (x *PeerRate) String() string {
 func (*PeerRate) ProtoMessage() {}
 
 func (x *PeerRate) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_types_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1180,7 @@ func (x *PeerRate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerRate.ProtoReflect.Descriptor instead.
 func (*PeerRate) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{7}
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PeerRate) GetHostId() string {
@@ -1090,7 +1259,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_virtswarm_v1_types_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_types_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1271,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_types_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_types_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1284,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{8}
+	return file_virtswarm_v1_types_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *File) GetName() string {
@@ -1263,7 +1432,7 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\x04down\x18\x02 \x01(\x04R\x04down\x12\x14\n" +
 	"\x05quota\x18\x03 \x01(\x04R\x05quota\x12\x12\n" +
 	"\x04high\x18\x04 \x01(\rR\x04high\x12\x10\n" +
-	"\x03low\x18\x05 \x01(\rR\x03low\"\xa3\x05\n" +
+	"\x03low\x18\x05 \x01(\rR\x03low\"\xd6\x05\n" +
 	"\n" +
 	"HostReport\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
@@ -1287,7 +1456,16 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\x0fdistribute_rate\x18\x10 \x01(\x01R\x0edistributeRate\x12\x1b\n" +
 	"\thit_bytes\x18\x11 \x01(\x04R\bhitBytes\x12\x1d\n" +
 	"\n" +
-	"miss_bytes\x18\x12 \x01(\x04R\tmissBytes\"\xb4\x01\n" +
+	"miss_bytes\x18\x12 \x01(\x04R\tmissBytes\x121\n" +
+	"\bfindings\x18\x13 \x03(\v2\x15.virtswarm.v1.FindingR\bfindings\"\xbd\x01\n" +
+	"\aFinding\x122\n" +
+	"\bseverity\x18\x01 \x01(\x0e2\x16.virtswarm.v1.SeverityR\bseverity\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12\x12\n" +
+	"\x04next\x18\x05 \x01(\tR\x04next\x12\x14\n" +
+	"\x05since\x18\x06 \x01(\x03R\x05since\x12\x12\n" +
+	"\x04host\x18\a \x01(\tR\x04host\"\xb4\x01\n" +
 	"\n" +
 	"StoreUsage\x12\x14\n" +
 	"\x05files\x18\x01 \x01(\x04R\x05files\x12\x14\n" +
@@ -1333,7 +1511,7 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\tpublisher\x18\f \x01(\tR\tpublisher\x12!\n" +
 	"\fpublished_at\x18\r \x01(\x03R\vpublishedAt\x12\x14\n" +
 	"\x05index\x18\x0e \x01(\x04R\x05index\x12\x1a\n" +
-	"\bversions\x18\x0f \x01(\rR\bversions*\xda\x05\n" +
+	"\bversions\x18\x0f \x01(\rR\bversions*\xa1\x06\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11REASON_UNEXPECTED\x10\x01\x12\x10\n" +
@@ -1363,14 +1541,21 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\x16REASON_ALREADY_RUNNING\x10\x1f\x12\x18\n" +
 	"\x14REASON_NO_SUCH_GUEST\x10 \x12\x15\n" +
 	"\x11REASON_NO_LIBVIRT\x10!\x12\x18\n" +
-	"\x14REASON_NO_GUEST_LINK\x10\"\x12\x17\n" +
+	"\x14REASON_NO_GUEST_LINK\x10\"\x12\x19\n" +
+	"\x15REASON_QUORUM_AT_RISK\x10#\x12\x15\n" +
+	"\x11REASON_NO_CLUSTER\x10$\x12\x13\n" +
+	"\x0fREASON_OLD_COPY\x10%\x12\x17\n" +
 	"\x12REASON_INTERRUPTED\x10\x82\x01*\x7f\n" +
 	"\tHostState\x12\x1a\n" +
 	"\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10HOST_STATE_ALIVE\x10\x01\x12\x13\n" +
 	"\x0fHOST_STATE_DOWN\x10\x02\x12\x16\n" +
 	"\x12HOST_STATE_LEAVING\x10\x03\x12\x13\n" +
-	"\x0fHOST_STATE_LOST\x10\x04BFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
+	"\x0fHOST_STATE_LOST\x10\x04*Q\n" +
+	"\bSeverity\x12\x18\n" +
+	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10SEVERITY_WARNING\x10\x01\x12\x15\n" +
+	"\x11SEVERITY_CRITICAL\x10\x02BFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
 
 var (
 	file_virtswarm_v1_types_proto_rawDescOnce sync.Once
@@ -1384,35 +1569,39 @@ func file_virtswarm_v1_types_proto_rawDescGZIP() []byte {
 	return file_virtswarm_v1_types_proto_rawDescData
 }
 
-var file_virtswarm_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_virtswarm_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_virtswarm_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_virtswarm_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_virtswarm_v1_types_proto_goTypes = []any{
 	(Reason)(0),           // 0: virtswarm.v1.Reason
 	(HostState)(0),        // 1: virtswarm.v1.HostState
-	(*ErrorDetail)(nil),   // 2: virtswarm.v1.ErrorDetail
-	(*Staleness)(nil),     // 3: virtswarm.v1.Staleness
-	(*Host)(nil),          // 4: virtswarm.v1.Host
-	(*HostLimits)(nil),    // 5: virtswarm.v1.HostLimits
-	(*HostReport)(nil),    // 6: virtswarm.v1.HostReport
-	(*StoreUsage)(nil),    // 7: virtswarm.v1.StoreUsage
-	(*FinishedFetch)(nil), // 8: virtswarm.v1.FinishedFetch
-	(*PeerRate)(nil),      // 9: virtswarm.v1.PeerRate
-	(*File)(nil),          // 10: virtswarm.v1.File
-	nil,                   // 11: virtswarm.v1.Host.LabelsEntry
+	(Severity)(0),         // 2: virtswarm.v1.Severity
+	(*ErrorDetail)(nil),   // 3: virtswarm.v1.ErrorDetail
+	(*Staleness)(nil),     // 4: virtswarm.v1.Staleness
+	(*Host)(nil),          // 5: virtswarm.v1.Host
+	(*HostLimits)(nil),    // 6: virtswarm.v1.HostLimits
+	(*HostReport)(nil),    // 7: virtswarm.v1.HostReport
+	(*Finding)(nil),       // 8: virtswarm.v1.Finding
+	(*StoreUsage)(nil),    // 9: virtswarm.v1.StoreUsage
+	(*FinishedFetch)(nil), // 10: virtswarm.v1.FinishedFetch
+	(*PeerRate)(nil),      // 11: virtswarm.v1.PeerRate
+	(*File)(nil),          // 12: virtswarm.v1.File
+	nil,                   // 13: virtswarm.v1.Host.LabelsEntry
 }
 var file_virtswarm_v1_types_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.ErrorDetail.reason:type_name -> virtswarm.v1.Reason
-	11, // 1: virtswarm.v1.Host.labels:type_name -> virtswarm.v1.Host.LabelsEntry
+	13, // 1: virtswarm.v1.Host.labels:type_name -> virtswarm.v1.Host.LabelsEntry
 	1,  // 2: virtswarm.v1.Host.state:type_name -> virtswarm.v1.HostState
-	5,  // 3: virtswarm.v1.Host.limits:type_name -> virtswarm.v1.HostLimits
-	7,  // 4: virtswarm.v1.HostReport.store:type_name -> virtswarm.v1.StoreUsage
-	8,  // 5: virtswarm.v1.HostReport.recent:type_name -> virtswarm.v1.FinishedFetch
-	9,  // 6: virtswarm.v1.HostReport.peers:type_name -> virtswarm.v1.PeerRate
-	7,  // [7:7] is the sub-list for method output_type
-	7,  // [7:7] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	6,  // 3: virtswarm.v1.Host.limits:type_name -> virtswarm.v1.HostLimits
+	9,  // 4: virtswarm.v1.HostReport.store:type_name -> virtswarm.v1.StoreUsage
+	10, // 5: virtswarm.v1.HostReport.recent:type_name -> virtswarm.v1.FinishedFetch
+	11, // 6: virtswarm.v1.HostReport.peers:type_name -> virtswarm.v1.PeerRate
+	8,  // 7: virtswarm.v1.HostReport.findings:type_name -> virtswarm.v1.Finding
+	2,  // 8: virtswarm.v1.Finding.severity:type_name -> virtswarm.v1.Severity
+	9,  // [9:9] is the sub-list for method output_type
+	9,  // [9:9] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_types_proto_init() }
@@ -1425,8 +1614,8 @@ func file_virtswarm_v1_types_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_types_proto_rawDesc), len(file_virtswarm_v1_types_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   10,
+			NumEnums:      3,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -23,6 +23,8 @@ const _ = connect.IsAtLeastVersion1_13_0
 const (
 	// ControlName is the fully-qualified name of the Control service.
 	ControlName = "virtswarm.v1.Control"
+	// SetupName is the fully-qualified name of the Setup service.
+	SetupName = "virtswarm.v1.Setup"
 )
 
 // These constants are the fully-qualified names of the RPCs defined in this package. They're
@@ -67,6 +69,8 @@ const (
 	ControlSetHostProcedure = "/virtswarm.v1.Control/SetHost"
 	// ControlStatusProcedure is the fully-qualified name of the Control's Status RPC.
 	ControlStatusProcedure = "/virtswarm.v1.Control/Status"
+	// ControlHealthProcedure is the fully-qualified name of the Control's Health RPC.
+	ControlHealthProcedure = "/virtswarm.v1.Control/Health"
 	// ControlVerifyProcedure is the fully-qualified name of the Control's Verify RPC.
 	ControlVerifyProcedure = "/virtswarm.v1.Control/Verify"
 	// ControlScrubProcedure is the fully-qualified name of the Control's Scrub RPC.
@@ -79,6 +83,19 @@ const (
 	ControlUndrainProcedure = "/virtswarm.v1.Control/Undrain"
 	// ControlLeaveProcedure is the fully-qualified name of the Control's Leave RPC.
 	ControlLeaveProcedure = "/virtswarm.v1.Control/Leave"
+	// ControlStraysProcedure is the fully-qualified name of the Control's Strays RPC.
+	ControlStraysProcedure = "/virtswarm.v1.Control/Strays"
+	// ControlAdoptProcedure is the fully-qualified name of the Control's Adopt RPC.
+	ControlAdoptProcedure = "/virtswarm.v1.Control/Adopt"
+	// ControlSaveCatalogueProcedure is the fully-qualified name of the Control's SaveCatalogue RPC.
+	ControlSaveCatalogueProcedure = "/virtswarm.v1.Control/SaveCatalogue"
+	// ControlRestoreCatalogueProcedure is the fully-qualified name of the Control's RestoreCatalogue
+	// RPC.
+	ControlRestoreCatalogueProcedure = "/virtswarm.v1.Control/RestoreCatalogue"
+	// SetupInitProcedure is the fully-qualified name of the Setup's Init RPC.
+	SetupInitProcedure = "/virtswarm.v1.Setup/Init"
+	// SetupJoinClusterProcedure is the fully-qualified name of the Setup's JoinCluster RPC.
+	SetupJoinClusterProcedure = "/virtswarm.v1.Setup/JoinCluster"
 )
 
 // ControlClient is a client for the virtswarm.v1.Control service.
@@ -119,6 +136,8 @@ type ControlClient interface {
 	// SetHost changes labels, weight and limits of a host, which follows while it runs.
 	SetHost(context.Context, *v1.SetHostRequest) (*v1.SetHostResponse, error)
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
+	// Health gives all that is wrong, the worst first.
+	Health(context.Context, *v1.HealthRequest) (*v1.HealthResponse, error)
 	// Verify re-hashes what this host holds of a file, or of all files, as fast as the disk allows, and
 	// fetches what is damaged from other hosts. Damage is told in the events; it is not an error.
 	Verify(context.Context, *v1.VerifyRequest) (*connect.ServerStreamForClient[v1.CheckProgress], error)
@@ -133,6 +152,14 @@ type ControlClient interface {
 	Undrain(context.Context, *v1.UndrainRequest) (*v1.UndrainResponse, error)
 	// Leave moves what a host must hold to others and takes it out of the cluster.
 	Leave(context.Context, *v1.LeaveRequest) (*connect.ServerStreamForClient[v1.LeaveProgress], error)
+	// Strays gives the contents in the stores of hosts that no entry of the catalogue names.
+	Strays(context.Context, *v1.StraysRequest) (*v1.StraysResponse, error)
+	// Adopt enters strays in the catalogue under the names that they had, or under one that the caller gives.
+	Adopt(context.Context, *v1.AdoptRequest) (*v1.AdoptResponse, error)
+	// SaveCatalogue gives a snapshot of the catalogue, piece by piece, for RestoreCatalogue.
+	SaveCatalogue(context.Context, *v1.SaveCatalogueRequest) (*connect.ServerStreamForClient[v1.SaveCatalogueChunk], error)
+	// RestoreCatalogue enters the names and versions of a saved catalogue that this one lacks. It removes nothing.
+	RestoreCatalogue(context.Context, *v1.RestoreCatalogueRequest) (*v1.RestoreCatalogueResponse, error)
 }
 
 // NewControlClient constructs a client for the virtswarm.v1.Control service. By default, it uses
@@ -248,6 +275,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Status")),
 			connect.WithClientOptions(opts...),
 		),
+		health: connect.NewClient[v1.HealthRequest, v1.HealthResponse](
+			httpClient,
+			baseURL+ControlHealthProcedure,
+			connect.WithSchema(controlMethods.ByName("Health")),
+			connect.WithClientOptions(opts...),
+		),
 		verify: connect.NewClient[v1.VerifyRequest, v1.CheckProgress](
 			httpClient,
 			baseURL+ControlVerifyProcedure,
@@ -284,34 +317,63 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Leave")),
 			connect.WithClientOptions(opts...),
 		),
+		strays: connect.NewClient[v1.StraysRequest, v1.StraysResponse](
+			httpClient,
+			baseURL+ControlStraysProcedure,
+			connect.WithSchema(controlMethods.ByName("Strays")),
+			connect.WithClientOptions(opts...),
+		),
+		adopt: connect.NewClient[v1.AdoptRequest, v1.AdoptResponse](
+			httpClient,
+			baseURL+ControlAdoptProcedure,
+			connect.WithSchema(controlMethods.ByName("Adopt")),
+			connect.WithClientOptions(opts...),
+		),
+		saveCatalogue: connect.NewClient[v1.SaveCatalogueRequest, v1.SaveCatalogueChunk](
+			httpClient,
+			baseURL+ControlSaveCatalogueProcedure,
+			connect.WithSchema(controlMethods.ByName("SaveCatalogue")),
+			connect.WithClientOptions(opts...),
+		),
+		restoreCatalogue: connect.NewClient[v1.RestoreCatalogueRequest, v1.RestoreCatalogueResponse](
+			httpClient,
+			baseURL+ControlRestoreCatalogueProcedure,
+			connect.WithSchema(controlMethods.ByName("RestoreCatalogue")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // controlClient implements ControlClient.
 type controlClient struct {
-	publish     *connect.Client[v1.PublishRequest, v1.PublishProgress]
-	pull        *connect.Client[v1.PullRequest, v1.PullProgress]
-	distribute  *connect.Client[v1.DistributeRequest, v1.DistributeProgress]
-	unpin       *connect.Client[v1.UnpinRequest, v1.UnpinResponse]
-	list        *connect.Client[v1.ListRequest, v1.ListResponse]
-	show        *connect.Client[v1.ShowRequest, v1.ShowResponse]
-	remove      *connect.Client[v1.RemoveRequest, v1.RemoveResponse]
-	guests      *connect.Client[v1.GuestsRequest, v1.GuestsResponse]
-	watchGuests *connect.Client[v1.WatchGuestsRequest, v1.GuestEvent]
-	setGuest    *connect.Client[v1.SetGuestRequest, v1.SetGuestResponse]
-	attachShm   *connect.Client[v1.AttachShmRequest, v1.AttachShmResponse]
-	detachShm   *connect.Client[v1.DetachShmRequest, v1.DetachShmResponse]
-	prepare     *connect.Client[v1.PrepareRequest, v1.PrepareProgress]
-	hosts       *connect.Client[v1.HostsRequest, v1.HostsResponse]
-	showHost    *connect.Client[v1.ShowHostRequest, v1.ShowHostResponse]
-	setHost     *connect.Client[v1.SetHostRequest, v1.SetHostResponse]
-	status      *connect.Client[v1.StatusRequest, v1.StatusResponse]
-	verify      *connect.Client[v1.VerifyRequest, v1.CheckProgress]
-	scrub       *connect.Client[v1.ScrubRequest, v1.CheckProgress]
-	createToken *connect.Client[v1.CreateTokenRequest, v1.CreateTokenResponse]
-	drain       *connect.Client[v1.DrainRequest, v1.DrainProgress]
-	undrain     *connect.Client[v1.UndrainRequest, v1.UndrainResponse]
-	leave       *connect.Client[v1.LeaveRequest, v1.LeaveProgress]
+	publish          *connect.Client[v1.PublishRequest, v1.PublishProgress]
+	pull             *connect.Client[v1.PullRequest, v1.PullProgress]
+	distribute       *connect.Client[v1.DistributeRequest, v1.DistributeProgress]
+	unpin            *connect.Client[v1.UnpinRequest, v1.UnpinResponse]
+	list             *connect.Client[v1.ListRequest, v1.ListResponse]
+	show             *connect.Client[v1.ShowRequest, v1.ShowResponse]
+	remove           *connect.Client[v1.RemoveRequest, v1.RemoveResponse]
+	guests           *connect.Client[v1.GuestsRequest, v1.GuestsResponse]
+	watchGuests      *connect.Client[v1.WatchGuestsRequest, v1.GuestEvent]
+	setGuest         *connect.Client[v1.SetGuestRequest, v1.SetGuestResponse]
+	attachShm        *connect.Client[v1.AttachShmRequest, v1.AttachShmResponse]
+	detachShm        *connect.Client[v1.DetachShmRequest, v1.DetachShmResponse]
+	prepare          *connect.Client[v1.PrepareRequest, v1.PrepareProgress]
+	hosts            *connect.Client[v1.HostsRequest, v1.HostsResponse]
+	showHost         *connect.Client[v1.ShowHostRequest, v1.ShowHostResponse]
+	setHost          *connect.Client[v1.SetHostRequest, v1.SetHostResponse]
+	status           *connect.Client[v1.StatusRequest, v1.StatusResponse]
+	health           *connect.Client[v1.HealthRequest, v1.HealthResponse]
+	verify           *connect.Client[v1.VerifyRequest, v1.CheckProgress]
+	scrub            *connect.Client[v1.ScrubRequest, v1.CheckProgress]
+	createToken      *connect.Client[v1.CreateTokenRequest, v1.CreateTokenResponse]
+	drain            *connect.Client[v1.DrainRequest, v1.DrainProgress]
+	undrain          *connect.Client[v1.UndrainRequest, v1.UndrainResponse]
+	leave            *connect.Client[v1.LeaveRequest, v1.LeaveProgress]
+	strays           *connect.Client[v1.StraysRequest, v1.StraysResponse]
+	adopt            *connect.Client[v1.AdoptRequest, v1.AdoptResponse]
+	saveCatalogue    *connect.Client[v1.SaveCatalogueRequest, v1.SaveCatalogueChunk]
+	restoreCatalogue *connect.Client[v1.RestoreCatalogueRequest, v1.RestoreCatalogueResponse]
 }
 
 // Publish calls virtswarm.v1.Control.Publish.
@@ -447,6 +509,15 @@ func (c *controlClient) Status(ctx context.Context, req *v1.StatusRequest) (*v1.
 	return nil, err
 }
 
+// Health calls virtswarm.v1.Control.Health.
+func (c *controlClient) Health(ctx context.Context, req *v1.HealthRequest) (*v1.HealthResponse, error) {
+	response, err := c.health.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Verify calls virtswarm.v1.Control.Verify.
 func (c *controlClient) Verify(ctx context.Context, req *v1.VerifyRequest) (*connect.ServerStreamForClient[v1.CheckProgress], error) {
 	return c.verify.CallServerStream(ctx, connect.NewRequest(req))
@@ -483,6 +554,38 @@ func (c *controlClient) Undrain(ctx context.Context, req *v1.UndrainRequest) (*v
 // Leave calls virtswarm.v1.Control.Leave.
 func (c *controlClient) Leave(ctx context.Context, req *v1.LeaveRequest) (*connect.ServerStreamForClient[v1.LeaveProgress], error) {
 	return c.leave.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Strays calls virtswarm.v1.Control.Strays.
+func (c *controlClient) Strays(ctx context.Context, req *v1.StraysRequest) (*v1.StraysResponse, error) {
+	response, err := c.strays.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Adopt calls virtswarm.v1.Control.Adopt.
+func (c *controlClient) Adopt(ctx context.Context, req *v1.AdoptRequest) (*v1.AdoptResponse, error) {
+	response, err := c.adopt.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SaveCatalogue calls virtswarm.v1.Control.SaveCatalogue.
+func (c *controlClient) SaveCatalogue(ctx context.Context, req *v1.SaveCatalogueRequest) (*connect.ServerStreamForClient[v1.SaveCatalogueChunk], error) {
+	return c.saveCatalogue.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// RestoreCatalogue calls virtswarm.v1.Control.RestoreCatalogue.
+func (c *controlClient) RestoreCatalogue(ctx context.Context, req *v1.RestoreCatalogueRequest) (*v1.RestoreCatalogueResponse, error) {
+	response, err := c.restoreCatalogue.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // ControlHandler is an implementation of the virtswarm.v1.Control service.
@@ -523,6 +626,8 @@ type ControlHandler interface {
 	// SetHost changes labels, weight and limits of a host, which follows while it runs.
 	SetHost(context.Context, *v1.SetHostRequest) (*v1.SetHostResponse, error)
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
+	// Health gives all that is wrong, the worst first.
+	Health(context.Context, *v1.HealthRequest) (*v1.HealthResponse, error)
 	// Verify re-hashes what this host holds of a file, or of all files, as fast as the disk allows, and
 	// fetches what is damaged from other hosts. Damage is told in the events; it is not an error.
 	Verify(context.Context, *v1.VerifyRequest, *connect.ServerStream[v1.CheckProgress]) error
@@ -537,6 +642,14 @@ type ControlHandler interface {
 	Undrain(context.Context, *v1.UndrainRequest) (*v1.UndrainResponse, error)
 	// Leave moves what a host must hold to others and takes it out of the cluster.
 	Leave(context.Context, *v1.LeaveRequest, *connect.ServerStream[v1.LeaveProgress]) error
+	// Strays gives the contents in the stores of hosts that no entry of the catalogue names.
+	Strays(context.Context, *v1.StraysRequest) (*v1.StraysResponse, error)
+	// Adopt enters strays in the catalogue under the names that they had, or under one that the caller gives.
+	Adopt(context.Context, *v1.AdoptRequest) (*v1.AdoptResponse, error)
+	// SaveCatalogue gives a snapshot of the catalogue, piece by piece, for RestoreCatalogue.
+	SaveCatalogue(context.Context, *v1.SaveCatalogueRequest, *connect.ServerStream[v1.SaveCatalogueChunk]) error
+	// RestoreCatalogue enters the names and versions of a saved catalogue that this one lacks. It removes nothing.
+	RestoreCatalogue(context.Context, *v1.RestoreCatalogueRequest) (*v1.RestoreCatalogueResponse, error)
 }
 
 // NewControlHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -648,6 +761,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Status")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlHealthHandler := connect.NewUnaryHandlerSimple(
+		ControlHealthProcedure,
+		svc.Health,
+		connect.WithSchema(controlMethods.ByName("Health")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlVerifyHandler := connect.NewServerStreamHandlerSimple(
 		ControlVerifyProcedure,
 		svc.Verify,
@@ -682,6 +801,30 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlLeaveProcedure,
 		svc.Leave,
 		connect.WithSchema(controlMethods.ByName("Leave")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlStraysHandler := connect.NewUnaryHandlerSimple(
+		ControlStraysProcedure,
+		svc.Strays,
+		connect.WithSchema(controlMethods.ByName("Strays")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlAdoptHandler := connect.NewUnaryHandlerSimple(
+		ControlAdoptProcedure,
+		svc.Adopt,
+		connect.WithSchema(controlMethods.ByName("Adopt")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlSaveCatalogueHandler := connect.NewServerStreamHandlerSimple(
+		ControlSaveCatalogueProcedure,
+		svc.SaveCatalogue,
+		connect.WithSchema(controlMethods.ByName("SaveCatalogue")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlRestoreCatalogueHandler := connect.NewUnaryHandlerSimple(
+		ControlRestoreCatalogueProcedure,
+		svc.RestoreCatalogue,
+		connect.WithSchema(controlMethods.ByName("RestoreCatalogue")),
 		connect.WithHandlerOptions(opts...),
 	)
 	return "/virtswarm.v1.Control/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -720,6 +863,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlSetHostHandler.ServeHTTP(w, r)
 		case ControlStatusProcedure:
 			controlStatusHandler.ServeHTTP(w, r)
+		case ControlHealthProcedure:
+			controlHealthHandler.ServeHTTP(w, r)
 		case ControlVerifyProcedure:
 			controlVerifyHandler.ServeHTTP(w, r)
 		case ControlScrubProcedure:
@@ -732,6 +877,14 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlUndrainHandler.ServeHTTP(w, r)
 		case ControlLeaveProcedure:
 			controlLeaveHandler.ServeHTTP(w, r)
+		case ControlStraysProcedure:
+			controlStraysHandler.ServeHTTP(w, r)
+		case ControlAdoptProcedure:
+			controlAdoptHandler.ServeHTTP(w, r)
+		case ControlSaveCatalogueProcedure:
+			controlSaveCatalogueHandler.ServeHTTP(w, r)
+		case ControlRestoreCatalogueProcedure:
+			controlRestoreCatalogueHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -809,6 +962,10 @@ func (UnimplementedControlHandler) Status(context.Context, *v1.StatusRequest) (*
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Status is not implemented"))
 }
 
+func (UnimplementedControlHandler) Health(context.Context, *v1.HealthRequest) (*v1.HealthResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Health is not implemented"))
+}
+
 func (UnimplementedControlHandler) Verify(context.Context, *v1.VerifyRequest, *connect.ServerStream[v1.CheckProgress]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Verify is not implemented"))
 }
@@ -831,4 +988,128 @@ func (UnimplementedControlHandler) Undrain(context.Context, *v1.UndrainRequest) 
 
 func (UnimplementedControlHandler) Leave(context.Context, *v1.LeaveRequest, *connect.ServerStream[v1.LeaveProgress]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Leave is not implemented"))
+}
+
+func (UnimplementedControlHandler) Strays(context.Context, *v1.StraysRequest) (*v1.StraysResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Strays is not implemented"))
+}
+
+func (UnimplementedControlHandler) Adopt(context.Context, *v1.AdoptRequest) (*v1.AdoptResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Adopt is not implemented"))
+}
+
+func (UnimplementedControlHandler) SaveCatalogue(context.Context, *v1.SaveCatalogueRequest, *connect.ServerStream[v1.SaveCatalogueChunk]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.SaveCatalogue is not implemented"))
+}
+
+func (UnimplementedControlHandler) RestoreCatalogue(context.Context, *v1.RestoreCatalogueRequest) (*v1.RestoreCatalogueResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.RestoreCatalogue is not implemented"))
+}
+
+// SetupClient is a client for the virtswarm.v1.Setup service.
+type SetupClient interface {
+	// Init makes a new cluster with this host as its first member.
+	Init(context.Context, *v1.InitRequest) (*v1.InitResponse, error)
+	// JoinCluster makes this host a member of an existing cluster.
+	JoinCluster(context.Context, *v1.JoinClusterRequest) (*v1.JoinClusterResponse, error)
+}
+
+// NewSetupClient constructs a client for the virtswarm.v1.Setup service. By default, it uses the
+// Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and sends
+// uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC() or
+// connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewSetupClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) SetupClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	setupMethods := v1.File_virtswarm_v1_control_proto.Services().ByName("Setup").Methods()
+	return &setupClient{
+		init: connect.NewClient[v1.InitRequest, v1.InitResponse](
+			httpClient,
+			baseURL+SetupInitProcedure,
+			connect.WithSchema(setupMethods.ByName("Init")),
+			connect.WithClientOptions(opts...),
+		),
+		joinCluster: connect.NewClient[v1.JoinClusterRequest, v1.JoinClusterResponse](
+			httpClient,
+			baseURL+SetupJoinClusterProcedure,
+			connect.WithSchema(setupMethods.ByName("JoinCluster")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// setupClient implements SetupClient.
+type setupClient struct {
+	init        *connect.Client[v1.InitRequest, v1.InitResponse]
+	joinCluster *connect.Client[v1.JoinClusterRequest, v1.JoinClusterResponse]
+}
+
+// Init calls virtswarm.v1.Setup.Init.
+func (c *setupClient) Init(ctx context.Context, req *v1.InitRequest) (*v1.InitResponse, error) {
+	response, err := c.init.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// JoinCluster calls virtswarm.v1.Setup.JoinCluster.
+func (c *setupClient) JoinCluster(ctx context.Context, req *v1.JoinClusterRequest) (*v1.JoinClusterResponse, error) {
+	response, err := c.joinCluster.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetupHandler is an implementation of the virtswarm.v1.Setup service.
+type SetupHandler interface {
+	// Init makes a new cluster with this host as its first member.
+	Init(context.Context, *v1.InitRequest) (*v1.InitResponse, error)
+	// JoinCluster makes this host a member of an existing cluster.
+	JoinCluster(context.Context, *v1.JoinClusterRequest) (*v1.JoinClusterResponse, error)
+}
+
+// NewSetupHandler builds an HTTP handler from the service implementation. It returns the path on
+// which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewSetupHandler(svc SetupHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	setupMethods := v1.File_virtswarm_v1_control_proto.Services().ByName("Setup").Methods()
+	setupInitHandler := connect.NewUnaryHandlerSimple(
+		SetupInitProcedure,
+		svc.Init,
+		connect.WithSchema(setupMethods.ByName("Init")),
+		connect.WithHandlerOptions(opts...),
+	)
+	setupJoinClusterHandler := connect.NewUnaryHandlerSimple(
+		SetupJoinClusterProcedure,
+		svc.JoinCluster,
+		connect.WithSchema(setupMethods.ByName("JoinCluster")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/virtswarm.v1.Setup/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case SetupInitProcedure:
+			setupInitHandler.ServeHTTP(w, r)
+		case SetupJoinClusterProcedure:
+			setupJoinClusterHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedSetupHandler returns CodeUnimplemented from all methods.
+type UnimplementedSetupHandler struct{}
+
+func (UnimplementedSetupHandler) Init(context.Context, *v1.InitRequest) (*v1.InitResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Setup.Init is not implemented"))
+}
+
+func (UnimplementedSetupHandler) JoinCluster(context.Context, *v1.JoinClusterRequest) (*v1.JoinClusterResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Setup.JoinCluster is not implemented"))
 }
