@@ -36,6 +36,7 @@ var reasons = []struct {
 	{raft.ErrDamaged, api.DamagedLog},
 	{raft.ErrNoLeader, api.NoLeader},
 	{raft.ErrRemoved, api.NotMember},
+	{raft.ErrQuorum, api.QuorumAtRisk},
 	{placement.ErrOutcomeUnknown, api.NoLeader},
 	{swarm.ErrNoHolder, api.NoHolder},
 	{placement.ErrInvalidName, api.InvalidName},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	hraft "github.com/hashicorp/raft"
@@ -28,6 +29,9 @@ type reply struct {
 	Code      string           `json:"code,omitempty"` // of placement's error, "" for another one
 	Error     string           `json:"error,omitempty"`
 }
+
+// codeQuorum is the Code of ErrQuorum, which is none of placement's.
+const codeQuorum = "quorum"
 
 // errRetry is wrapped around errors after which another attempt, maybe at another leader, makes sense. errMaybe says
 // moreover that the attempt may have succeeded.
@@ -130,6 +134,8 @@ func (n *Node) ask(ctx context.Context, op string, payload []byte) (placement.Re
 		return placement.Result{}, fmt.Errorf("%w: host %s is not the leader (any more)", errRetry, leader)
 	case r.Unknown:
 		return placement.Result{}, fmt.Errorf("%w: leader %s: %s", errMaybe, leader, r.Error)
+	case r.Code == codeQuorum:
+		return r.Result, fmt.Errorf("%w: %s", ErrQuorum, strings.TrimPrefix(r.Error, ErrQuorum.Error()+": "))
 	case r.Error != "":
 		return r.Result, placement.ErrorOf(r.Code, r.Error)
 	}
@@ -184,7 +190,9 @@ func (n *Node) HandleForward(ctx context.Context, op string, payload []byte) ([]
 	r := reply{Result: result}
 	if err != nil {
 		r.Error = err.Error()
-		r.Code, _ = placement.ErrorCode(err)
+		if r.Code, _ = placement.ErrorCode(err); errors.Is(err, ErrQuorum) {
+			r.Code = codeQuorum
+		}
 		r.NotLeader, r.Unknown = errors.Is(err, errRetry), errors.Is(err, errMaybe)
 		if _, id := n.raft.Load().LeaderWithID(); r.NotLeader {
 			r.Leader = placement.HostID(id)
@@ -210,8 +218,16 @@ func (n *Node) serve(ctx context.Context, op string, payload []byte) (placement.
 
 // propose puts a command into the log and waits for its outcome.
 func (n *Node) propose(ctx context.Context, data []byte) (placement.Result, error) {
-	if _, err := placement.DecodeCommand(data); err != nil {
+	c, err := placement.DecodeCommand(data)
+	if err != nil {
 		return placement.Result{}, err // nothing that cannot be read may get into the log
+	}
+	if c.RemoveHost != nil {
+		end, err := n.mayRemove(ctx, c.RemoveHost.ID)
+		if err != nil {
+			return placement.Result{}, err
+		}
+		defer end()
 	}
 	n.proposals.Add(1)
 	future, err := n.await(ctx, func() hraft.Future { return n.raft.Load().Apply(data, forwardTimeout) })
@@ -229,6 +245,26 @@ func (n *Node) propose(ctx context.Context, data []byte) (placement.Result, erro
 		return placement.Result{}, fmt.Errorf("%w: no outcome", errMaybe)
 	}
 	return o.result, o.err
+}
+
+// mayRemove takes its vote away from a host before it is removed: its daemon may end as soon as the catalogue says so. Until
+// end is called the voters do not change.
+func (n *Node) mayRemove(ctx context.Context, id placement.HostID) (end func(), err error) {
+	d := n.director.Load()
+	if d == nil {
+		return nil, fmt.Errorf("%w: this host does not lead (yet)", errRetry)
+	}
+	if err := d.begin(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", errRetry, err)
+	}
+	// The refusal is to arrive before the one who asks gives this attempt up.
+	trial, cancel := context.WithTimeout(ctx, forwardTimeout/2)
+	defer cancel()
+	if err := d.retire(trial, id); err != nil {
+		d.end()
+		return nil, err
+	}
+	return d.end, nil
 }
 
 // spread lets the followers hear at once that an entry is committed: by the next entry, which is a barrier if nothing else

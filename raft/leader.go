@@ -1,14 +1,17 @@
 package raft
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	hraft "github.com/hashicorp/raft"
-	autopilot "github.com/hashicorp/raft-autopilot"
 
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -33,57 +36,71 @@ func (n *Node) run() {
 func (n *Node) lead(r *hraft.Raft) bool {
 	ctx, cancel := context.WithCancel(n.ctx)
 	defer cancel()
-	d := &director{n: n, raft: r, contact: map[placement.HostID]contact{}, since: time.Now()}
-	pilot := autopilot.New(r, d,
-		autopilot.WithLogger(n.logger),
-		autopilot.WithPromoter(d),
-		autopilot.WithUpdateInterval(n.cfg.Timing.Reconcile),
-		autopilot.WithReconcileInterval(2*n.cfg.Timing.Reconcile)) // so that it sees what it did last
-	pilot.Start(ctx)
-	defer func() {
+	d := newDirector(n, r)
+	n.director.Store(d)
+	defer n.director.Store(nil)
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() { d.run(ctx) })
+	select {
+	case <-n.ctx.Done():
 		cancel()
-		<-pilot.Stop()
-	}()
-	tick := time.NewTicker(n.cfg.Timing.Reconcile)
-	defer tick.Stop()
-	for {
-		if err := d.reconcile(ctx); err != nil && ctx.Err() == nil && r.State() == hraft.Leader {
-			n.logger.Warn("cannot bring the Raft configuration in line with the catalogue, trying again", "error", err)
-		}
-		select {
-		case <-n.ctx.Done():
-			return false
-		case again := <-r.LeaderCh():
-			return again
-		case <-tick.C:
-		}
+		return false
+	case again := <-r.LeaderCh():
+		cancel()
+		return again
 	}
 }
 
-// director is the leader's view of the hosts for one term: it tells raft-autopilot what it must know
-// (autopilot.ApplicationIntegration), decides for it who votes (autopilot.Promoter), and makes the Raft configuration
-// and the hosts' states in the catalogue follow the facts.
+// director is the leader's work for one term: it asks all hosts how far they are, makes the Raft configuration follow
+// the catalogue, chooses who votes, and marks in the catalogue which hosts are silent. It changes the configuration one
+// server at a time, and takes no step after which fewer than a majority of the voters would answer.
 type director struct {
 	n     *Node
 	raft  *hraft.Raft
 	since time.Time // of this leadership: silence before it is not held against anybody
 
+	changing chan struct{} // holds one while the configuration may change
+
 	mu      sync.Mutex
 	contact map[placement.HostID]contact
 }
 
-// contact is what a host last said of itself.
-type contact struct {
-	at    time.Time
-	stats stats
+func newDirector(n *Node, r *hraft.Raft) *director {
+	return &director{n: n, raft: r, since: time.Now(), changing: make(chan struct{}, 1), contact: map[placement.HostID]contact{}}
 }
 
-// stats is the answer to opStats.
-type stats struct {
-	LastIndex   uint64        `json:"last_index"`
-	LastTerm    uint64        `json:"last_term"`
-	LastContact time.Duration `json:"last_contact"` // since it heard a leader; negative if never
+// run works until ctx ends.
+func (d *director) run(ctx context.Context) {
+	// What earlier leaders committed must be in the catalogue here before the configuration follows it.
+	if err := d.raft.Barrier(transportTimeout).Error(); err != nil {
+		d.n.logger.Debug("no barrier at the begin of a term", "error", err)
+	}
+	tick := time.NewTicker(d.n.cfg.Timing.Reconcile)
+	defer tick.Stop()
+	for {
+		if err := d.reconcile(ctx); err != nil && ctx.Err() == nil && d.raft.State() == hraft.Leader {
+			d.n.logger.Warn("cannot bring the Raft configuration in line with the catalogue, trying again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
+
+// begin waits for the turn to change the configuration; end gives it to the next.
+func (d *director) begin(ctx context.Context) error {
+	select {
+	case d.changing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (d *director) end() { <-d.changing }
 
 // hosts returns the members; none if there is no catalogue yet.
 func (d *director) hosts() (hosts []placement.Host) {
@@ -91,18 +108,30 @@ func (d *director) hosts() (hosts []placement.Host) {
 	return hosts
 }
 
-// reconcile adds and removes Raft servers as the catalogue says, and marks hosts that went silent or came back.
+// reconcile asks all hosts how they are, adds and removes Raft servers as the catalogue says, chooses voters, and marks
+// hosts that went silent or came back.
 func (d *director) reconcile(ctx context.Context) error {
-	hosts := d.hosts()
-	if len(hosts) == 0 {
+	if len(d.hosts()) == 0 {
 		return nil // not initialised: the configuration is all we have
 	}
+	d.survey(ctx)
+	if err := d.begin(ctx); err != nil {
+		return err
+	}
+	err := d.followMembers()
+	if err == nil {
+		err = d.settleVoters(ctx)
+	}
+	d.end()
+	return errors.Join(err, d.markHosts(d.hosts()))
+}
+
+// followMembers adds the hosts of the catalogue as servers that do not vote, and removes those who are no hosts any
+// more. The caller has the turn.
+func (d *director) followMembers() error {
 	future := d.raft.GetConfiguration()
 	index := future.Index()
-	for _, step := range membershipSteps(future.Configuration().Servers, hosts, d.n.cfg.ID) {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+	for _, step := range membershipSteps(future.Configuration().Servers, d.hosts(), d.n.cfg.ID) {
 		var done hraft.IndexFuture
 		switch step.suffrage {
 		case remove:
@@ -118,7 +147,144 @@ func (d *director) reconcile(ctx context.Context) error {
 		d.n.logger.Info("changed the Raft configuration", "step", step.String())
 		index = done.Index()
 	}
-	return d.markHosts(hosts)
+	return nil
+}
+
+// maxChanges bounds the steps that are taken in a row: more than any configuration needs.
+const maxChanges = 4 * MaxVoters
+
+// settleVoters takes steps until the right hosts vote, or no step is safe. The caller has the turn.
+func (d *director) settleVoters(ctx context.Context) error {
+	for range maxChanges {
+		servers, index := d.servers()
+		d.tolerates(servers)
+		c, ok := nextChange(servers, len(d.hosts()))
+		if !ok {
+			return nil
+		}
+		if err := d.take(c, index); err != nil || c.kind == transfer {
+			return err
+		}
+		d.survey(ctx) // the next step is to go by what is so now
+	}
+	return nil
+}
+
+// tolerates notes for Status how many voters may fail.
+func (d *director) tolerates(servers []server) { d.n.tolerance.Store(int32(max(0, tolerance(servers)))) }
+
+// take carries out a step if the configuration is still the one with that index.
+func (d *director) take(c change, index uint64) error {
+	var done hraft.Future
+	address := hraft.ServerAddress("")
+	for _, s := range d.n.configuration().Servers {
+		if s.ID == c.id {
+			address = s.Address
+		}
+	}
+	switch c.kind {
+	case promote:
+		done = d.raft.AddVoter(c.id, address, index, transportTimeout)
+	case demote:
+		done = d.raft.DemoteVoter(c.id, index, transportTimeout)
+	default:
+		done = d.raft.LeadershipTransferToServer(c.id, address)
+	}
+	if err := done.Error(); err != nil {
+		return fmt.Errorf("%s: %w", c, err)
+	}
+	d.n.logger.Info("changed the voters", "step", c.String())
+	return nil
+}
+
+// retire takes its vote away from a host that is about to be removed, in as many safe steps as that needs. It returns
+// an error that wraps errRetry if another host is to lead first or the steps could not be carried out, and ErrQuorum if
+// there is no safe way. The caller has the turn, and keeps it until the host is removed.
+func (d *director) retire(ctx context.Context, host placement.HostID) error {
+	id := hraft.ServerID(host)
+	if hosts := d.hosts(); len(hosts) == 1 || !slices.ContainsFunc(hosts, func(h placement.Host) bool { return h.ID == host }) {
+		return nil // the catalogue itself will refuse
+	}
+	for range maxChanges {
+		if servers, _ := d.servers(); !slices.ContainsFunc(servers, func(s server) bool { return s.id == id && s.voter }) {
+			return nil
+		}
+		d.survey(ctx)
+		servers, index := d.servers()
+		c, done, ok := retirement(servers, len(d.hosts()), id)
+		switch {
+		case done:
+			return nil
+		case ok:
+			if err := d.take(c, index); err != nil {
+				return fmt.Errorf("%w: %w", errRetry, err)
+			}
+			if c.kind == transfer {
+				return fmt.Errorf("%w: host %s is to lead first", errRetry, c.id)
+			}
+			continue
+		}
+		// A host that was busy for a moment, or is new, may be fit in a moment.
+		wait := time.NewTimer(d.n.cfg.Timing.Reconcile)
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
+			return d.refusal(servers, id)
+		}
+	}
+	servers, _ := d.servers()
+	return d.refusal(servers, id)
+}
+
+// refusal says why a host cannot be removed, and what to do first.
+func (d *director) refusal(servers []server, id hraft.ServerID) error {
+	var silent []string
+	voters, name := 0, string(id)
+	names := map[placement.HostID]string{}
+	for _, h := range d.hosts() {
+		names[h.ID] = h.Name
+	}
+	for _, s := range servers {
+		if s.id == id {
+			name = cmp.Or(names[placement.HostID(id)], name)
+		}
+		if s.voter {
+			voters++
+			if !s.answers && s.id != id {
+				silent = append(silent, cmp.Or(names[placement.HostID(s.id)], string(s.id)))
+			}
+		}
+	}
+	slices.Sort(silent)
+	if len(silent) == 0 {
+		return fmt.Errorf("%w: no other host is fit to vote in place of %s yet", ErrQuorum, name)
+	}
+	return fmt.Errorf("%w: of %d voters %s do not answer; without %s no majority would be left", ErrQuorum, voters, strings.Join(silent, ", "), name)
+}
+
+// servers returns the configuration as the choice of voters sees it, and its index.
+func (d *director) servers() (servers []server, index uint64) {
+	states := map[hraft.ServerID]placement.HostState{}
+	for _, h := range d.hosts() {
+		states[hraft.ServerID(h.ID)] = h.State
+	}
+	future := d.raft.GetConfiguration()
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range future.Configuration().Servers {
+		c := d.contact[placement.HostID(s.ID)]
+		self := placement.HostID(s.ID) == d.n.cfg.ID
+		state, member := states[s.ID]
+		healthy := self || c.healthy && now.Sub(c.at) <= silentAfter(d.n.cfg.Timing)
+		servers = append(servers, server{
+			id: s.ID, voter: s.Suffrage == hraft.Voter, leader: self, member: member, leaving: state == placement.Leaving,
+			healthy: healthy, answers: self || c.healthy && c.answered, since: c.since,
+			stable: self || healthy && now.Sub(c.since) >= d.n.cfg.Timing.Stabilize,
+		})
+	}
+	return servers, future.Index()
 }
 
 // step is one change of the Raft configuration.
@@ -227,112 +393,78 @@ func (d *director) spoke(id placement.HostID) bool {
 	return ok || id == d.n.cfg.ID
 }
 
-// AutopilotConfig implements autopilot.ApplicationIntegration.
-func (d *director) AutopilotConfig() *autopilot.Config {
-	return &autopilot.Config{
-		LastContactThreshold:    d.n.cfg.Timing.Election,
-		MaxTrailingLogs:         4 * maxAppendEntries,
-		ServerStabilizationTime: d.n.cfg.Timing.Stabilize,
-	}
+// contact is what is known of how a host follows.
+type contact struct {
+	at       time.Time // when it last answered
+	stats    stats     // what it said then
+	healthy  bool      // whether it followed then
+	since    time.Time // when healthy last changed
+	answered bool      // whether it answered the last time that it was asked
 }
 
-// KnownServers implements autopilot.ApplicationIntegration.
-func (d *director) KnownServers() map[hraft.ServerID]*autopilot.Server {
-	servers := map[hraft.ServerID]*autopilot.Server{}
-	now := time.Now()
-	for _, h := range d.hosts() {
-		status := autopilot.NodeAlive
-		if d.silence(h.ID, now) > silentAfter(d.n.cfg.Timing) {
-			status = autopilot.NodeFailed
-		}
-		id := hraft.ServerID(h.ID)
-		servers[id] = &autopilot.Server{
-			ID: id, Name: h.Name, Address: serverAddress(h.ID, h.Addr), NodeStatus: status,
-			RaftVersion: int(hraft.ProtocolVersionMax), IsLeader: h.ID == d.n.cfg.ID,
-		}
-	}
-	return servers
+// stats is the answer to opStats.
+type stats struct {
+	LastIndex   uint64        `json:"last_index"`
+	LastTerm    uint64        `json:"last_term"`
+	LastContact time.Duration `json:"last_contact"` // since it heard a leader; negative if never
 }
 
-// silentAfter is the silence after which a host is not healthy enough to be given a vote, or to keep it if another
-// can have it: a few missed polls.
+// maxTrailing is how many log entries a host may lack and still count as one that follows.
+const maxTrailing = 4 * maxAppendEntries
+
+// silentAfter is the silence after which a host is not healthy enough to keep its vote if another can have it: a few
+// missed polls.
 func silentAfter(t Timing) time.Duration { return max(5*t.Reconcile, 2*t.Election) }
 
-// FetchServerStats implements autopilot.ApplicationIntegration: it asks every host how far it is.
-func (d *director) FetchServerStats(ctx context.Context, servers map[hraft.ServerID]*autopilot.Server) map[hraft.ServerID]*autopilot.ServerStats {
-	var wg sync.WaitGroup
-	for id := range servers {
-		wg.Go(func() { d.poll(ctx, placement.HostID(id)) })
+// survey asks every host how far it is, and waits for the answers no longer than an election may take.
+func (d *director) survey(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, d.n.cfg.Timing.Election)
+	defer cancel()
+	hosts := map[placement.HostID]bool{}
+	for _, h := range d.hosts() {
+		hosts[h.ID] = true
 	}
-	wg.Wait()
-	now := time.Now()
-	all := make(map[hraft.ServerID]*autopilot.ServerStats, len(servers))
-	for id := range servers {
-		host := placement.HostID(id)
-		d.mu.Lock()
-		c := d.contact[host]
-		d.mu.Unlock()
-		all[id] = &autopilot.ServerStats{
-			LastContact: c.stats.LastContact + now.Sub(c.at), LastTerm: c.stats.LastTerm, LastIndex: c.stats.LastIndex,
-		}
+	for _, s := range d.n.configuration().Servers {
+		hosts[placement.HostID(s.ID)] = true
 	}
-	return all
+	var asking sync.WaitGroup
+	for id := range hosts {
+		asking.Go(func() { d.poll(ctx, id) })
+	}
+	asking.Wait()
 }
 
-// poll asks one host for its stats and notes that it was heard.
+// poll asks one host for its stats and notes what it said, or that it said nothing.
 func (d *director) poll(ctx context.Context, id placement.HostID) {
-	c := contact{stats: d.n.stats()}
+	own := d.n.stats()
+	s := own
+	var err error
 	if id != d.n.cfg.ID {
-		p, err := d.n.forward(ctx, id, opStats, nil)
-		if err == nil {
-			err = json.Unmarshal(p, &c.stats)
-		}
-		if err != nil {
-			d.n.logger.Trace("host does not answer", "host", id, "error", err)
-			return
+		var p []byte
+		if p, err = d.n.forward(ctx, id, opStats, nil); err == nil {
+			err = json.Unmarshal(p, &s)
 		}
 	}
-	c.at = time.Now()
+	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	c := d.contact[id]
+	if c.answered = err == nil; !c.answered {
+		d.n.logger.Trace("host does not answer", "host", id, "error", err)
+		if !c.at.IsZero() {
+			d.contact[id] = c
+		}
+		return
+	}
+	if healthy := s.follows(own, d.n.cfg.Timing); healthy != c.healthy || now.Sub(c.at) > silentAfter(d.n.cfg.Timing) {
+		c.healthy, c.since = healthy, now
+	}
+	c.at, c.stats = now, s
 	d.contact[id] = c
 }
 
-// NotifyState implements autopilot.ApplicationIntegration.
-func (d *director) NotifyState(s *autopilot.State) { d.n.pilot.Store(s) }
-
-// RemoveFailedServer implements autopilot.ApplicationIntegration; who is removed is the catalogue's decision.
-func (d *director) RemoveFailedServer(*autopilot.Server) {}
-
-// CalculatePromotionsAndDemotions implements autopilot.Promoter.
-func (d *director) CalculatePromotionsAndDemotions(conf *autopilot.Config, s *autopilot.State) autopilot.RaftChanges {
-	members := map[hraft.ServerID]placement.HostState{}
-	for _, h := range d.hosts() {
-		members[hraft.ServerID(h.ID)] = h.State
-	}
-	if len(members) == 0 {
-		return autopilot.RaftChanges{}
-	}
-	now := time.Now()
-	servers := make([]candidate, 0, len(s.Servers))
-	for id, server := range s.Servers {
-		servers = append(servers, candidate{
-			id: id, voter: server.HasVotingRights(), leader: id == s.Leader,
-			eligible: members[id] != "", leaving: members[id] == placement.Leaving,
-			healthy: server.Health.Healthy || id == s.Leader, since: server.Health.StableSince,
-			stable: server.Health.IsStable(now, s.ServerStabilizationTime(conf)),
-		})
-	}
-	return planVoters(servers, len(members))
-}
-
-// GetServerExt and the rest of autopilot.Promoter are of no use here.
-func (d *director) GetServerExt(*autopilot.Config, *autopilot.ServerState) any { return nil }
-func (d *director) GetStateExt(*autopilot.Config, *autopilot.State) any        { return nil }
-func (d *director) IsPotentialVoter(autopilot.NodeType) bool                   { return true }
-func (d *director) GetNodeTypes(*autopilot.Config, *autopilot.State) map[hraft.ServerID]autopilot.NodeType {
-	return nil
-}
-func (d *director) FilterFailedServerRemovals(*autopilot.Config, *autopilot.State, *autopilot.FailedServers) *autopilot.FailedServers {
-	return &autopilot.FailedServers{}
+// follows reports whether a host hears the leader, whose stats are given, and has nearly all of its log.
+func (s stats) follows(leader stats, t Timing) bool {
+	return s.LastContact >= 0 && s.LastContact <= t.Election && s.LastTerm == leader.LastTerm &&
+		s.LastIndex+maxTrailing >= leader.LastIndex
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	hraft "github.com/hashicorp/raft"
-	autopilot "github.com/hashicorp/raft-autopilot"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/virtswarm/virtswarm/placement"
@@ -36,7 +35,8 @@ type Node struct {
 	tickets    atomic.Uint64                    // number of the last ticket
 	proposals  atomic.Int32                     // commands in the leader's log whose outcome is awaited
 	committed  chan struct{}                    // the last of them is through, and the followers should know; holds one
-	pilot      atomic.Pointer[autopilot.State]  // the last one while leading
+	director   atomic.Pointer[director]         // while leading
+	tolerance  atomic.Int32                     // voters that may fail, as the director last saw it
 
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -34,8 +34,8 @@ func (n *Node) Status() Status {
 		}
 	}
 	s.Quorum = len(s.Voters)/2 + 1
-	if p := n.pilot.Load(); p != nil && s.Role == Leader {
-		s.Tolerates = p.FailureTolerance
+	if n.director.Load() != nil && s.Role == Leader {
+		s.Tolerates = int(n.tolerance.Load())
 	}
 	return s
 }

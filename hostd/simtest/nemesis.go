@@ -68,8 +68,6 @@ func newPlan(rng *rand.Rand, hosts int) *plan {
 func (w *world) carryOut(p *plan) {
 	var undoing sync.WaitGroup
 	defer undoing.Wait()
-	nets := &nets{w: w, cuts: map[[2]string]int{}}
-	w.nets = nets
 	for _, s := range p.steps {
 		time.Sleep(s.after)
 		m := w.machines[s.target]

@@ -65,14 +65,21 @@ func simulate(o Options) *world {
 	rng := rand.New(rand.NewPCG(o.Seed, 0))
 	w := &world{o: o, fabric: link.NewFabric(), begin: time.Now(), flaws: map[string]bool{}}
 	w.fleet = newFleet(w)
+	w.nets = &nets{w: w, cuts: map[[2]string]int{}}
 	for n := range hostsOf(rng) {
 		w.machines = append(w.machines, newMachine(w, n))
 	}
 	w.network()
 	plan := newPlan(rng, len(w.machines))
 	if w.found() {
+		over := make(chan struct{})
+		var watch sync.WaitGroup
+		watch.Go(func() { w.watchLeader(over) })
 		w.live(plan)
-		if w.heal() {
+		healed := w.heal()
+		close(over)
+		watch.Wait()
+		if healed {
 			w.check()
 		}
 	}

@@ -56,7 +56,6 @@ var rooms = map[string]struct {
 // replace stays in one place.
 var onlyImporter = map[string]string{
 	"github.com/hashicorp/raft":           "raft",
-	"github.com/hashicorp/raft-autopilot": "raft",
 	"lukechampine.com/blake3":             "internal/content",
 	"libvirt.org/go/libvirt":              "hostd/virt",
 	"github.com/digitalocean/go-qemu":     "qmp",
