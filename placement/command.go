@@ -34,7 +34,7 @@ type Command struct {
 // Idempotent: a second one with the same cluster id changes nothing; one with another id is ErrOtherCluster.
 type InitCluster struct {
 	ID   string `json:"id"`   // cluster id, 1..64 of [a-z0-9-]
-	Host Host   `json:"host"` // ID, Name, Addr, Weight and Labels count; the rest is set by the catalogue
+	Host Host   `json:"host"` // ID, Name, Addr, Weight, Labels and Life count; the rest is set by the catalogue
 	Now  int64  `json:"now"`  // unix seconds
 }
 
@@ -64,6 +64,7 @@ type UpdateHost struct {
 	Quota   *int64            `json:"quota,omitempty"` // see Limits
 	High    *int              `json:"high,omitempty"`  // see Limits
 	Low     *int              `json:"low,omitempty"`   // see Limits
+	Life    uint64            `json:"life,omitempty"`  // see Host; one below the last is ErrLaterLife
 }
 
 // SetHostState moves a host from state From to state To. If From is not empty and the host is in another state,

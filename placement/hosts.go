@@ -57,7 +57,7 @@ func (s *State) nameFree(name string, id HostID) error {
 func (s *State) admit(index uint64, asked Host, now int64) {
 	h := Host{
 		ID: asked.ID, Name: asked.Name, Addr: asked.Addr, Weight: asked.Weight, Labels: maps.Clone(asked.Labels),
-		Limits: asked.Limits, State: Alive, Since: index, At: now, Joined: index, JoinAt: now,
+		Limits: asked.Limits, State: Alive, Since: index, At: now, Joined: index, JoinAt: now, Life: asked.Life,
 	}
 	if h.Weight == 0 {
 		h.Weight = DefaultWeight
@@ -77,6 +77,10 @@ func (s *State) updateHost(index uint64, c *UpdateHost) (bool, error) {
 		return false, fmt.Errorf("update host %q: %w", c.ID, ErrNoHost)
 	}
 	h := *old
+	if c.Life != 0 && c.Life < old.Life {
+		return false, fmt.Errorf("update host %q, started as %d, last known as %d: %w", c.ID, c.Life, old.Life, ErrLaterLife)
+	}
+	h.Life = max(old.Life, c.Life)
 	if c.Name != "" {
 		if err := s.nameFree(c.Name, c.ID); err != nil {
 			return false, fmt.Errorf("update host %q: %w", c.ID, err)
@@ -98,7 +102,7 @@ func (s *State) updateHost(index uint64, c *UpdateHost) (bool, error) {
 	if err := validateHost(h); err != nil { // the watermarks together, the number of labels
 		return false, fmt.Errorf("update: %w", err)
 	}
-	if h.Name == old.Name && h.Addr == old.Addr && h.Weight == old.Weight && h.Limits == old.Limits && maps.Equal(h.Labels, old.Labels) {
+	if h.Life == old.Life && h.Name == old.Name && h.Addr == old.Addr && h.Weight == old.Weight && h.Limits == old.Limits && maps.Equal(h.Labels, old.Labels) {
 		return false, nil
 	}
 	s.putHost(&h)

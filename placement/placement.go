@@ -93,6 +93,8 @@ type Host struct {
 	JoinAt int64             `json:"join_at"` // unix seconds of the same
 	// DomainSeq is the number of its last ReportDomains.
 	DomainSeq uint64 `json:"domain_seq,omitempty"`
+	// Life is the number of the last start of its daemon that it told of; it grows with every start. 0: none was told.
+	Life uint64 `json:"life,omitempty"`
 }
 
 // Limits are what a host is told to keep to, while it runs. The zero value means no limit, or the default.

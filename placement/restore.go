@@ -136,7 +136,15 @@ func (p *restorer) head(h *snapshotHead) error {
 	if h.Version < oldestSnapshot || h.Version > snapshotVersion {
 		return fmt.Errorf("version %d, this program reads %d to %d", h.Version, oldestSnapshot, snapshotVersion)
 	}
-	p.s.applied, p.s.removed, p.s.moved, p.s.cluster = h.Applied, h.Removed, h.Moved, h.Cluster
+	if len(h.Recoveries) > MaxRecoveries || h.Version < 5 && len(h.Recoveries) > 0 {
+		return fmt.Errorf("%d recoveries", len(h.Recoveries))
+	}
+	for _, r := range h.Recoveries {
+		if err := r.validate(); err != nil {
+			return err
+		}
+	}
+	p.s.applied, p.s.removed, p.s.moved, p.s.cluster, p.s.recoveries = h.Applied, h.Removed, h.Moved, h.Cluster, h.Recoveries
 	return nil
 }
 

@@ -338,7 +338,7 @@ func TestSnapshotIsLinesOfJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`{"catalogue":{"version":4,`, `{"host":{"id":"` + string(hostID(1)), `"shards":"0,2-3"`, `{"end":{"records":`, `"rack":"<1>"`, `{"domain":{"uuid":"00000001-`} {
+	for _, want := range []string{`{"catalogue":{"version":5,`, `{"host":{"id":"` + string(hostID(1)), `"shards":"0,2-3"`, `{"end":{"records":`, `"rack":"<1>"`, `{"domain":{"uuid":"00000001-`} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the snapshot has no %s:\n%s", want, text)
 		}

@@ -16,6 +16,8 @@ type State struct {
 	applied uint64 // index of the last command
 	cluster string // id; "" until InitCluster
 
+	recoveries []Recovery // the oldest first; replaced when one is added
+
 	hosts    map[HostID]*Host
 	hostIDs  []HostID // sorted
 	byName   map[string]HostID

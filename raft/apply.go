@@ -28,10 +28,11 @@ type reply struct {
 	Result    placement.Result `json:"result,omitzero"`
 	Code      string           `json:"code,omitempty"` // of placement's error, "" for another one
 	Error     string           `json:"error,omitempty"`
+	Lineage   string           `json:"lineage,omitempty"` // of the catalogue that the index in Result is of
 }
 
-// codeQuorum is the Code of ErrQuorum, which is none of placement's.
-const codeQuorum = "quorum"
+// own are the Codes of errors that are none of placement's.
+var own = map[string]error{"quorum": ErrQuorum, "twin": ErrTwin}
 
 // errRetry is wrapped around errors after which another attempt, maybe at another leader, makes sense. errMaybe says
 // moreover that the attempt may have succeeded.
@@ -66,7 +67,11 @@ func (n *Node) Apply(ctx context.Context, c placement.Command) (placement.Result
 		}
 	}
 	if err != nil {
-		return result, fmt.Errorf("%s: %w", c.Kind(), err)
+		err = fmt.Errorf("%s: %w", c.Kind(), err)
+		if u := c.UpdateHost; u != nil && u.ID == n.cfg.ID && (errors.Is(err, ErrTwin) || errors.Is(err, placement.ErrLaterLife)) {
+			n.fail(err) // this machine is not who it says it is, or not any more
+		}
+		return result, err
 	}
 	return result, nil
 }
@@ -129,13 +134,15 @@ func (n *Node) ask(ctx context.Context, op string, payload []byte) (placement.Re
 		return placement.Result{}, fmt.Errorf("%w: leader %s: answer cannot be read: %w", errMaybe, leader, err)
 	}
 	switch {
+	case r.Lineage != n.lineage():
+		return placement.Result{}, fmt.Errorf("%w: leader %s is of another recovery of the cluster", errMaybe, leader)
 	case r.NotLeader:
 		n.hint.Store(&r.Leader)
 		return placement.Result{}, fmt.Errorf("%w: host %s is not the leader (any more)", errRetry, leader)
 	case r.Unknown:
 		return placement.Result{}, fmt.Errorf("%w: leader %s: %s", errMaybe, leader, r.Error)
-	case r.Code == codeQuorum:
-		return r.Result, fmt.Errorf("%w: %s", ErrQuorum, strings.TrimPrefix(r.Error, ErrQuorum.Error()+": "))
+	case own[r.Code] != nil:
+		return r.Result, fmt.Errorf("%w: %s", own[r.Code], strings.TrimPrefix(r.Error, own[r.Code].Error()+": "))
 	case r.Error != "":
 		return r.Result, placement.ErrorOf(r.Code, r.Error)
 	}
@@ -187,11 +194,14 @@ func (n *Node) HandleForward(ctx context.Context, op string, payload []byte) ([]
 		return json.Marshal(n.stats())
 	}
 	result, err := n.serve(ctx, op, payload)
-	r := reply{Result: result}
+	r := reply{Result: result, Lineage: n.lineage()}
 	if err != nil {
 		r.Error = err.Error()
-		if r.Code, _ = placement.ErrorCode(err); errors.Is(err, ErrQuorum) {
-			r.Code = codeQuorum
+		r.Code, _ = placement.ErrorCode(err)
+		for code, sentinel := range own {
+			if errors.Is(err, sentinel) {
+				r.Code = code
+			}
 		}
 		r.NotLeader, r.Unknown = errors.Is(err, errRetry), errors.Is(err, errMaybe)
 		if _, id := n.raft.Load().LeaderWithID(); r.NotLeader {
@@ -202,6 +212,12 @@ func (n *Node) HandleForward(ctx context.Context, op string, payload []byte) ([]
 		}
 	}
 	return json.Marshal(r)
+}
+
+// lineage names the lineage of the catalogue here.
+func (n *Node) lineage() (name string) {
+	n.machine.view(func(s *placement.State) { name = s.Lineage() })
+	return name
 }
 
 // serve carries out an operation as the leader.
@@ -221,6 +237,11 @@ func (n *Node) propose(ctx context.Context, data []byte) (placement.Result, erro
 	c, err := placement.DecodeCommand(data)
 	if err != nil {
 		return placement.Result{}, err // nothing that cannot be read may get into the log
+	}
+	if u := c.UpdateHost; u != nil && u.Life != 0 {
+		if d := n.director.Load(); d != nil && d.hasTwin(u.ID, u.Life) {
+			return placement.Result{}, fmt.Errorf("update host %s: %w", u.ID, ErrTwin)
+		}
 	}
 	if c.RemoveHost != nil {
 		end, err := n.mayRemove(ctx, c.RemoveHost.ID)

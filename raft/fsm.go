@@ -20,12 +20,14 @@ type machine struct {
 	// committed is told the index of every entry that arrives, as those are committed; failed is told of stuck.
 	committed func(index uint64)
 	failed    func(error)
+	// restored is told the lineage of a catalogue that has replaced one of another.
+	restored func(lineage string)
 }
 
 func newMachine() *machine {
 	return &machine{
 		state: placement.New(), changed: make(chan struct{}),
-		committed: func(uint64) {}, failed: func(error) {},
+		committed: func(uint64) {}, failed: func(error) {}, restored: func(string) {},
 	}
 }
 
@@ -83,9 +85,13 @@ func (m *machine) Restore(r io.ReadCloser) error {
 		return err
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	before := m.state.Lineage()
 	m.state = state
 	m.notify()
+	m.mu.Unlock()
+	if lineage := state.Lineage(); lineage != before {
+		m.restored(lineage)
+	}
 	return nil
 }
 

@@ -145,6 +145,9 @@ func (d *director) followMembers() error {
 			return fmt.Errorf("%s: %w", step, err)
 		}
 		d.n.logger.Info("changed the Raft configuration", "step", step.String())
+		if step.suffrage == remove {
+			d.n.troubles.clear(placement.HostID(step.id))
+		}
 		index = done.Index()
 	}
 	return nil
@@ -171,7 +174,9 @@ func (d *director) settleVoters(ctx context.Context) error {
 }
 
 // tolerates notes for Status how many voters may fail.
-func (d *director) tolerates(servers []server) { d.n.tolerance.Store(int32(max(0, tolerance(servers)))) }
+func (d *director) tolerates(servers []server) {
+	d.n.tolerance.Store(int32(max(0, tolerance(servers))))
+}
 
 // take carries out a step if the configuration is still the one with that index.
 func (d *director) take(c change, index uint64) error {
@@ -400,6 +405,8 @@ type contact struct {
 	healthy  bool      // whether it followed then
 	since    time.Time // when healthy last changed
 	answered bool      // whether it answered the last time that it was asked
+	joined   uint64    // index at which it became a member: durable is about that membership
+	durable  uint64    // the highest log index up to which it is known to have everything on disk
 }
 
 // stats is the answer to opStats.
@@ -407,6 +414,9 @@ type stats struct {
 	LastIndex   uint64        `json:"last_index"`
 	LastTerm    uint64        `json:"last_term"`
 	LastContact time.Duration `json:"last_contact"` // since it heard a leader; negative if never
+	Commit      uint64        `json:"commit,omitempty"`
+	Life        uint64        `json:"life,omitempty"`    // number of this start of its daemon
+	Lineage     string        `json:"lineage,omitempty"` // see placement.State.Lineage
 }
 
 // maxTrailing is how many log entries a host may lack and still count as one that follows.
@@ -459,8 +469,21 @@ func (d *director) poll(ctx context.Context, id placement.HostID) {
 	if healthy := s.follows(own, d.n.cfg.Timing); healthy != c.healthy || now.Sub(c.at) > silentAfter(d.n.cfg.Timing) {
 		c.healthy, c.since = healthy, now
 	}
+	if joined := d.joined(id); joined != c.joined {
+		c.joined, c.durable = joined, 0
+	}
 	c.at, c.stats = now, s
+	c.durable = max(c.durable, min(s.Commit, s.LastIndex)) // a host says that an entry is committed once its disk has it
 	d.contact[id] = c
+}
+
+// joined is the index at which a host became a member, 0 if it is none.
+func (d *director) joined(id placement.HostID) (index uint64) {
+	d.n.machine.view(func(s *placement.State) {
+		h, _ := s.Host(id)
+		index = h.Joined
+	})
+	return index
 }
 
 // follows reports whether a host hears the leader, whose stats are given, and has nearly all of its log.

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -56,6 +57,9 @@ func (n *Node) Known(hostID string) bool {
 		if placement.HostID(server.ID) == id {
 			return true
 		}
+	}
+	if removed {
+		n.troubles.note(id, TroubleRemoved, fmt.Sprintf("host %s was removed from the cluster and still tries to take part", id))
 	}
 	return !removed && !n.current.Load()
 }

@@ -33,10 +33,14 @@ type Node struct {
 	hint       atomic.Pointer[placement.HostID] // the leader, as another host said
 	asked      atomic.Uint32                    // voters asked for the leader, to take turns
 	tickets    atomic.Uint64                    // number of the last ticket
-	proposals  atomic.Int32                     // commands in the leader's log whose outcome is awaited
-	committed  chan struct{}                    // the last of them is through, and the followers should know; holds one
-	director   atomic.Pointer[director]         // while leading
-	tolerance  atomic.Int32                     // voters that may fail, as the director last saw it
+	life       uint64                           // number of this start of the daemon
+	lifeBefore uint64                           // and of the one before, 0 if there was none
+	troubles   troubles
+	ready      chan struct{}            // closed once raft is set
+	proposals  atomic.Int32             // commands in the leader's log whose outcome is awaited
+	committed  chan struct{}            // the last of them is through, and the followers should know; holds one
+	director   atomic.Pointer[director] // while leading
+	tolerance  atomic.Int32             // voters that may fail, as the director last saw it
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -60,10 +64,11 @@ func Open(cfg Config) (_ *Node, err error) {
 	}
 	n := &Node{
 		cfg: cfg, logger: cfg.Logger, machine: newMachine(), leaderSeen: make(chan struct{}, 1), committed: make(chan struct{}, 1),
-		refusals: refusals{since: map[placement.HostID]time.Time{}}, failed: make(chan struct{}),
+		refusals: refusals{since: map[placement.HostID]time.Time{}}, failed: make(chan struct{}), ready: make(chan struct{}),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	layer := newStreamLayer(cfg.Stream, serverAddress(cfg.ID, cfg.Advertise), n.addresses, n.heard)
+	layer := newStreamLayer(n)
+	n.machine.restored = layer.requalify
 	defer func() {
 		if err != nil {
 			n.cancel()
@@ -80,7 +85,10 @@ func Open(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := n.replay(stores); err != nil {
+	if err := n.replay(stores, n.log.commit.Load()); err != nil {
+		return nil, err
+	}
+	if err := n.findTwin(); err != nil {
 		return nil, err
 	}
 	if err := n.start(layer, stores); err != nil {
@@ -126,17 +134,16 @@ func (n *Node) openStores() (s stores, err error) {
 	if !voted && (n.log.last() > 0 || len(names) > 0) {
 		return s, damaged(votePath, "the term and vote are missing")
 	}
-	life, err := votes.begin(time.Now())
-	if err != nil {
+	if n.life, n.lifeBefore, err = votes.begin(time.Now()); err != nil {
 		return s, err
 	}
-	n.tickets.Store(life << ticketBits)
+	n.tickets.Store(n.life << ticketBits)
 	return stores{votes: votes, snapshots: snapshots, fresh: !voted}, nil
 }
 
 // replay brings the catalogue to where this host knew it to be committed, before anybody can be asked: it serves
 // stale reads and says who the others are. hashicorp/raft will hand out the same entries again, to be skipped.
-func (n *Node) replay(s stores) error {
+func (n *Node) replay(s stores, commit uint64) error {
 	metas, err := s.snapshots.List()
 	if err != nil {
 		return err
@@ -160,7 +167,7 @@ func (n *Node) replay(s stores) error {
 		return damaged(n.log.dir, "the log begins at entry %d, the newest snapshot ends at %d", first, covered)
 	}
 	var l hraft.Log
-	commit := min(n.log.commit.Load(), last)
+	commit = min(commit, last)
 	for i := max(first, 1); i <= last; i++ {
 		if err := n.log.GetLog(i, &l); err != nil {
 			return err
@@ -180,6 +187,23 @@ func (n *Node) restoreSnapshot(store *snapshotStore, id string) error {
 	defer r.Close()
 	if err := n.machine.Restore(r); err != nil {
 		return damaged(filepath.Join(store.dir, id), "%v", err)
+	}
+	return nil
+}
+
+// findTwin refuses to go on if this host's identity answers at the address that the catalogue has of it, and that is
+// another one than this host now has: its directory was copied to a second machine.
+func (n *Node) findTwin() error {
+	for _, addr := range n.addresses(n.cfg.ID) {
+		if addr == n.cfg.Advertise {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
+		_, err := n.cfg.Forwarder.Forward(ctx, n.cfg.ID, addr, opStats, nil)
+		cancel()
+		if err == nil {
+			return fmt.Errorf("%w: it answers at %s", ErrTwin, addr)
+		}
 	}
 	return nil
 }
@@ -212,6 +236,7 @@ func (n *Node) start(layer *streamLayer, s stores) error {
 		return errors.Join(fmt.Errorf("start Raft: %w", err), transport.Close())
 	}
 	n.raft.Store(r)
+	close(n.ready)
 	n.reads = &readGroup{
 		barrier: func(ctx context.Context) error {
 			_, err := n.await(ctx, func() hraft.Future { return r.Barrier(forwardTimeout) })
@@ -297,6 +322,9 @@ func (n *Node) Changed() <-chan struct{} {
 	_, changed := n.machine.wait()
 	return changed
 }
+
+// Life is the number of this start of the daemon; it grows with every start.
+func (n *Node) Life() uint64 { return n.life }
 
 // AppliedIndex is the log index up to which the local catalogue has it.
 func (n *Node) AppliedIndex() uint64 {

@@ -28,6 +28,8 @@ var (
 	ErrClosed   = errors.New("the Raft node is closed")
 	ErrRemoved  = errors.New("this host is no longer a member of the cluster")
 	ErrStuck    = errors.New("cannot follow the catalogue any further")
+	ErrOldCopy  = errors.New("the data directory is an old copy")
+	ErrTwin     = errors.New("another machine runs with this host's identity")
 	ErrQuorum   = errors.New("no majority of living voters would be left")
 	ErrBroken   = errors.New("the Raft log cannot be written until this host is restarted")
 )

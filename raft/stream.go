@@ -42,6 +42,8 @@ type streamLayer struct {
 	local     hraft.ServerAddress
 	addresses func(placement.HostID) []string // where a host may be, the likeliest first
 	heard     func(placement.HostID, error)   // told of every success (nil) and failure to speak to a host
+	greet     func(net.Conn, placement.HostID) (hello, error)
+	welcome   func(net.Conn) (hello, error)
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -49,11 +51,11 @@ type streamLayer struct {
 	conns  map[*trackedConn]struct{} // nil once closed
 }
 
-func newStreamLayer(s Stream, local hraft.ServerAddress, addresses func(placement.HostID) []string, heard func(placement.HostID, error)) *streamLayer {
+func newStreamLayer(n *Node) *streamLayer {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &streamLayer{
-		stream: s, local: local, addresses: addresses, heard: heard,
-		ctx: ctx, cancel: cancel, conns: map[*trackedConn]struct{}{},
+		stream: n.cfg.Stream, local: serverAddress(n.cfg.ID, n.cfg.Advertise), addresses: n.addresses, heard: n.heard, greet: n.greet,
+		welcome: n.welcome, ctx: ctx, cancel: cancel, conns: map[*trackedConn]struct{}{},
 	}
 }
 
@@ -63,7 +65,7 @@ func (s *streamLayer) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.track(conn, "")
+	return s.track(conn, "", hello{})
 }
 
 // Dial implements raft.StreamLayer; it tries the host's addresses in turn.
@@ -76,7 +78,12 @@ func (s *streamLayer) Dial(address hraft.ServerAddress, timeout time.Duration) (
 		conn, err = s.stream.Dial(ctx, addr, host)
 		cancel()
 		if err == nil {
-			return s.track(conn, host)
+			var peer hello
+			if peer, err = s.greet(conn, host); err == nil {
+				s.heard(host, nil)
+				return s.track(conn, host, peer)
+			}
+			_ = conn.Close()
 		}
 		s.heard(host, err)
 	}
@@ -108,8 +115,22 @@ func (s *streamLayer) Close() error {
 	return err
 }
 
-func (s *streamLayer) track(conn net.Conn, host placement.HostID) (net.Conn, error) {
+// requalify closes the connections to hosts of another lineage than this host now has: they have to greet again.
+func (s *streamLayer) requalify(lineage string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if c.greeted && c.lineage != lineage {
+			_ = c.Conn.Close()
+		}
+	}
+}
+
+func (s *streamLayer) track(conn net.Conn, host placement.HostID, peer hello) (net.Conn, error) {
 	c := &trackedConn{Conn: conn, layer: s, host: host}
+	if host != "" {
+		c.greeted, c.lineage = true, peer.lineage()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conns == nil {
@@ -120,25 +141,39 @@ func (s *streamLayer) track(conn net.Conn, host placement.HostID) (net.Conn, err
 	return c, nil
 }
 
-// trackedConn reports how it goes with the host that was dialled: with TLS 1.3 a refusal of the client's certificate
-// shows at the first read.
+// trackedConn reports how it goes with the host that was dialled. One that was accepted is greeted at its first Read, in
+// the goroutine that will serve it.
 type trackedConn struct {
 	net.Conn
 	layer *streamLayer
 	host  placement.HostID // "" if accepted
-	once  sync.Once        // the first bytes that arrived
+
+	// guarded by layer.mu
+	greeted bool
+	lineage string // the peer's, when it greeted
 }
 
 func (c *trackedConn) Read(p []byte) (int, error) {
+	if c.host == "" && !c.isGreeted() { // one goroutine reads
+		peer, err := c.layer.welcome(c.Conn)
+		if err != nil {
+			return 0, err
+		}
+		c.layer.mu.Lock()
+		c.greeted, c.lineage = true, peer.lineage()
+		c.layer.mu.Unlock()
+	}
 	n, err := c.Conn.Read(p)
-	switch {
-	case c.host == "":
-	case n > 0:
-		c.once.Do(func() { c.layer.heard(c.host, nil) })
-	case err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed):
+	if c.host != "" && n == 0 && err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 		c.layer.heard(c.host, err)
 	}
 	return n, err
+}
+
+func (c *trackedConn) isGreeted() bool {
+	c.layer.mu.Lock()
+	defer c.layer.mu.Unlock()
+	return c.greeted
 }
 
 func (c *trackedConn) Close() error {

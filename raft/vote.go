@@ -205,13 +205,12 @@ const keyTerm = "CurrentTerm"
 
 // begin numbers a life, durably: by the clock, so that the number is a new one though the file was lost or came from a
 // backup, but above the life before, should the clock have been set back. The first one makes the file.
-func (v *voteStore) begin(now time.Time) (uint64, error) {
-	before, err := v.GetUint64([]byte(keyLife))
-	if err != nil {
-		return 0, err
+func (v *voteStore) begin(now time.Time) (life, before uint64, err error) {
+	if before, err = v.GetUint64([]byte(keyLife)); err != nil {
+		return 0, 0, err
 	}
-	life := max(uint64(max(now.Unix(), 0)), before+1)
-	return life, v.SetUint64([]byte(keyLife), life)
+	life = max(uint64(max(now.Unix(), 0)), before+1)
+	return life, before, v.SetUint64([]byte(keyLife), life)
 }
 
 // Set implements raft.StableStore; values are text.

@@ -43,7 +43,7 @@ func TestVoteIsKeptAndDamageNoticed(t *testing.T) {
 	}
 	for i, now := range []int64{100, 100, 7, 500} { // the clock stands still, is set back, and goes on
 		want := []uint64{100, 101, 102, 500}[i]
-		if life, err := v.begin(time.Unix(now, 0)); life != want || err != nil {
+		if life, before, err := v.begin(time.Unix(now, 0)); life != want || before != []uint64{0, 100, 101, 102}[i] || err != nil {
 			t.Fatalf("life %d: %d, %v", i, life, err)
 		}
 	}
@@ -255,7 +255,7 @@ func TestVoteNeedsNoRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := mustOpenVotes(t, files, "/raft")
-	if _, err := v.begin(time.Unix(1, 0)); err != nil {
+	if _, _, err := v.begin(time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
 	free, total, err := files.Space("/")

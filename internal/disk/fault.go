@@ -73,7 +73,7 @@ func NewFault(under FS, attic string, seed uint64) (*Fault, error) {
 }
 
 // OnOp has hook called before every operation; an error it returns fails the operation, which then does nothing.
-// The hook must not use the Fault, except to call Kill.
+// The hook must not use the Fault; ErrKilled does what Kill does.
 func (f *Fault) OnOp(hook func(Op) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -55,11 +55,11 @@ var rooms = map[string]struct {
 // onlyImporter names the one room that may import a package of somebody else, so that what is hard to test or to
 // replace stays in one place.
 var onlyImporter = map[string]string{
-	"github.com/hashicorp/raft":           "raft",
-	"lukechampine.com/blake3":             "internal/content",
-	"libvirt.org/go/libvirt":              "hostd/virt",
-	"github.com/digitalocean/go-qemu":     "qmp",
-	"github.com/mdlayher/vsock":           "internal/link",
+	"github.com/hashicorp/raft":       "raft",
+	"lukechampine.com/blake3":         "internal/content",
+	"libvirt.org/go/libvirt":          "hostd/virt",
+	"github.com/digitalocean/go-qemu": "qmp",
+	"github.com/mdlayher/vsock":       "internal/link",
 }
 
 // pure rooms do no I/O, read no clock and start no goroutine.
