@@ -67,6 +67,8 @@ func command() *cobra.Command {
 	f.StringVar(&flags.Name, "name", "", "what operators call this host (default: the machine's host name)")
 	f.StringVar(&flags.Join, "join", "", "host:port of a member; needed once, at the first start")
 	f.StringVar(&flags.Token, "token", "", "one-time join token; 'virtswarm token' at a member prints one")
+	cmd.AddCommand(recoverCommand())
+	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return api.NewError(api.Usage, "", err) })
 	return cmd
 }

@@ -60,6 +60,7 @@ func (w *world) enfranchise() {
 		}
 	}
 	w.violation("there are never three voters")
+	w.tellRaft()
 }
 
 // join has a machine without a past join by way of one that runs, and tries again until it is a member.

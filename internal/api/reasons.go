@@ -44,6 +44,7 @@ const (
 	QuorumAtRisk     = v1.Reason_REASON_QUORUM_AT_RISK
 	NoCluster        = v1.Reason_REASON_NO_CLUSTER
 	OldCopy          = v1.Reason_REASON_OLD_COPY
+	UnsafeRecovery   = v1.Reason_REASON_UNSAFE_RECOVERY
 	Interrupted      = v1.Reason_REASON_INTERRUPTED
 )
 
@@ -184,6 +185,10 @@ var explanations = []Explanation{
 		Reason: OldCopy, code: connect.CodeDataLoss,
 		Sentence: "the data directory is not this host's newest",
 		Hint:     "remove the host at another one (virtswarm leave --force), delete pki/ and raft/ in the directory, and join anew",
+	}, {
+		Reason: UnsafeRecovery, code: connect.CodeFailedPrecondition,
+		Sentence: "the recovery is not needed, or would lose what a survivor has",
+		Hint:     "look with: virtswarmd recover",
 	}, {
 		Reason: Interrupted, code: connect.CodeCanceled,
 		Sentence: "interrupted",

@@ -61,6 +61,7 @@ const (
 	Reason_REASON_QUORUM_AT_RISK     Reason = 35
 	Reason_REASON_NO_CLUSTER         Reason = 36
 	Reason_REASON_OLD_COPY           Reason = 37
+	Reason_REASON_UNSAFE_RECOVERY    Reason = 38
 	Reason_REASON_INTERRUPTED        Reason = 130
 )
 
@@ -98,6 +99,7 @@ var (
 		35:  "REASON_QUORUM_AT_RISK",
 		36:  "REASON_NO_CLUSTER",
 		37:  "REASON_OLD_COPY",
+		38:  "REASON_UNSAFE_RECOVERY",
 		130: "REASON_INTERRUPTED",
 	}
 	Reason_value = map[string]int32{
@@ -132,6 +134,7 @@ var (
 		"REASON_QUORUM_AT_RISK":     35,
 		"REASON_NO_CLUSTER":         36,
 		"REASON_OLD_COPY":           37,
+		"REASON_UNSAFE_RECOVERY":    38,
 		"REASON_INTERRUPTED":        130,
 	}
 )
@@ -1511,7 +1514,7 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\tpublisher\x18\f \x01(\tR\tpublisher\x12!\n" +
 	"\fpublished_at\x18\r \x01(\x03R\vpublishedAt\x12\x14\n" +
 	"\x05index\x18\x0e \x01(\x04R\x05index\x12\x1a\n" +
-	"\bversions\x18\x0f \x01(\rR\bversions*\xa1\x06\n" +
+	"\bversions\x18\x0f \x01(\rR\bversions*\xbd\x06\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11REASON_UNEXPECTED\x10\x01\x12\x10\n" +
@@ -1544,7 +1547,8 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\x14REASON_NO_GUEST_LINK\x10\"\x12\x19\n" +
 	"\x15REASON_QUORUM_AT_RISK\x10#\x12\x15\n" +
 	"\x11REASON_NO_CLUSTER\x10$\x12\x13\n" +
-	"\x0fREASON_OLD_COPY\x10%\x12\x17\n" +
+	"\x0fREASON_OLD_COPY\x10%\x12\x1a\n" +
+	"\x16REASON_UNSAFE_RECOVERY\x10&\x12\x17\n" +
 	"\x12REASON_INTERRUPTED\x10\x82\x01*\x7f\n" +
 	"\tHostState\x12\x1a\n" +
 	"\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
