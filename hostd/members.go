@@ -114,12 +114,17 @@ func (h *Host) Leave(ctx context.Context, req *v1.LeaveRequest, send func(*v1.Le
 	l := &leave{host: h, who: host, send: send, event: &v1.LeaveProgress{
 		Phase: v1.LeavePhase_LEAVE_PHASE_DRAINING, HostId: string(host.ID), Host: host.Name,
 	}}
-	if !req.GetForce() {
-		if err := l.drain(ctx); err != nil {
-			return Explain(err, host.Name)
-		}
+	if req.GetForce() {
+		return Explain(l.remove(ctx), host.Name)
 	}
-	return Explain(l.remove(ctx), host.Name)
+	err = l.drain(ctx)
+	if err == nil {
+		err = l.remove(ctx)
+	}
+	if err != nil {
+		l.takeBack(ctx)
+	}
+	return Explain(err, host.Name)
 }
 
 // leave is one call of Leave.
@@ -128,24 +133,29 @@ type leave struct {
 	who   placement.Host
 	send  func(*v1.LeaveProgress) error
 	event *v1.LeaveProgress
+	// ordered says that the host is drained because of this call.
+	ordered bool
 }
 
-// drain waits until what the host holds is safe on other hosts. If the caller gives up, the host stays.
-func (l *leave) drain(ctx context.Context) (err error) {
+// takeBack lets a host stay that could not leave, or whose caller gave up.
+func (l *leave) takeBack(ctx context.Context) {
+	if !l.ordered {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writePatience)
+	defer cancel()
+	l.who.State = placement.Leaving
+	l.host.warn("take back the order to leave", l.host.setState(ctx, l.who, placement.Alive))
+}
+
+// drain waits until what the host holds is safe on other hosts.
+func (l *leave) drain(ctx context.Context) error {
 	switch l.who.State {
 	case placement.Alive:
 		if err := l.host.setState(ctx, l.who, placement.Leaving); err != nil {
 			return err
 		}
-		defer func() {
-			if err == nil {
-				return
-			}
-			back, cancel := context.WithTimeout(context.WithoutCancel(ctx), writePatience)
-			defer cancel()
-			l.who.State = placement.Leaving
-			l.host.warn("take back the order to leave", l.host.setState(back, l.who, placement.Alive))
-		}()
+		l.ordered = true
 	case placement.Down: // the operator need not wait for the grace to end; if it comes back, it is alive again
 		if err := l.host.setState(ctx, l.who, placement.Lost); err != nil {
 			return err

@@ -91,6 +91,10 @@ func Open(cfg Config) (_ *Node, err error) {
 	if err := n.findTwin(); err != nil {
 		return nil, err
 	}
+	if n.life, n.lifeBefore, err = n.votes.begin(time.Now()); err != nil {
+		return nil, err
+	}
+	n.tickets.Store(n.life << ticketBits)
 	if err := n.start(layer, stores); err != nil {
 		return nil, err
 	}
@@ -134,10 +138,6 @@ func (n *Node) openStores() (s stores, err error) {
 	if !voted && (n.log.last() > 0 || len(names) > 0) {
 		return s, damaged(votePath, "the term and vote are missing")
 	}
-	if n.life, n.lifeBefore, err = votes.begin(time.Now()); err != nil {
-		return s, err
-	}
-	n.tickets.Store(n.life << ticketBits)
 	return stores{votes: votes, snapshots: snapshots, fresh: !voted}, nil
 }
 
