@@ -30,6 +30,7 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/hostd/virt"
+	"github.com/virtswarm/virtswarm/internal/api"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/link"
@@ -65,6 +66,7 @@ type Host struct {
 	founding  bool // this host makes the cluster, and has not yet entered that in the catalogue
 
 	registry *prometheus.Registry
+	port     net.Listener // mux's, once that is there
 	mux      *link.Mux
 	ports    server.Listeners
 	wire     net.Listener
@@ -76,6 +78,7 @@ type Host struct {
 	keeper   *keeper.Keeper
 	facts    *facts
 	hook     *hook.Hook
+	seen     DomainSource  // nil: libvirt is to be asked
 	libvirt  *virt.Watcher // nil: none is to be asked
 	strays   *strays       // nil: none are looked for
 	domains  *domains
@@ -134,7 +137,7 @@ func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 	o.defaults(&cfg)
 	h := &Host{
 		cfg: cfg, log: o.Logger, version: o.Version, started: time.Now(), network: o.Network, fs: o.FS, ready: o.Ready,
-		left: make(chan struct{}),
+		seen: o.Domains, left: make(chan struct{}),
 	}
 	empty := !exists(h.fs, cfg.Data)
 	defer func() {
@@ -146,18 +149,19 @@ func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 			h.fs.Remove(cfg.Data)
 		}
 	}()
+	if err := h.checkMounts(); err != nil {
+		return nil, err
+	}
 	if err := h.takeDirectory(); err != nil {
 		return nil, err
 	}
-	port, err := h.listen(ctx, o.ListenLocal)
-	if err != nil {
+	if err := h.listen(ctx, o.ListenLocal); err != nil {
 		return nil, err
 	}
 	if err := h.identify(ctx); err != nil {
-		port.Close()
 		return nil, err
 	}
-	if err := h.open(port, o.Domains); err != nil {
+	if err := h.open(); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -179,28 +183,44 @@ func (h *Host) takeDirectory() error {
 	return nil
 }
 
-// listen takes the port and the local listeners, and settles the address that other hosts are told.
-func (h *Host) listen(ctx context.Context, local func() (net.Listener, error)) (port net.Listener, err error) {
-	if port, err = h.network.Listen(ctx, "tcp://"+h.cfg.Listen); err != nil {
-		return nil, err
+// listen takes the port and the local listeners, and settles the address that other hosts are told. What it took, close
+// gives back.
+func (h *Host) listen(ctx context.Context, local func() (net.Listener, error)) (err error) {
+	if h.port, err = h.network.Listen(ctx, "tcp://"+h.cfg.Listen); err != nil {
+		return listenError("listen", h.cfg.Listen, err)
 	}
-	defer func() {
-		if err != nil {
-			port.Close()
-		}
-	}()
-	if h.advertise, err = h.cfg.advertise(port.Addr()); err != nil {
-		return nil, err
+	if h.advertise, err = h.cfg.advertise(h.port.Addr()); err != nil {
+		return err
 	}
 	if h.ports.Unix, err = local(); err != nil {
-		return nil, err
+		return socketError(err)
 	}
 	if h.cfg.Metrics != "" {
 		if h.ports.Metrics, err = h.network.Listen(ctx, "tcp://"+h.cfg.Metrics); err != nil {
-			return nil, err
+			return listenError("metrics", h.cfg.Metrics, err)
 		}
 	}
-	return port, nil
+	return nil
+}
+
+// listenError says why an address cannot be had. Early in a boot the machine may not have it yet: a reason that systemd
+// answers with another start.
+func listenError(key, addr string, err error) error {
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return api.NewError(api.Unreachable, addr, err).WithHint("give this machine the address, or correct it in the configuration (" + key + ")")
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return api.NewError(api.AddressInUse, addr, err).WithHint("stop what listens there, or choose another address in the configuration (" + key + ")")
+	}
+	return fmt.Errorf("%w: %s: %w", ErrConfig, key, err)
+}
+
+// socketError says why the local socket cannot be had.
+func socketError(err error) error {
+	if errors.Is(err, server.ErrAlreadyRunning) {
+		return err
+	}
+	return fmt.Errorf("%w: socket: %w", ErrConfig, err)
 }
 
 // listenSocket listens at the unix socket, whose directory it makes.
@@ -212,11 +232,11 @@ func listenSocket(path string) (net.Listener, error) {
 }
 
 // open opens the rooms, from the lowest floor up.
-func (h *Host) open(port net.Listener, seen DomainSource) error {
+func (h *Host) open() error {
 	h.registry = prometheus.NewRegistry()
 	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	h.self = placement.HostID(h.id.HostID())
-	h.mux = link.NewMux(port, link.MuxConfig{Identity: h.id, Allow: h.allow, Logger: h.log.Named("link")})
+	h.mux = link.NewMux(h.port, link.MuxConfig{Identity: h.id, Allow: h.allow, Logger: h.log.Named("link")})
 	h.wire = h.mux.Listen(link.ProtoWire)
 	h.ports.Port = h.mux.Listen(link.ProtoHTTP2, link.ProtoHTTP1)
 	h.ports.Join = h.mux.Listen(link.ProtoJoin)
@@ -241,6 +261,9 @@ func (h *Host) open(port net.Listener, seen DomainSource) error {
 		return err
 	}
 	h.members.Store(h.node)
+	if err := h.unmark(h.joiningMark()); err != nil {
+		return err
+	}
 	h.swarm, err = swarm.New(swarm.Config{
 		Self: h.self, Store: fetch.Files(h.store), Directory: directory{h.node}, Dialer: wireDialer{h.peers},
 		Logger: h.log.Named("swarm"), Metrics: h.registry,
@@ -255,7 +278,7 @@ func (h *Host) open(port net.Listener, seen DomainSource) error {
 		Logger: h.log.Named("keeper"), Metrics: h.registry,
 	})
 	h.facts.told = h.keeper.Told
-	if err := h.openDomains(seen); err != nil {
+	if err := h.openDomains(h.seen); err != nil {
 		return err
 	}
 	h.openGuests()
@@ -395,6 +418,8 @@ func (h *Host) close() {
 	}
 	if h.mux != nil {
 		h.warn("close the port", h.mux.Close())
+	} else if h.port != nil {
+		h.warn("close the port", h.port.Close())
 	}
 	for _, l := range []net.Listener{h.ports.Unix, h.ports.Metrics} {
 		if l != nil {
