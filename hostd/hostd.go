@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -88,6 +89,8 @@ type Host struct {
 	peers    *peers
 	ready    func() // called once the API answers
 
+	setup sync.Mutex // held while the host founds a cluster or joins one after the start
+
 	leaving atomic.Bool   // this host is being removed on its own wish
 	left    chan struct{} // closed once it is out of the cluster: Run ends
 }
@@ -129,14 +132,14 @@ func (o *Options) defaults(cfg *Config) {
 }
 
 // New validates the configuration, takes the data directory, makes or joins a cluster if this host is of none, and
-// opens everything. Nothing is served before Run. On an error, all that was opened is closed again.
+// opens everything; or, if the configuration says so, leaves it to Run to wait for its cluster. Nothing is served before Run. On an error, all that was opened is closed again.
 func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	o.defaults(&cfg)
 	h := &Host{
-		cfg: cfg, log: o.Logger, version: o.Version, started: time.Now(), network: o.Network, fs: o.FS, ready: o.Ready,
+		cfg: cfg, log: o.Logger, version: o.Version, started: time.Now(), network: o.Network, fs: o.FS, ready: sync.OnceFunc(o.Ready),
 		seen: o.Domains, left: make(chan struct{}),
 	}
 	empty := !exists(h.fs, cfg.Data)
@@ -157,6 +160,9 @@ func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 	}
 	if err := h.listen(ctx, o.ListenLocal); err != nil {
 		return nil, err
+	}
+	if wait, err := h.mustWait(); wait || err != nil {
+		return h, err
 	}
 	if err := h.identify(ctx); err != nil {
 		return nil, err
@@ -323,10 +329,15 @@ func (h *Host) openDomains(seen DomainSource) (err error) {
 // Then it closes everything.
 func (h *Host) Run(ctx context.Context) error {
 	defer h.end()
+	if h.id == nil {
+		if settled, err := h.awaitSetup(ctx); !settled || err != nil {
+			return err
+		}
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
-	srv := server.New(server.Config{Host: h, Logger: h.log.Named("api"), Metrics: h.registry, Peer: link.PeerOf})
+	srv := server.New(server.Config{Host: h, Setup: h, Logger: h.log.Named("api"), Metrics: h.registry, Peer: link.PeerOf})
 	port := make(chan error, 1)
 	go func() { port <- h.mux.Serve() }() // ends with close, after Raft: its last words go through here
 	group.Go(func() error { return srv.Run(ctx, h.ports) })
