@@ -86,6 +86,7 @@ type Host struct {
 	guests   *guest.Server
 	shm      linkMemory // guests, but in tests
 	cache    *cacheMetrics
+	health   *health
 	peers    *peers
 	ready    func() // called once the API answers
 
@@ -250,10 +251,11 @@ func (h *Host) open() error {
 	h.peers = newPeers(dialer, h.address)
 
 	var err error
+	h.health = &health{host: h}
 	h.facts = newFacts(h.self, h.log.Named("facts"))
 	h.store, err = store.Open(store.Options{
 		Dir: filepath.Join(h.cfg.Data, "store"), FS: h.fs, Quota: store.Quota{Bytes: int64(h.cfg.Quota)}, Logger: h.log.Named("store"),
-		Metrics: h.registry, OnDurable: func(f *store.File) { h.facts.touch(f.ID()) },
+		Metrics: h.registry, OnDurable: func(f *store.File) { h.facts.touch(f.ID()) }, OnDamage: h.health.damage.note,
 	})
 	if err != nil {
 		return err
@@ -289,7 +291,7 @@ func (h *Host) open() error {
 	}
 	h.openGuests()
 	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self))
-	h.registry.MustRegister(peerMetrics{h.node, h.swarm})
+	h.registry.MustRegister(peerMetrics{h.node, h.swarm}, h.health)
 	h.cache = newCacheMetrics(h.registry)
 	return nil
 }
@@ -359,6 +361,7 @@ func (h *Host) Run(ctx context.Context) error {
 	group.Go(func() error { h.followSettings(ctx); return nil })
 	group.Go(func() error { h.renew(ctx); return nil })
 	group.Go(func() error { h.scrubNowAndThen(ctx); return nil })
+	group.Go(func() error { h.health.watch(ctx); return nil })
 	group.Go(func() error { defer stop(); return h.membership(ctx) })
 	group.Go(func() error {
 		select {

@@ -221,7 +221,9 @@ func (h *Host) renew(ctx context.Context) {
 		if !h.id.NeedsRenewal() {
 			continue
 		}
-		if err := h.id.Renew(); err != nil {
+		err := h.id.Renew()
+		h.health.renewal.Store(&err)
+		if err != nil {
 			h.log.Error("cannot renew this host's certificate", "expires", h.id.Expires(), "error", err)
 		}
 	}
