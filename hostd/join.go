@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/api"
@@ -33,6 +34,8 @@ const (
 	joinPatience = time.Minute
 	// standingPatience bounds the question whether this host is still a member.
 	standingPatience = 10 * time.Second
+	// standingRetry is the pause before it is asked again.
+	standingRetry = 50 * time.Millisecond
 	// maxMark bounds a mark before it is read, in bytes: it holds a host id.
 	maxMark = 1 << 10
 )
@@ -174,15 +177,54 @@ func (h *Host) finishJoin() error {
 func (h *Host) removedAt(ctx context.Context, id *pki.Identity) bool {
 	ctx, cancel := context.WithTimeout(ctx, standingPatience)
 	defer cancel()
+	for {
+		removed, sure := h.askStanding(ctx, id)
+		if sure || ctx.Err() != nil {
+			return removed
+		}
+		select { // the connection broke before it said why
+		case <-ctx.Done():
+		case <-time.After(standingRetry):
+		}
+	}
+}
+
+// askStanding asks once. It is not sure if the connection broke before the member had its say.
+func (h *Host) askStanding(ctx context.Context, id *pki.Identity) (removed, sure bool) {
 	dialer := &link.Dialer{Network: h.network, Identity: id, Timeout: standingPatience}
-	client := api.NewClient(func(ctx context.Context) (net.Conn, error) { return dialer.Dial(ctx, h.cfg.Join, link.ProtoHTTP2, "") })
+	var connected, refused atomic.Bool
+	client := api.NewClient(func(ctx context.Context) (net.Conn, error) {
+		conn, err := dialer.Dial(ctx, h.cfg.Join, link.ProtoHTTP2, "")
+		if err != nil {
+			refused.Store(refused.Load() || link.Refused(err))
+			return nil, err
+		}
+		connected.Store(true)
+		return &refusal{conn, &refused}, nil
+	})
 	defer client.Close()
 	r, err := client.Control.Hosts(ctx, &v1.HostsRequest{})
-	if err != nil {
-		h.log.Debug("the member to join at does not say whether this host is one", "at", h.cfg.Join, "error", err)
-		return link.Refused(err)
+	if err == nil {
+		member := slices.ContainsFunc(r.GetHosts(), func(m *v1.Host) bool { return m.GetId() == id.HostID() })
+		return !member && !r.GetStaleness().GetStale(), true
 	}
-	return !r.GetStaleness().GetStale() && !slices.ContainsFunc(r.GetHosts(), func(m *v1.Host) bool { return m.GetId() == id.HostID() })
+	h.log.Debug("the member to join at does not say whether this host is one", "at", h.cfg.Join, "error", err)
+	return refused.Load(), refused.Load() || !connected.Load()
+}
+
+// refusal notes when the other end of a connection refuses this host: HTTP does not always pass that on.
+type refusal struct {
+	net.Conn
+	seen *atomic.Bool
+}
+
+// Read implements net.Conn.
+func (r *refusal) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	if err != nil && link.Refused(err) {
+		r.seen.Store(true)
+	}
+	return n, err
 }
 
 // joinError says why joining failed; what the member said is passed on as it is.
