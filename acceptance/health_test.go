@@ -74,7 +74,7 @@ func (l *lab) well(at *host) {
 func patient(t *testing.T, n int) *lab {
 	t.Helper()
 	l := newLab(t, 0, "")
-	l.write(l.config, []byte("host_timeout: 2s\ngrace: 1h\nlog: {level: debug}\n"+noLibvirt))
+	l.write(l.config, []byte("host_timeout: 5s\ngrace: 1h\nlog: {level: debug}\n"+noLibvirt))
 	net := network()
 	for i := range n {
 		l.hosts = append(l.hosts, l.newHost(fmt.Sprintf("h%d", i+1), fmt.Sprintf("%s.%d:7117", net, i+1)))
