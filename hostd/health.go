@@ -146,15 +146,38 @@ func (w *whole) lookAtCopies(s *placement.State) {
 		}
 		// A file that wants more copies than there are hosts has what it can have; one that was published just now gets
 		// its copies as we speak.
-		if r.MinCopies >= min(r.Wanted, len(w.hosts)) || r.Lost == 0 && r.Awaited == 0 && w.now.Sub(publishedAt(s, c)) < publishing {
+		short := shortOf(s, c, min(r.Wanted, len(w.hosts)))
+		if short == 0 || r.Lost == 0 && r.Awaited == 0 && w.now.Sub(publishedAt(s, c)) < publishing {
 			continue
 		}
-		w.missing.shards += r.UnderReplicated
+		w.missing.shards += short
 		w.missing.files = append(w.missing.files, name)
 		w.missing.toGo += r.ToGo
 		w.missing.bytes += r.ToGoBytes
 		w.missing.awaited += r.Awaited
 	}
+}
+
+// shortOf counts the shards of a content that are on fewer hosts than wanted. A copy that is about to move counts where it
+// is: it goes only when the others are there.
+func shortOf(s *placement.State, c placement.Content, wanted int) (short int) {
+	copies := make([]int, c.Shards)
+	for _, holder := range s.Holders(c.ID) {
+		if host, ok := s.Host(holder.Host); !ok || !host.State.Serves() {
+			continue
+		}
+		for shard := range copies {
+			if holder.Shards.Has(shard) {
+				copies[shard]++
+			}
+		}
+	}
+	for _, n := range copies {
+		if n < wanted {
+			short++
+		}
+	}
+	return short
 }
 
 // publishedAt is when a content was last published under a name that it still has.

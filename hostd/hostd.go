@@ -213,7 +213,7 @@ func (h *Host) listen(ctx context.Context, local func() (net.Listener, error)) (
 // listenError says why an address cannot be had. Early in a boot the machine may not have it yet: a reason that systemd
 // answers with another start.
 func listenError(key, addr string, err error) error {
-	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+	if _, unknown := errors.AsType[*net.DNSError](err); unknown || errors.Is(err, syscall.EADDRNOTAVAIL) {
 		return api.NewError(api.Unreachable, addr, err).WithHint("give this machine the address, or correct it in the configuration (" + key + ")")
 	}
 	if errors.Is(err, syscall.EADDRINUSE) {
