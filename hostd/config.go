@@ -44,6 +44,12 @@ var ErrConfig = errors.New("invalid configuration")
 type Config struct {
 	// Data is the directory that holds everything: certificates, catalogue, stored files.
 	Data string `yaml:"data"`
+	// Mount, if set, is a mount point that must be mounted before Data is used. What /etc/fstab names at Data or above it
+	// must be mounted in any case.
+	Mount string `yaml:"mount"`
+	// FirstStart says what a host that is of no cluster does without Join: it founds one (the default), or waits until an
+	// operator says init or join.
+	FirstStart string `yaml:"first_start"`
 	// Listen is the address and TCP port of the one port that other hosts reach.
 	Listen string `yaml:"listen"`
 	// Advertise is the host:port that other hosts use to reach Listen. By default Listen, with this machine's
@@ -124,6 +130,12 @@ type GuestsConfig struct {
 	Hybrid []string `yaml:"hybrid"`
 	ShmDir string   `yaml:"-"`
 }
+
+// What Config.FirstStart may be.
+const (
+	firstStartFound = "found"
+	firstStartWait  = "wait"
+)
 
 // What GuestsConfig.VSock may be.
 const (
@@ -209,6 +221,10 @@ func (c *Config) Validate() error {
 	switch {
 	case !filepath.IsAbs(c.Data):
 		return bad("data", "%q is not an absolute path", c.Data)
+	case c.Mount != "" && !filepath.IsAbs(c.Mount):
+		return bad("mount", "%q is not an absolute path", c.Mount)
+	case c.FirstStart != firstStartFound && c.FirstStart != firstStartWait:
+		return bad("first_start", "%q is neither found nor wait", c.FirstStart)
 	case len(c.Name) > maxNameLen || !printable(c.Name):
 		return bad("name", "%q is not a host name: 1 to %d printable characters without spaces or commas", c.Name, maxNameLen)
 	case c.Weight < 1 || c.Weight > 10000:
@@ -267,6 +283,7 @@ func (c *Config) validLog() error {
 
 func (c *Config) defaults() error {
 	or(&c.Data, DefaultData)
+	or(&c.FirstStart, firstStartFound)
 	or(&c.Listen, DefaultListen)
 	or(&c.Socket, api.DefaultSocket)
 	or(&c.Weight, placement.DefaultWeight)
@@ -330,7 +347,9 @@ func (c *Config) advertise(bound net.Addr) (string, error) {
 			return net.JoinHostPort(n.IP.String(), port), nil
 		}
 	}
-	return "", fmt.Errorf("%w: advertise: this machine has no address that other hosts could reach; set advertise: HOST:PORT", ErrConfig)
+	// Early in a boot: a reason that systemd answers with another start.
+	return "", api.NewError(api.Unreachable, c.Name, errors.New("this machine has no address that other hosts could reach")).
+		WithHint("wait until its network is up, or set advertise: HOST:PORT in the configuration")
 }
 
 // exists says whether a path is there at all.

@@ -12,7 +12,7 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// The configuration file that is shipped names every key, with its default.
+// The configuration file that is shipped names every key, with its default but for first_start.
 func TestShippedConfigurationIsTheDefault(t *testing.T) {
 	shipped, err := LoadConfig("../packaging/virtswarm.yaml")
 	if err != nil {
@@ -26,6 +26,9 @@ func TestShippedConfigurationIsTheDefault(t *testing.T) {
 		}
 	}
 	shipped.Labels = nil
+	if shipped.FirstStart != firstStartWait || def.FirstStart != firstStartFound {
+		t.Errorf("first_start is %q as shipped and %q by default", shipped.FirstStart, def.FirstStart)
+	}
 	if got, want := shipped, def; got.Data != want.Data || got.Listen != want.Listen || got.Socket != want.Socket ||
 		got.Weight != want.Weight || got.limits() != want.limits() || got.HostTimeout != want.HostTimeout || got.Grace != want.Grace ||
 		got.ScrubEvery != want.ScrubEvery || got.ScrubRate != want.ScrubRate || got.Fetches != want.Fetches || got.Log != want.Log {
@@ -35,7 +38,7 @@ func TestShippedConfigurationIsTheDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"data", "listen", "advertise", "socket", "metrics", "name", "weight", "labels", "quota",
+	for _, key := range []string{"data", "mount", "first_start", "listen", "advertise", "socket", "metrics", "name", "weight", "labels", "quota",
 		"up", "down", "high", "low", "host_timeout", "grace", "scrub_every", "scrub_rate", "fetches", "log", "level", "json"} {
 		if !strings.Contains(string(text), key+":") {
 			t.Errorf("packaging/virtswarm.yaml does not tell of %q", key)
@@ -46,6 +49,8 @@ func TestShippedConfigurationIsTheDefault(t *testing.T) {
 func TestBadConfigurations(t *testing.T) {
 	for _, c := range []struct{ yaml, about string }{
 		{"wieght: 3", "wieght"},
+		{"first_start: maybe", "first_start"},
+		{"mount: srv/data", "mount"},
 		{"data: relative", "data"},
 		{"listen: nowhere", "listen"},
 		{"advertise: h:1:2", "advertise"},

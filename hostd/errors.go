@@ -25,6 +25,7 @@ var reasons = []struct {
 	reason api.Reason
 }{
 	{ErrConfig, api.InvalidConfig},
+	{errNoCatalogue, api.OldCopy},
 	{ErrRunning, api.AlreadyRunning},
 	{server.ErrAlreadyRunning, api.AlreadyRunning},
 	{store.ErrLocked, api.AlreadyRunning},

@@ -11,8 +11,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -65,6 +65,7 @@ type Host struct {
 	founding  bool // this host makes the cluster, and has not yet entered that in the catalogue
 
 	registry *prometheus.Registry
+	port     net.Listener // mux's, once that is there
 	mux      *link.Mux
 	ports    server.Listeners
 	wire     net.Listener
@@ -76,14 +77,18 @@ type Host struct {
 	keeper   *keeper.Keeper
 	facts    *facts
 	hook     *hook.Hook
+	seen     DomainSource  // nil: libvirt is to be asked
 	libvirt  *virt.Watcher // nil: none is to be asked
 	strays   *strays       // nil: none are looked for
 	domains  *domains
 	guests   *guest.Server
 	shm      linkMemory // guests, but in tests
 	cache    *cacheMetrics
+	health   *health
 	peers    *peers
 	ready    func() // called once the API answers
+
+	setup sync.Mutex // held while the host founds a cluster or joins one after the start
 
 	leaving atomic.Bool   // this host is being removed on its own wish
 	left    chan struct{} // closed once it is out of the cluster: Run ends
@@ -126,15 +131,15 @@ func (o *Options) defaults(cfg *Config) {
 }
 
 // New validates the configuration, takes the data directory, makes or joins a cluster if this host is of none, and
-// opens everything. Nothing is served before Run. On an error, all that was opened is closed again.
+// opens everything; or, if the configuration says so, leaves it to Run to wait for its cluster. Nothing is served before Run. On an error, all that was opened is closed again.
 func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	o.defaults(&cfg)
 	h := &Host{
-		cfg: cfg, log: o.Logger, version: o.Version, started: time.Now(), network: o.Network, fs: o.FS, ready: o.Ready,
-		left: make(chan struct{}),
+		cfg: cfg, log: o.Logger, version: o.Version, started: time.Now(), network: o.Network, fs: o.FS, ready: sync.OnceFunc(o.Ready),
+		seen: o.Domains, left: make(chan struct{}),
 	}
 	empty := !exists(h.fs, cfg.Data)
 	defer func() {
@@ -146,18 +151,22 @@ func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 			h.fs.Remove(cfg.Data)
 		}
 	}()
+	if err := h.checkMounts(); err != nil {
+		return nil, err
+	}
 	if err := h.takeDirectory(); err != nil {
 		return nil, err
 	}
-	port, err := h.listen(ctx, o.ListenLocal)
-	if err != nil {
+	if err := h.listen(ctx, o.ListenLocal); err != nil {
 		return nil, err
+	}
+	if wait, err := h.mustWait(); wait || err != nil {
+		return h, err
 	}
 	if err := h.identify(ctx); err != nil {
-		port.Close()
 		return nil, err
 	}
-	if err := h.open(port, o.Domains); err != nil {
+	if err := h.open(); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -179,44 +188,12 @@ func (h *Host) takeDirectory() error {
 	return nil
 }
 
-// listen takes the port and the local listeners, and settles the address that other hosts are told.
-func (h *Host) listen(ctx context.Context, local func() (net.Listener, error)) (port net.Listener, err error) {
-	if port, err = h.network.Listen(ctx, "tcp://"+h.cfg.Listen); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			port.Close()
-		}
-	}()
-	if h.advertise, err = h.cfg.advertise(port.Addr()); err != nil {
-		return nil, err
-	}
-	if h.ports.Unix, err = local(); err != nil {
-		return nil, err
-	}
-	if h.cfg.Metrics != "" {
-		if h.ports.Metrics, err = h.network.Listen(ctx, "tcp://"+h.cfg.Metrics); err != nil {
-			return nil, err
-		}
-	}
-	return port, nil
-}
-
-// listenSocket listens at the unix socket, whose directory it makes.
-func listenSocket(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("make the socket's directory: %w", err)
-	}
-	return server.ListenUnix(path)
-}
-
 // open opens the rooms, from the lowest floor up.
-func (h *Host) open(port net.Listener, seen DomainSource) error {
+func (h *Host) open() error {
 	h.registry = prometheus.NewRegistry()
 	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	h.self = placement.HostID(h.id.HostID())
-	h.mux = link.NewMux(port, link.MuxConfig{Identity: h.id, Allow: h.allow, Logger: h.log.Named("link")})
+	h.mux = link.NewMux(h.port, link.MuxConfig{Identity: h.id, Allow: h.allow, Logger: h.log.Named("link")})
 	h.wire = h.mux.Listen(link.ProtoWire)
 	h.ports.Port = h.mux.Listen(link.ProtoHTTP2, link.ProtoHTTP1)
 	h.ports.Join = h.mux.Listen(link.ProtoJoin)
@@ -224,10 +201,11 @@ func (h *Host) open(port net.Listener, seen DomainSource) error {
 	h.peers = newPeers(dialer, h.address)
 
 	var err error
+	h.health = &health{host: h}
 	h.facts = newFacts(h.self, h.log.Named("facts"))
 	h.store, err = store.Open(store.Options{
 		Dir: filepath.Join(h.cfg.Data, "store"), FS: h.fs, Quota: store.Quota{Bytes: int64(h.cfg.Quota)}, Logger: h.log.Named("store"),
-		Metrics: h.registry, OnDurable: func(f *store.File) { h.facts.touch(f.ID()) },
+		Metrics: h.registry, OnDurable: func(f *store.File) { h.facts.touch(f.ID()) }, OnDamage: h.health.damage.note,
 	})
 	if err != nil {
 		return err
@@ -241,6 +219,9 @@ func (h *Host) open(port net.Listener, seen DomainSource) error {
 		return err
 	}
 	h.members.Store(h.node)
+	if err := h.unmark(h.joiningMark()); err != nil {
+		return err
+	}
 	h.swarm, err = swarm.New(swarm.Config{
 		Self: h.self, Store: fetch.Files(h.store), Directory: directory{h.node}, Dialer: wireDialer{h.peers},
 		Logger: h.log.Named("swarm"), Metrics: h.registry,
@@ -255,12 +236,12 @@ func (h *Host) open(port net.Listener, seen DomainSource) error {
 		Logger: h.log.Named("keeper"), Metrics: h.registry,
 	})
 	h.facts.told = h.keeper.Told
-	if err := h.openDomains(seen); err != nil {
+	if err := h.openDomains(h.seen); err != nil {
 		return err
 	}
 	h.openGuests()
 	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self))
-	h.registry.MustRegister(peerMetrics{h.node, h.swarm})
+	h.registry.MustRegister(peerMetrics{h.node, h.swarm}, h.health)
 	h.cache = newCacheMetrics(h.registry)
 	return nil
 }
@@ -300,10 +281,15 @@ func (h *Host) openDomains(seen DomainSource) (err error) {
 // Then it closes everything.
 func (h *Host) Run(ctx context.Context) error {
 	defer h.end()
+	if h.id == nil {
+		if settled, err := h.awaitSetup(ctx); !settled || err != nil {
+			return err
+		}
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
-	srv := server.New(server.Config{Host: h, Logger: h.log.Named("api"), Metrics: h.registry, Peer: link.PeerOf})
+	srv := server.New(server.Config{Host: h, Setup: h, Logger: h.log.Named("api"), Metrics: h.registry, Peer: link.PeerOf})
 	port := make(chan error, 1)
 	go func() { port <- h.mux.Serve() }() // ends with close, after Raft: its last words go through here
 	group.Go(func() error { return srv.Run(ctx, h.ports) })
@@ -325,6 +311,7 @@ func (h *Host) Run(ctx context.Context) error {
 	group.Go(func() error { h.followSettings(ctx); return nil })
 	group.Go(func() error { h.renew(ctx); return nil })
 	group.Go(func() error { h.scrubNowAndThen(ctx); return nil })
+	group.Go(func() error { h.health.watch(ctx); return nil })
 	group.Go(func() error { defer stop(); return h.membership(ctx) })
 	group.Go(func() error {
 		select {
@@ -395,6 +382,8 @@ func (h *Host) close() {
 	}
 	if h.mux != nil {
 		h.warn("close the port", h.mux.Close())
+	} else if h.port != nil {
+		h.warn("close the port", h.port.Close())
 	}
 	for _, l := range []net.Listener{h.ports.Unix, h.ports.Metrics} {
 		if l != nil {

@@ -7,51 +7,118 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/api"
-	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/disk"
-	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/pki"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
 )
 
 const (
-	// joinPatience bounds joining: the member may first have to find a leader.
-	joinPatience = time.Minute
 	// renewEvery is how often the certificate's age is looked at.
 	renewEvery = 24 * time.Hour
 	// introduceRetry is the pause between attempts to tell the catalogue who this host is.
 	introduceRetry = time.Second
 )
 
+// errNoCatalogue: the host has an identity, but what it knew and promised as a member is gone.
+var errNoCatalogue = errors.New("there are certificates, but no Raft data")
+
 // identify loads this host's identity, or makes one: as the first host of a new cluster, or by joining.
 func (h *Host) identify(ctx context.Context) error {
-	id, err := pki.Load(h.fs, h.pkiDir())
+	id, err := h.loadIdentity()
 	switch {
 	case err == nil:
-		h.id, h.founding = id, exists(h.fs, h.foundingMark())
-		if h.cfg.Join != "" {
-			h.log.Info("this host is a member already, --join and --token are not needed any more", "cluster", id.Cluster())
-		}
+		err = h.resume(ctx, id)
 	case !errors.Is(err, pki.ErrNoIdentity):
 		return err
 	case h.cfg.Join != "":
-		err = h.join(ctx)
+		err = h.join(ctx, h.cfg.Join, h.cfg.Token)
 	default:
 		err = h.found()
 	}
-	if h.id == nil || err != nil {
+	if err != nil {
 		return err
 	}
-	if h.id.NeedsRenewal() {
-		return h.id.Renew()
+	return h.renewIfDue()
+}
+
+// loadIdentity reads the identity on disk, after it has finished a join that a crash interrupted.
+func (h *Host) loadIdentity() (*pki.Identity, error) {
+	if err := h.finishJoin(); err != nil {
+		return nil, err
 	}
+	return pki.Load(h.fs, h.pkiDir())
+}
+
+// resume goes on as the host that the directory makes of this one, or joins anew if it is told to and no member any more.
+func (h *Host) resume(ctx context.Context, id *pki.Identity) error {
+	known, err := h.mayResume(id)
+	if err != nil {
+		return err
+	}
+	if h.cfg.Join != "" {
+		token, err := pki.ParseToken(h.cfg.Token)
+		if err != nil && !errors.Is(err, pki.ErrTokenExpired) { // an old token may stay in a unit file for years
+			return err
+		}
+		if token.Pin != id.CA().Pin() {
+			return h.otherCluster(id)
+		}
+		if !known || h.removedAt(ctx, id) {
+			err := h.join(ctx, h.cfg.Join, h.cfg.Token)
+			// A member that lags behind refuses a host that was admitted a moment ago. Asked to admit it, it catches up.
+			if err == nil || !known || h.removedAt(ctx, id) {
+				return err
+			}
+		}
+		h.log.Info("this host is a member already, --join and --token are not needed any more", "cluster", id.Cluster())
+	} else if !known {
+		return h.oldCopy(id)
+	}
+	h.id, h.founding = id, exists(h.fs, h.foundingMark())
 	return nil
+}
+
+// mayResume says whether the host may go on under an identity: it has its Raft data, or never had any. A voter without
+// its Raft data could undo what the cluster has acknowledged.
+func (h *Host) mayResume(id *pki.Identity) (bool, error) {
+	if exists(h.fs, h.foundingMark()) {
+		return true, nil
+	}
+	joined, err := disk.ReadFile(h.fs, h.joiningMark(), maxMark)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("read the mark of a join: %w", err)
+	}
+	if strings.TrimSpace(string(joined)) == id.HostID() {
+		return true, nil
+	}
+	return raft.HasData(h.fs, h.raftDir())
+}
+
+// oldCopy refuses a start without Raft data, and names the way out.
+func (h *Host) oldCopy(id *pki.Identity) error {
+	return api.NewError(api.OldCopy, h.cfg.Data, fmt.Errorf("%w in %s: this host would break the promises that it made to cluster %s",
+		errNoCatalogue, h.raftDir(), id.Cluster())).WithHint(fmt.Sprintf(
+		"at another host run: virtswarm leave --force %s; then start this daemon with --join ADDR --token T: its stored files stay", h.cfg.Name))
+}
+
+// otherCluster refuses a token that does not fit what this host is.
+func (h *Host) otherCluster(id *pki.Identity) error {
+	err := fmt.Errorf("this host is a member of cluster %s, and the token admits to another one", id.Cluster())
+	return api.NewError(api.NotMember, h.cfg.Name, err).WithHint(fmt.Sprintf("to stay in this cluster, start without --join and --token; "+
+		"to move, run virtswarm leave here first, or delete %s and %s if nobody needs the cluster %s", h.pkiDir(), h.raftDir(), id.Cluster()))
+}
+
+func (h *Host) renewIfDue() error {
+	if !h.id.NeedsRenewal() {
+		return nil
+	}
+	return h.id.Renew()
 }
 
 // found makes a new cluster of this host alone. A mark on disk, removed once the catalogue knows the cluster, lets a
@@ -76,62 +143,6 @@ func (h *Host) found() error {
 }
 
 func (h *Host) foundingMark() string { return filepath.Join(h.cfg.Data, "founding") }
-
-// join asks a member for a certificate.
-func (h *Host) join(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, joinPatience)
-	defer cancel()
-	token, err := pki.ParseToken(h.cfg.Token)
-	if err != nil {
-		return err
-	}
-	// A daemon that was killed while it made a cluster of its own may have left its mark: a member of another cluster
-	// must never take it for an order to begin a second one.
-	if err := h.fs.Remove(h.foundingMark()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("give up the unfinished cluster: %w", err)
-	}
-	if err := h.fs.SyncDir(h.cfg.Data); err != nil {
-		return fmt.Errorf("give up the unfinished cluster: %w", err)
-	}
-	request, err := pki.Prepare(h.fs, h.pkiDir())
-	if err != nil {
-		return err
-	}
-	if err := h.noteSettings(); err != nil { // the request carries them
-		return err
-	}
-	client := api.NewClient(func(ctx context.Context) (net.Conn, error) {
-		return link.DialJoin(ctx, h.network, h.cfg.Join, token)
-	})
-	defer client.Close()
-	answer, err := client.Join.Join(ctx, &v1.JoinRequest{
-		Token: h.cfg.Token, Csr: request.CSR(), Name: h.cfg.Name, Address: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels,
-		Limits: describeLimits(h.cfg.limits()),
-	})
-	if err != nil {
-		return joinError(h.cfg.Join, err)
-	}
-	h.id, err = request.Accept(token.Pin, answer.GetHostCertificate(), answer.GetCaCertificate(), answer.GetCaKey())
-	if err != nil {
-		return fmt.Errorf("join at %s: %w", h.cfg.Join, err)
-	}
-	h.log.Info("joined", "cluster", h.id.Cluster(), "at", h.cfg.Join)
-	return nil
-}
-
-// joinError says why joining failed; what the member said is passed on as it is.
-func joinError(addr string, err error) error {
-	for _, known := range []error{pki.ErrPinMismatch, link.ErrNoProtocol} {
-		if errors.Is(err, known) {
-			return fmt.Errorf("join at %s: %w", addr, err)
-		}
-	}
-	e := api.AsError(err)
-	if e.Reason == api.Unreachable {
-		return api.NewError(api.Unreachable, addr, e.Err).WithHint("check that virtswarmd runs there and that the address is the one of its port")
-	}
-	return e
-}
 
 // allow says whether another host may speak to this one: the catalogue knows.
 func (h *Host) allow(id string) error {
@@ -178,7 +189,7 @@ func (h *Host) introduceOnce(ctx context.Context) error {
 			return err
 		}
 		h.founding = false
-		return h.fs.Remove(h.foundingMark())
+		return h.unmark(h.foundingMark())
 	}
 	if err := h.node.ReadIndex(ctx); err != nil {
 		return err
@@ -212,7 +223,9 @@ func (h *Host) renew(ctx context.Context) {
 		if !h.id.NeedsRenewal() {
 			continue
 		}
-		if err := h.id.Renew(); err != nil {
+		err := h.id.Renew()
+		h.health.renewal.Store(&err)
+		if err != nil {
 			h.log.Error("cannot renew this host's certificate", "expires", h.id.Expires(), "error", err)
 		}
 	}

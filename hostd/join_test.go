@@ -66,6 +66,9 @@ func TestJoinGivesUpAnUnfinishedFounding(t *testing.T) {
 	if err := os.RemoveAll(joined.raftDir()); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(joined.joiningMark(), []byte(joined.self), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	cfg.Join, cfg.Token = "", ""
 	again, err := New(ctx, cfg, Options{})
 	if err != nil {

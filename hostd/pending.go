@@ -9,9 +9,6 @@ import (
 
 var errPending = errors.New("not there yet")
 
-func (h *Host) Health(context.Context, *v1.HealthRequest) (*v1.HealthResponse, error) {
-	return nil, errPending
-}
 func (h *Host) Strays(context.Context, *v1.StraysRequest) (*v1.StraysResponse, error) {
 	return nil, errPending
 }

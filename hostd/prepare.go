@@ -22,14 +22,9 @@ const prepareLog = 5 * time.Second
 // Prepare implements server.Host. libvirt waits for it: nothing here asks libvirt.
 func (h *Host) Prepare(ctx context.Context, req *v1.PrepareRequest, send func(*v1.PrepareProgress) error) error {
 	domain := fmt.Sprintf("%.200q", req.GetDomain())
-	d, err := virt.ParseDomain(req.GetXml())
+	d, err := parsePrepared(req)
 	if err != nil {
-		return api.NewError(api.Usage, domain, err)
-	}
-	for _, fault := range d.Faults {
-		if errors.Is(fault, virt.ErrBadMetadata) {
-			return api.NewError(api.Usage, domain, fault).WithHint("correct its metadata: virsh edit, or virtswarm guest needs")
-		}
+		return err
 	}
 	log := h.log.Named("hook").With("domain", d.Name, "uuid", d.UUID, "operation", req.GetOperation())
 	start, told := time.Now(), time.Now()
@@ -52,6 +47,21 @@ func (h *Host) Prepare(ctx context.Context, req *v1.PrepareRequest, send func(*v
 	}
 	p.Done = true
 	return send(p)
+}
+
+// parsePrepared reads the definition of a domain that is about to start.
+func parsePrepared(req *v1.PrepareRequest) (virt.Definition, error) {
+	domain := fmt.Sprintf("%.200q", req.GetDomain())
+	d, err := virt.ParseDomain(req.GetXml())
+	if err != nil {
+		return d, api.NewError(api.Usage, domain, err)
+	}
+	for _, fault := range d.Faults {
+		if errors.Is(fault, virt.ErrBadMetadata) {
+			return d, api.NewError(api.Usage, domain, fault).WithHint("correct its metadata: virsh edit, or virtswarm guest needs")
+		}
+	}
+	return d, nil
 }
 
 // SetGuest implements server.Host. It is carried out by the host where the domain is.

@@ -207,10 +207,34 @@ func shardSizes(m *content.Manifest) []int64 {
 func (h *Host) write(ctx context.Context, c placement.Command, subject string) (placement.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, writePatience)
 	defer cancel()
-	r, err := h.node.Apply(ctx, c)
+	r, err := h.applyOnceFounded(ctx, c)
+	if errors.Is(err, placement.ErrNotInitialised) {
+		return r, api.NewError(api.NoLeader, subject, err).WithHint("the cluster is being made: repeat it in a moment")
+	}
 	if errors.Is(err, raft.ErrNoLeader) || errors.Is(err, placement.ErrOutcomeUnknown) {
 		e := api.NewError(api.NoLeader, subject, err)
 		return r, e.WithHint("it is not known whether the change took effect; repeat it when 'virtswarm status' shows a leader: repeating is safe")
 	}
 	return r, Explain(err, subject)
+}
+
+// applyOnceFounded applies a command; in the first second of a cluster it waits until the catalogue takes any.
+func (h *Host) applyOnceFounded(ctx context.Context, c placement.Command) (placement.Result, error) {
+	for {
+		r, err := h.node.Apply(ctx, c)
+		if !errors.Is(err, placement.ErrNotInitialised) {
+			return r, err
+		}
+		for founded := false; !founded; {
+			changed := h.node.Changed()
+			if h.node.View(func(s *placement.State) { founded = s.ClusterID() != "" }); founded {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return r, err
+			}
+		}
+	}
 }

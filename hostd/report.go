@@ -34,7 +34,7 @@ func (h *Host) report(peers bool) *v1.HostReport {
 		RepairShards: uint64(todo.Repair.Shards), RepairBytes: uint64(todo.Repair.Bytes), RepairRate: todo.Repair.Rate,
 		DistributeShards: uint64(todo.Distribute.Shards), DistributeBytes: uint64(todo.Distribute.Bytes), DistributeRate: todo.Distribute.Rate,
 		NoRoomFiles: uint64(todo.NoRoom), EvictedBytes: uint64(todo.Evicted),
-		HitBytes: h.cache.hits.Load(), MissBytes: h.cache.misses.Load(),
+		HitBytes: h.cache.hits.Load(), MissBytes: h.cache.misses.Load(), Findings: h.health.ofThis(),
 	}
 	r.SentBytes, r.ReceivedBytes = h.moved()
 	h.node.View(func(s *placement.State) {

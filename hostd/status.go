@@ -55,6 +55,7 @@ func (h *Host) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusRes
 		}
 	})
 	r.Reports = h.reports(ctx, asked, req.GetPeers())
+	r.Findings, _ = h.health.all(r.Staleness.GetStale(), r.Reports)
 	slices.SortFunc(r.Fetches, func(a, b *v1.ActiveFetch) int { return strings.Compare(a.Name+a.Id, b.Name+b.Id) })
 	return r, nil
 }

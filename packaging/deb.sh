@@ -61,7 +61,7 @@ Description: hypervisor hosts that act as one swarm
  libvirt domains, shard each file over the hosts, and move files host to host.
  A libvirt hook makes files present before a domain starts.
 END
-	# The daemon starts when an operator says whether it is the first of a cluster or joins one.
+	# The daemon starts when an operator enables it, and then waits until it is told its cluster (first_start: wait).
 	script postinst <<'END'
 [ ! -d /run/systemd/system ] || systemctl daemon-reload
 [ "$1" != configure ] || [ -z "$2" ] || [ ! -d /run/systemd/system ] || systemctl try-restart virtswarmd

@@ -54,7 +54,7 @@ Exit codes say what went wrong, --json makes output for programs; docs/operation
 	root.AddGroup(&cobra.Group{ID: groupFiles, Title: "Files:"}, &cobra.Group{ID: groupCluster, Title: "Cluster:"})
 	for _, verb := range []func(*cli) *cobra.Command{
 		newPublish, newPull, newDistribute, newUnpin, newLs, newShow, newRm, newVerify, newScrub,
-		newHosts, newHost, newStatus, newToken, newDrain, newUndrain, newLeave, newGuests, newGuest, newHook,
+		newHosts, newHost, newStatus, newHealth, newInit, newJoin, newToken, newDrain, newUndrain, newLeave, newGuests, newGuest, newHook,
 	} {
 		cmd := verb(c)
 		for _, sub := range append(cmd.Commands(), cmd) {

@@ -22,7 +22,7 @@ func TestManualShowsJSON(t *testing.T) {
 		"error": errorShape{}, "publish": publishShape{}, "pull": pullShape{}, "distribute": distributeShape{}, "ls": lsShape{},
 		"show": showShape{}, "rm": rmShape{}, "hosts": hostsShape{}, "status": statusShape{}, "verify": checkShape{},
 		"token": tokenShape{}, "leave": leaveShape{}, "drain": drainShape{}, "undrain": undrainShape{}, "unpin": unpinShape{},
-		"hostshow": showHostShape{}, "hostset": setHostShape{},
+		"hostshow": showHostShape{}, "hostset": setHostShape{}, "health": healthShape{}, "setup": setupShape{},
 	}
 	for _, block := range regexp.MustCompile("(?ms)^```json ([a-z]+)\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
 		verb, example := block[1], block[2]

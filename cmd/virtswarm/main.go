@@ -32,6 +32,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	if coded, ok := errors.AsType[*codedError](err); ok {
+		if coded.err != nil {
+			c.printError(coded.err)
+		}
+		return coded.code
+	}
 	if _, ok := errors.AsType[*verbError](err); !ok {
 		// Only cobra fails outside a verb, and only about what was typed.
 		err = api.NewError(api.Usage, err.Error(), nil)

@@ -57,6 +57,7 @@ type statusShape struct {
 	AwaitedShards         uint64         `json:"awaited_shards"`
 	Fetches               []fetchShape   `json:"fetches"`
 	Reports               []reportShape  `json:"reports"`
+	Findings              []findingShape `json:"findings"`
 }
 
 // lookEvery is how often status --wait asks again.
@@ -70,8 +71,8 @@ func newStatus(c *cli) *cobra.Command {
 		GroupID: groupCluster,
 		Short:   "Show the state of the cluster and of this host",
 		Long: `Status tells whether the cluster has a leader, whether all files have their copies, what the store of
-this host holds, what it fetches right now, how every host is doing, and how long the last transfers took beside the
-least time they could have taken. With --peers it tells what goes between this host and each other one. With --wait it
+this host holds, what it fetches right now, how every host is doing, how long the last transfers took beside the
+least time they could have taken, and what is wrong. With --peers it tells what goes between this host and each other one. With --wait it
 first waits until the daemon answers, is a member, and has a leader.`,
 		Example: `  virtswarm status
   virtswarm status --peers
@@ -109,7 +110,10 @@ func (c *cli) showStatus(s *v1.StatusResponse, peers bool) error {
 	if err := c.showReports(s.GetReports()); err != nil {
 		return err
 	}
-	return c.showRecent(s.GetReports())
+	if err := c.showRecent(s.GetReports()); err != nil {
+		return err
+	}
+	return c.showFindings(s.GetFindings())
 }
 
 // showCluster tells of the cluster, and of the host that answers.
@@ -221,6 +225,7 @@ func statusJSON(s *v1.StatusResponse) statusShape {
 		UnderReplicatedFiles: s.GetUnderReplicatedFiles(), UnderReplicatedShards: s.GetUnderReplicatedShards(),
 		UnavailableFiles: s.GetUnavailableFiles(), RepairShards: s.GetRepairShards(), RepairBytes: s.GetRepairBytes(),
 		AwaitedShards: s.GetAwaitedShards(), Reports: list(s.GetReports(), reportJSON), Store: storeJSON(s.GetStore()),
+		Findings: list(s.GetFindings(), findingJSON),
 		Fetches: list(s.GetFetches(), func(f *v1.ActiveFetch) fetchShape {
 			return fetchShape{
 				Name: f.GetName(), ID: f.GetId(), Done: f.GetDone(), Total: f.GetTotal(), Rate: f.GetRate(), Sources: f.GetSources(),

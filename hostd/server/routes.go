@@ -25,8 +25,14 @@ const (
 )
 
 func (s *Server) unixHandler() http.Handler {
+	if s.cfg.Waiting != nil {
+		return s.waitingHandler()
+	}
 	mux := http.NewServeMux()
 	mux.Handle(virtswarmv1connect.NewControlHandler(control{s.cfg.Host}, s.options("unix", api.MaxMessage)...))
+	if s.cfg.Setup != nil {
+		mux.Handle(virtswarmv1connect.NewSetupHandler(s.cfg.Setup, s.options("unix", api.MaxMessage)...))
+	}
 	s.addMetrics(mux)
 	return mux
 }

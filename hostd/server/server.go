@@ -33,9 +33,14 @@ const (
 
 var errStopping = errors.New("the daemon is stopping")
 
-// Config is what a Server needs. Host and Logger must be set.
+// Config is what a Server needs. Logger must be set, and either Host or Waiting.
 type Config struct {
-	Host   Host
+	Host Host
+	// Setup, if set, refuses to set up a host that is a member.
+	Setup SetupHost
+	// Waiting answers in the place of Host, at the unix socket alone, as long as the machine is of no cluster.
+	Waiting Waiting
+
 	Logger hclog.Logger
 	// Metrics is what /metrics shows; without it there is no /metrics.
 	Metrics prometheus.Gatherer
@@ -48,7 +53,7 @@ type Config struct {
 // the listener. All speak HTTP/1.1 and HTTP/2 (with prior knowledge: whoever negotiates it does that in
 // TLS).
 type Listeners struct {
-	// Unix: Control and /metrics, for whoever may open the socket.
+	// Unix: Control, Setup and /metrics, for whoever may open the socket.
 	Unix net.Listener
 	// Port: Control, Cluster and /metrics, for hosts of the cluster.
 	Port net.Listener
@@ -78,10 +83,11 @@ func New(cfg Config) *Server {
 // called once.
 func (s *Server) Run(ctx context.Context, l Listeners) error {
 	g, ctx := errgroup.WithContext(ctx)
-	serve := func(l net.Listener, srv *http.Server) {
+	serve := func(l net.Listener, server func() *http.Server) {
 		if l == nil {
 			return
 		}
+		srv := server()
 		g.Go(func() error {
 			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				return err
@@ -94,10 +100,10 @@ func (s *Server) Run(ctx context.Context, l Listeners) error {
 			return shutdown(srv)
 		})
 	}
-	serve(l.Unix, s.httpServer("unix", s.unixHandler()))
-	serve(l.Port, knowPeers(s.httpServer("port", s.portHandler()), s.cfg.Peer))
-	serve(l.Join, distrust(s.httpServer("join", s.joinHandler())))
-	serve(l.Metrics, distrust(s.httpServer("metrics", s.metricsHandler())))
+	serve(l.Unix, func() *http.Server { return s.httpServer("unix", s.unixHandler()) })
+	serve(l.Port, func() *http.Server { return knowPeers(s.httpServer("port", s.portHandler()), s.cfg.Peer) })
+	serve(l.Join, func() *http.Server { return distrust(s.httpServer("join", s.joinHandler())) })
+	serve(l.Metrics, func() *http.Server { return distrust(s.httpServer("metrics", s.metricsHandler())) })
 	err := g.Wait()
 	s.underWay.closeAndWait() // a call must not outlive what it works on
 	return err

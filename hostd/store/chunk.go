@@ -216,6 +216,9 @@ func (f *File) unmark(i int, cause error) bool {
 	}
 	f.store.metrics.corrupt.Inc()
 	f.store.log.Warn("damaged chunk found, it must be fetched again", "file", f.id, "chunk", i, "error", cause)
+	if f.store.o.OnDamage != nil {
+		f.store.o.OnDamage(f, i)
+	}
 	if err != nil {
 		f.store.log.Warn("cannot write the bitmap", "file", f.id, "error", err)
 	}

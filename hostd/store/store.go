@@ -31,6 +31,8 @@ type Options struct {
 	// OnDurable, if set, is called after the set that File.Durable returns has changed, and after a file was
 	// added or removed. It must not block, and not call the store.
 	OnDurable func(*File)
+	// OnDamage, if set, is called after a chunk was found damaged and unmarked. It must not block.
+	OnDamage func(f *File, chunk int)
 }
 
 // Store is the set of files on this host. All methods are safe for concurrent use.

@@ -44,6 +44,7 @@ func SocketPath(asked string) string {
 // and is safe for concurrent use. Errors of its calls are understood by AsError.
 type Client struct {
 	Control virtswarmv1connect.ControlClient
+	Setup   virtswarmv1connect.SetupClient
 	Cluster virtswarmv1connect.ClusterClient
 	Join    virtswarmv1connect.JoinServiceClient
 
@@ -79,6 +80,7 @@ func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
 	}
 	return &Client{
 		Control:   virtswarmv1connect.NewControlClient(hc, base, opts...),
+		Setup:     virtswarmv1connect.NewSetupClient(hc, base, opts...),
 		Cluster:   virtswarmv1connect.NewClusterClient(hc, base, opts...),
 		Join:      virtswarmv1connect.NewJoinServiceClient(hc, base, opts...),
 		transport: t,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
@@ -33,4 +34,15 @@ func (h *Host) SaveCatalogue(context.Context, *v1.SaveCatalogueRequest, func(*v1
 // RestoreCatalogue implements server.Host.
 func (h *Host) RestoreCatalogue(context.Context, *v1.RestoreCatalogueRequest) (*v1.RestoreCatalogueResponse, error) {
 	return nil, errElsewhere
+}
+
+// Init implements server.SetupHost: the host is a member.
+func (h *Host) Init(context.Context, *v1.InitRequest) (*v1.InitResponse, error) {
+	return nil, api.NewError(api.Usage, h.self().name, errors.New("this host is a member of cluster "+ClusterID+" already"))
+}
+
+// JoinCluster implements server.SetupHost: the host is a member.
+func (h *Host) JoinCluster(ctx context.Context, _ *v1.JoinClusterRequest) (*v1.JoinClusterResponse, error) {
+	_, err := h.Init(ctx, nil)
+	return nil, err
 }

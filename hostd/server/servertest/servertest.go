@@ -142,7 +142,8 @@ func Serve(h server.Host) (socket string, stop func(), err error) {
 		return "", nil, err
 	}
 	reg := prometheus.NewRegistry() // empty: /metrics is there
-	srv := server.New(server.Config{Host: h, Logger: hclog.NewNullLogger(), Metrics: reg})
+	setup, _ := h.(server.SetupHost)
+	srv := server.New(server.Config{Host: h, Setup: setup, Logger: hclog.NewNullLogger(), Metrics: reg})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -1,0 +1,242 @@
+package hostd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/virtswarm/virtswarm/internal/api"
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/pki"
+)
+
+// A host joins in steps, each of which a crash may follow:
+//
+//  1. A key is made: in pki/ if the directory is new, else in pki.new/, beside what is there.
+//  2. A member admits the key and answers with a certificate.
+//  3. The mark "joining" names the new host id: this host has no Raft data yet, and that is right.
+//  4. The certificate is written. From here on the host is the new one.
+//  5. If it was made beside an old identity, that one goes, raft/ becomes raft.old/, and pki.new/ becomes pki/.
+//  6. Raft is opened, and the mark is removed.
+//
+// Until step 4 the directory is what it was, so a join that fails changes nothing. A start repeats step 5.
+
+const (
+	// joinPatience bounds joining: the member may first have to find a leader.
+	joinPatience = time.Minute
+	// standingPatience bounds the question whether this host is still a member.
+	standingPatience = 10 * time.Second
+	// standingRetry is the pause before it is asked again.
+	standingRetry = 50 * time.Millisecond
+	// maxMark bounds a mark before it is read, in bytes: it holds a host id.
+	maxMark = 1 << 10
+)
+
+// joiningMark holds the id of the host that has joined and has not opened Raft yet.
+func (h *Host) joiningMark() string { return filepath.Join(h.cfg.Data, "joining") }
+
+// newPKIDir holds the identity of a host that joins anew, until it takes the place of the old one.
+func (h *Host) newPKIDir() string { return filepath.Join(h.cfg.Data, "pki.new") }
+
+// oldRaftDir keeps the catalogue of the membership before the present one.
+func (h *Host) oldRaftDir() string { return filepath.Join(h.cfg.Data, "raft.old") }
+
+// unmark removes a mark, durably.
+func (h *Host) unmark(path string) error {
+	if err := h.fs.Remove(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("remove mark: %w", err)
+	}
+	return h.fs.SyncDir(filepath.Dir(path))
+}
+
+// join asks the member at addr for a certificate, and makes it this host's identity.
+func (h *Host) join(ctx context.Context, addr, text string) error {
+	ctx, cancel := context.WithTimeout(ctx, joinPatience)
+	defer cancel()
+	token, err := pki.ParseToken(text)
+	if err != nil {
+		return err
+	}
+	dir := h.pkiDir()
+	if _, err := pki.Load(h.fs, dir); !errors.Is(err, pki.ErrNoIdentity) || exists(h.fs, h.raftDir()) {
+		dir = h.newPKIDir()
+	}
+	again := exists(h.fs, dir) // the key of an attempt whose outcome nobody knows
+	request, err := pki.Prepare(h.fs, dir)
+	if err != nil {
+		return err
+	}
+	answer, asked, err := h.askToJoin(ctx, addr, token, request)
+	if err != nil {
+		if !again && (!asked || refusedToJoin(err)) {
+			h.warn("remove the key of a failed join", h.fs.RemoveAll(dir))
+		}
+		return joinError(addr, err)
+	}
+	if err := h.beginJoin(request); err != nil {
+		return err
+	}
+	id, err := request.Accept(token.Pin, answer.GetHostCertificate(), answer.GetCaCertificate(), answer.GetCaKey())
+	if err != nil {
+		return fmt.Errorf("join at %s: %w", addr, err)
+	}
+	if err := h.finishJoin(); err != nil {
+		return err
+	}
+	if dir != h.pkiDir() {
+		if id, err = pki.Load(h.fs, h.pkiDir()); err != nil {
+			return err
+		}
+	}
+	h.id, h.founding = id, false
+	h.log.Info("joined", "cluster", id.Cluster(), "at", addr)
+	return nil
+}
+
+// askToJoin sends the request; asked says whether the member may have got it.
+func (h *Host) askToJoin(ctx context.Context, addr string, token pki.Token, request *pki.Request) (_ *v1.JoinResponse, asked bool, err error) {
+	client := api.NewClient(func(ctx context.Context) (net.Conn, error) {
+		conn, err := link.DialJoin(ctx, h.network, addr, token)
+		asked = asked || err == nil
+		return conn, err
+	})
+	defer client.Close()
+	answer, err := client.Join.Join(ctx, &v1.JoinRequest{
+		Token: token.Encode(), Csr: request.CSR(), Name: h.cfg.Name, Address: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels,
+		Limits: describeLimits(h.cfg.limits()),
+	})
+	return answer, asked, err
+}
+
+// refusedToJoin says whether an error is the word of a member that has not admitted this host.
+func refusedToJoin(err error) bool {
+	switch api.ReasonOf(err) {
+	case api.BadToken, api.HostNameTaken, api.InvalidConfig, api.NotMember, api.Usage:
+		return true
+	}
+	return false
+}
+
+// beginJoin writes down what a start must know that finds the certificate, but no Raft data.
+func (h *Host) beginJoin(request *pki.Request) error {
+	if err := disk.WriteFile(h.fs, h.joiningMark(), []byte(request.HostID()+"\n"), 0o600); err != nil {
+		return fmt.Errorf("mark the join: %w", err)
+	}
+	// A daemon that was killed while it made a cluster of its own may have left its mark: a member of another cluster
+	// must never take it for an order to begin a second one.
+	if err := h.unmark(h.foundingMark()); err != nil {
+		return fmt.Errorf("give up the unfinished cluster: %w", err)
+	}
+	return h.noteSettings() // the request carried them
+}
+
+// finishJoin puts an identity that was accepted beside an old one in its place, if there is one.
+func (h *Host) finishJoin() error {
+	if !exists(h.fs, h.newPKIDir()) {
+		return nil
+	}
+	if _, err := pki.Load(h.fs, h.newPKIDir()); errors.Is(err, pki.ErrNoIdentity) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	// Raft is opened only after pki.new is gone: what is here now is of the old membership.
+	if exists(h.fs, h.raftDir()) {
+		h.log.Info("keeping the catalogue of the former membership", "dir", h.oldRaftDir())
+		if err := h.fs.RemoveAll(h.oldRaftDir()); err != nil {
+			return fmt.Errorf("put the old catalogue aside: %w", err)
+		}
+		if err := h.fs.Rename(h.raftDir(), h.oldRaftDir()); err != nil {
+			return fmt.Errorf("put the old catalogue aside: %w", err)
+		}
+		if err := h.fs.SyncDir(h.cfg.Data); err != nil {
+			return fmt.Errorf("put the old catalogue aside: %w", err)
+		}
+	}
+	if err := h.fs.RemoveAll(h.pkiDir()); err != nil {
+		return fmt.Errorf("replace the old identity: %w", err)
+	}
+	if err := h.fs.Rename(h.newPKIDir(), h.pkiDir()); err != nil {
+		return fmt.Errorf("replace the old identity: %w", err)
+	}
+	return h.fs.SyncDir(h.cfg.Data)
+}
+
+// removedAt asks the member at the address to join whether the cluster has removed this host. It says so only if it is
+// sure: a host that is still a member starts although nobody answers there.
+func (h *Host) removedAt(ctx context.Context, id *pki.Identity) bool {
+	ctx, cancel := context.WithTimeout(ctx, standingPatience)
+	defer cancel()
+	for {
+		removed, sure := h.askStanding(ctx, id)
+		if sure || ctx.Err() != nil {
+			return removed
+		}
+		select { // the connection broke before it said why
+		case <-ctx.Done():
+		case <-time.After(standingRetry):
+		}
+	}
+}
+
+// askStanding asks once. It is not sure if the connection broke before the member had its say.
+func (h *Host) askStanding(ctx context.Context, id *pki.Identity) (removed, sure bool) {
+	dialer := &link.Dialer{Network: h.network, Identity: id, Timeout: standingPatience}
+	var connected, refused atomic.Bool
+	client := api.NewClient(func(ctx context.Context) (net.Conn, error) {
+		conn, err := dialer.Dial(ctx, h.cfg.Join, link.ProtoHTTP2, "")
+		if err != nil {
+			refused.Store(refused.Load() || link.Refused(err))
+			return nil, err
+		}
+		connected.Store(true)
+		return &refusal{conn, &refused}, nil
+	})
+	defer client.Close()
+	r, err := client.Control.Hosts(ctx, &v1.HostsRequest{})
+	if err == nil {
+		member := slices.ContainsFunc(r.GetHosts(), func(m *v1.Host) bool { return m.GetId() == id.HostID() })
+		return !member && !r.GetStaleness().GetStale(), true
+	}
+	h.log.Debug("the member to join at does not say whether this host is one", "at", h.cfg.Join, "error", err)
+	return refused.Load(), refused.Load() || !connected.Load()
+}
+
+// refusal notes when the other end of a connection refuses this host: HTTP does not always pass that on.
+type refusal struct {
+	net.Conn
+	seen *atomic.Bool
+}
+
+// Read implements net.Conn.
+func (r *refusal) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	if err != nil && link.Refused(err) {
+		r.seen.Store(true)
+	}
+	return n, err
+}
+
+// joinError says why joining failed; what the member said is passed on as it is.
+func joinError(addr string, err error) error {
+	for _, known := range []error{pki.ErrPinMismatch, link.ErrNoProtocol} {
+		if errors.Is(err, known) {
+			return fmt.Errorf("join at %s: %w", addr, err)
+		}
+	}
+	e := api.AsError(err)
+	if e.Reason == api.Unreachable {
+		return api.NewError(api.Unreachable, addr, e.Err).WithHint("check that virtswarmd runs there and that the address is the one of its port")
+	}
+	return e
+}

@@ -1,0 +1,176 @@
+package hostd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/virtswarm/virtswarm/hostd/server"
+	"github.com/virtswarm/virtswarm/internal/api"
+	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/pki"
+)
+
+// mustWait says whether the host is of no cluster and waits until it is told of which one it shall be.
+func (h *Host) mustWait() (bool, error) {
+	if h.cfg.FirstStart != firstStartWait || h.cfg.Join != "" {
+		return false, nil
+	}
+	_, err := h.loadIdentity()
+	if errors.Is(err, pki.ErrNoIdentity) {
+		return true, nil
+	}
+	return false, err
+}
+
+// awaitSetup serves the local socket until an operator has settled of which cluster this host is. Then everything is open,
+// and settled is true; it is false if ctx ended before.
+func (h *Host) awaitSetup(ctx context.Context) (settled bool, err error) {
+	w := &waiting{host: h, settled: make(chan struct{})}
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	srv := server.New(server.Config{Waiting: w, Logger: h.log.Named("api")})
+	door := lend(h.ports.Unix)
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Run(serving, server.Listeners{Unix: door}) }()
+	h.log.Info("this host is of no cluster yet, and waits for 'virtswarm init' or 'virtswarm join'", "socket", h.cfg.Socket)
+	h.ready()
+	select {
+	case <-w.settled:
+	case err := <-ended:
+		return false, err
+	case <-ctx.Done():
+	}
+	stop()
+	if err := <-ended; err != nil { // the call that settled it has its answer now
+		return false, err
+	}
+	select {
+	case <-w.settled:
+		return true, errors.Join(w.failed, door.giveBack())
+	default:
+		return false, nil
+	}
+}
+
+// waiting is a host of no cluster, as the server sees it.
+type waiting struct {
+	host    *Host
+	settled chan struct{} // closed once the host is of a cluster
+	failed  error         // why it cannot go on all the same; set before
+}
+
+// Init implements server.SetupHost.
+func (w *waiting) Init(context.Context, *v1.InitRequest) (*v1.InitResponse, error) {
+	r := &v1.InitResponse{}
+	err := w.settle(w.host.found)
+	if err == nil {
+		r.ClusterId, r.HostId = w.host.id.Cluster(), w.host.id.HostID()
+	}
+	return r, err
+}
+
+// JoinCluster implements server.SetupHost.
+func (w *waiting) JoinCluster(ctx context.Context, req *v1.JoinClusterRequest) (*v1.JoinClusterResponse, error) {
+	if _, _, err := net.SplitHostPort(req.GetAddress()); err != nil {
+		return nil, api.NewError(api.Usage, fmt.Sprintf("%.200q", req.GetAddress()), errors.New("it is not HOST:PORT, the address of a member"))
+	}
+	r := &v1.JoinClusterResponse{}
+	err := w.settle(func() error { return w.host.join(ctx, req.GetAddress(), req.GetToken()) })
+	if err == nil {
+		r.ClusterId, r.HostId = w.host.id.Cluster(), w.host.id.HostID()
+	}
+	return r, err
+}
+
+// settle makes the host one of a cluster and opens all that it then runs. If the former fails, it waits on.
+func (w *waiting) settle(settle func() error) error {
+	w.host.setup.Lock()
+	defer w.host.setup.Unlock()
+	if w.host.id != nil {
+		return w.host.isMember()
+	}
+	if err := settle(); err != nil {
+		return Explain(err, "")
+	}
+	w.failed = w.host.open()
+	close(w.settled)
+	return Explain(w.failed, "")
+}
+
+// Prepare implements server.Waiting: a domain that needs no file may start.
+func (w *waiting) Prepare(_ context.Context, req *v1.PrepareRequest, send func(*v1.PrepareProgress) error) error {
+	d, err := parsePrepared(req)
+	if err != nil {
+		return err
+	}
+	if len(d.Needs) > 0 {
+		return api.NewError(api.NoCluster, fmt.Sprintf("domain %.200q needs %s", req.GetDomain(), d.Needs[0].Name), nil)
+	}
+	return send(&v1.PrepareProgress{Done: true})
+}
+
+// Init implements server.SetupHost: this host has a cluster.
+func (h *Host) Init(context.Context, *v1.InitRequest) (*v1.InitResponse, error) {
+	return nil, h.isMember()
+}
+
+// JoinCluster implements server.SetupHost: this host has a cluster.
+func (h *Host) JoinCluster(context.Context, *v1.JoinClusterRequest) (*v1.JoinClusterResponse, error) {
+	return nil, h.isMember()
+}
+
+func (h *Host) isMember() error {
+	return api.NewError(api.Usage, h.cfg.Name, fmt.Errorf("this host is a member of cluster %s already", h.id.Cluster())).
+		WithHint("nothing is to be done to stay in it; to move to another cluster, run first: virtswarm leave")
+}
+
+// A loan is a listener that its borrower may close: the lender has it back, with all connections that nobody took yet.
+type loan struct {
+	net.Listener
+	close  sync.Once
+	closed chan struct{}
+}
+
+// deadlined is what the listeners of package net can do.
+type deadlined interface{ SetDeadline(time.Time) error }
+
+func lend(l net.Listener) *loan { return &loan{Listener: l, closed: make(chan struct{})} }
+
+// Accept implements net.Listener.
+func (l *loan) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		select {
+		case <-l.closed:
+			err = net.ErrClosed
+		default:
+		}
+	}
+	return conn, err
+}
+
+// Close implements net.Listener: it ends Accept, and the loan.
+func (l *loan) Close() (err error) {
+	l.close.Do(func() {
+		close(l.closed)
+		if d, ok := l.Listener.(deadlined); ok {
+			err = d.SetDeadline(time.Unix(1, 0))
+		} else {
+			err = l.Listener.Close()
+		}
+	})
+	return err
+}
+
+// giveBack makes the listener take connections again.
+func (l *loan) giveBack() error {
+	if d, ok := l.Listener.(deadlined); ok {
+		return d.SetDeadline(time.Time{})
+	}
+	return nil
+}
