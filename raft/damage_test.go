@@ -2,6 +2,7 @@ package raft
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	hraft "github.com/hashicorp/raft"
 
+	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -200,5 +202,40 @@ func TestFullDiskIsAnErrorAndPasses(t *testing.T) {
 		for n := 1; n <= 3; n++ {
 			c.eventually(fmt.Sprint("host ", n, " has it"), func() bool { return c.node(n).has("all the same") })
 		}
+	})
+}
+
+// A leader that was cut off has entries that the cluster never agreed on. It gives them up when it is back, and at that
+// moment its disk is full.
+func TestFullDiskWhileEntriesAreGivenUp(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.grow(3)
+		cut := c.leader()
+		c.fabric.split(1, hostID(cut))
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+		defer cancel()
+		if _, err := c.node(cut).Apply(ctx, file("given up", cut)); err == nil {
+			t.Fatal("a leader that is cut off carried out a command")
+		}
+		c.apply(c.leader(cut), file("agreed on", cut))
+		full, shortened := true, false
+		c.hosts[hostID(cut)].fault.OnOp(func(op disk.Op) error {
+			if !strings.HasSuffix(op.Path, ".log") {
+				return nil
+			}
+			shortened = shortened || op.Name == "truncate"
+			if full && shortened && op.Name == "write" {
+				return disk.NoSpace()
+			}
+			return nil
+		})
+		c.fabric.split(0, hostID(cut))
+		c.eventually("the host gives up", func() bool { return c.node(cut).Err() != nil })
+		if err := c.node(cut).Err(); !errors.Is(err, ErrBroken) || !shortened {
+			t.Fatalf("it failed with %v; entries given up: %v", err, shortened)
+		}
+		c.kill(cut)
+		c.start(cut) // as systemd does
+		c.eventually("it has what was agreed on", func() bool { return c.node(cut).has("agreed on") && !c.node(cut).has("given up") })
 	})
 }

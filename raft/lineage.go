@@ -164,10 +164,8 @@ func (n *Node) judge(own, peer hello) *refusal {
 		return &refusal{TroubleOldCopy, fmt.Sprintf("%s runs from an old copy of its data directory: it knows its start %d as the last one before, the cluster knows a start %d",
 			known.Name, peer.Before, known.Life)}
 	}
-	if d := n.director.Load(); d != nil && member {
-		if r := d.examine(known, peer); r != nil {
-			return r
-		}
+	if d := n.director.Load(); d != nil && d.hasTwin(known.ID, peer.Life) {
+		return &refusal{TroubleTwin, fmt.Sprintf("a second machine runs with the identity of %s: the one at %s answers", known.Name, known.Addr)}
 	}
 	return compareLineages(own, peer)
 }
@@ -195,19 +193,28 @@ func compareLineages(a, b hello) *refusal {
 	return nil
 }
 
-// examine returns what the leader has against a host that greets it.
-func (d *director) examine(known placement.Host, peer hello) *refusal {
+// promised returns the log index that a host is known to have had on disk, 0 if this host does not lead.
+func (n *Node) promised(id placement.HostID) uint64 {
+	d := n.director.Load()
+	if d == nil {
+		return 0
+	}
+	joined := d.joined(id)
 	d.mu.Lock()
-	c := d.contact[known.ID]
-	d.mu.Unlock()
-	if c.joined == known.Joined && peer.Index < c.durable {
-		return &refusal{TroubleOldCopy, fmt.Sprintf("%s runs from an old copy of its data directory: its log ends with entry %d, and it once had entry %d on disk",
-			known.Name, peer.Index, c.durable)}
+	defer d.mu.Unlock()
+	if c := d.contact[id]; c.joined == joined {
+		return c.durable
 	}
-	if d.hasTwin(known.ID, peer.Life) {
-		return &refusal{TroubleTwin, fmt.Sprintf("a second machine runs with the identity of %s: the one at %s answers", known.Name, known.Addr)}
+	return 0
+}
+
+// wentBack returns what is wrong with a host that once promised to have more on disk than it says now.
+func wentBack(promised uint64, peer hello) *refusal {
+	if peer.Index >= promised {
+		return nil
 	}
-	return nil
+	return &refusal{TroubleOldCopy, fmt.Sprintf("host %s runs from an old copy of its data directory: its log ends with entry %d, and it once had entry %d on disk",
+		peer.Host, peer.Index, promised)}
 }
 
 // hasTwin reports whether a host answers, at the address that the catalogue has of it, and is another start of its daemon
@@ -245,6 +252,9 @@ func (n *Node) refuse(peer placement.HostID, r *refusal, byPeer bool) {
 // greet begins a connection that this host dialled.
 func (n *Node) greet(conn net.Conn, host placement.HostID) (peer hello, err error) {
 	own := n.hello()
+	// Only who dials may compare: the answer is made after this moment, while the greeting of one that dials may have been
+	// on its way while it promised more.
+	promised := n.promised(host)
 	return peer, n.exchange(conn, func() error {
 		if err := writeHello(conn, own); err != nil {
 			return err
@@ -256,7 +266,9 @@ func (n *Node) greet(conn net.Conn, host placement.HostID) (peer hello, err erro
 			n.refuse(host, peer.Refusal, true)
 			return peer.Refusal
 		}
-		own.Refusal = n.judge(own, peer)
+		if own.Refusal = n.judge(own, peer); own.Refusal == nil {
+			own.Refusal = wentBack(promised, peer)
+		}
 		if peer.Host != host {
 			own.Refusal = &refusal{TroubleTwin, fmt.Sprintf("host %s answers for host %s", peer.Host, host)}
 		}

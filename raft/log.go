@@ -50,6 +50,10 @@ type logStore struct {
 	mark     disk.File
 	broken   error       // set when a write failed: what is on disk is unknown until the next Open
 	failed   func(error) // told of broken, with the lock held
+	// shortened says that a suffix was deleted and nothing appended since. hashicorp/raft (v1.8.0, appendEntries) believes
+	// that the suffix is still there if the append fails, and then refuses every further entry for ever: only a restart
+	// tells it how far the log is.
+	shortened bool
 }
 
 // damaged makes an error of ErrDamaged that says what to do.
@@ -262,11 +266,12 @@ func (l *logStore) StoreLogs(entries []*hraft.Log) error {
 	}
 	if err := l.write(next, p, sizes); err != nil {
 		err = fmt.Errorf("append entry %d to the Raft log: %w", next, err)
-		if errors.Is(err, errUndone) {
+		if errors.Is(err, errUndone) && !l.shortened {
 			return err
 		}
 		return l.fail(err)
 	}
+	l.shortened = false
 	return nil
 }
 

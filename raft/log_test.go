@@ -351,6 +351,26 @@ func TestLogGoesOnAfterAFullDisk(t *testing.T) {
 	}
 }
 
+// After a suffix was deleted, a write that fails for want of space must not be taken for one that can simply be repeated:
+// Raft believes that the suffix is still there.
+func TestLogRefusesToGoOnAfterAFullDiskAndADeletedSuffix(t *testing.T) {
+	fault, err := disk.NewFault(disk.OS{}, t.TempDir(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := mustOpenLog(t, fault, t.TempDir())
+	if err := errors.Join(l.StoreLogs(entries(1, 6, 1)), l.DeleteRange(4, 6)); err != nil {
+		t.Fatal(err)
+	}
+	fault.FailAt(1, disk.ErrTorn)
+	if err := l.StoreLogs(entries(4, 6, 2)); !errors.Is(err, ErrBroken) {
+		t.Fatalf("store on a full disk: %v", err)
+	}
+	if err := l.StoreLogs(entries(4, 6, 2)); !errors.Is(err, ErrBroken) {
+		t.Fatalf("store when there is space again: %v", err)
+	}
+}
+
 func TestLogRefusesToGoOnAfterAFailedSync(t *testing.T) {
 	fault, err := disk.NewFault(disk.OS{}, t.TempDir(), 1)
 	if err != nil {

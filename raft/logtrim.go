@@ -24,6 +24,7 @@ func (l *logStore) DeleteRange(from, to uint64) error {
 	if from <= l.first && to < last {
 		err = l.dropPrefix(to + 1)
 	} else {
+		l.shortened = true
 		err = l.dropSuffix(max(from, l.first))
 	}
 	if err != nil {

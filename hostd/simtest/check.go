@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -37,6 +38,9 @@ func (w *world) heal() bool {
 	}
 	w.violation("not settled %s after the last fault: %s", healTimeout, last)
 	w.tellRaft()
+	if f := os.Getenv("SIMSTACKS"); f != "" {
+		os.WriteFile(fmt.Sprint(f, w.o.Seed), []byte(strays()), 0o644)
+	}
 	return false
 }
 
