@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft"
 )
 
 // What is wrong is decided here and nowhere else. Two snapshots of facts go in: the whole, which every host sees alike in
@@ -36,7 +37,8 @@ const (
 // findingKinds lists them all.
 var findingKinds = []string{
 	kindHostDown, kindHostLost, kindFewVoters, kindNoLeader, kindMissing, kindUnavailable, kindDiskFull, kindDamaged, kindSplit,
-	kindCertificate,
+	kindCertificate, string(raft.TroubleAhead), string(raft.TroubleApart), string(raft.TroubleOldCopy), string(raft.TroubleTwin),
+	string(raft.TroubleRemoved),
 }
 
 const (
@@ -79,6 +81,13 @@ type own struct {
 	damaged []damage
 	expires time.Time // of the host's certificate
 	renewal error     // why the certificate was not renewed the last time, if it was tried
+	trouble []trouble // with other hosts
+}
+
+// trouble is a raft.Trouble with another host, by its name.
+type trouble struct {
+	raft.Trouble
+	peer string
 }
 
 // damage is what is damaged and not healed of one file.
@@ -91,7 +100,7 @@ type damage struct {
 
 var wholeRules = []func(whole) []*v1.Finding{leaderRule, hostsRule, votersRule, copiesRule, splitRule}
 
-var ownRules = []func(own) []*v1.Finding{diskRule, damageRule, certificateRule}
+var ownRules = []func(own) []*v1.Finding{diskRule, damageRule, certificateRule, troubleRule}
 
 // judgeWhole gives what is wrong with the cluster.
 func judgeWhole(w whole) (all []*v1.Finding) {

@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft"
 )
 
 const (
@@ -199,4 +200,26 @@ func certificateRule(o own) []*v1.Finding {
 		next = "mend what is named, then restart virtswarmd there: it renews its certificate"
 	}
 	return []*v1.Finding{finding(s, kindCertificate, o.host, time.Time{}, text, next)}
+}
+
+// troubleNext says what to do about a host with which this one does not speak.
+var troubleNext = map[raft.TroubleKind]string{
+	raft.TroubleAhead: "recover at the host that is ahead instead, or give up what only it has: at the recovered cluster run " +
+		"virtswarm leave --force HOST, then let it join anew; see docs/operations.md, When it is bad",
+	raft.TroubleApart: "choose the cluster that is to stay; there run virtswarm leave --force HOST, then let the other host join anew: " +
+		"what only it published is a stray there, for virtswarm adopt",
+	raft.TroubleOldCopy: "run virtswarm leave --force HOST, and let it join anew: its stored files stay",
+	raft.TroubleTwin:    "stop one of the two machines; a cloned one joins anew, with a directory and a name of its own",
+	raft.TroubleRemoved: "stop virtswarmd there, or let the host join anew",
+}
+
+func troubleRule(o own) (all []*v1.Finding) {
+	for _, t := range o.trouble {
+		s := warning
+		if t.Kind == raft.TroubleAhead || t.Kind == raft.TroubleApart { // two catalogues are in use
+			s = critical
+		}
+		all = append(all, finding(s, string(t.Kind), t.peer, t.Since, t.Text, strings.ReplaceAll(troubleNext[t.Kind], "HOST", t.peer)))
+	}
+	return all
 }

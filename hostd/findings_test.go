@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft"
 )
 
 var noon = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
@@ -118,6 +119,8 @@ func TestFindingsOfAHost(t *testing.T) {
 		"damage beyond healing":   {with(func(o *own) { o.damaged = []damage{{name: "a", chunks: 1, lost: true}} }), []string{"critical damaged-chunks a"}},
 		"renewed in good time":    {with(func(o *own) { o.expires = noon.Add(month) }), nil},
 		"renewal fails early":     {with(func(o *own) { o.renewal = errors.New("read-only") }), []string{"warning certificate-expiring hv1"}},
+		"recovered apart":         {with(func(o *own) { o.trouble = []trouble{{raft.Trouble{Kind: raft.TroubleApart, Text: "two recoveries"}, "hv2"}} }), []string{"critical recovered-apart hv2"}},
+		"an old copy knocks":      {with(func(o *own) { o.trouble = []trouble{{raft.Trouble{Kind: raft.TroubleOldCopy, Text: "an old copy"}, "hv2"}} }), []string{"warning old-copy hv2"}},
 		"expires in some weeks":   {with(func(o *own) { o.expires = noon.Add(month - 1) }), []string{"warning certificate-expiring hv1"}},
 		"expires in some days":    {with(func(o *own) { o.expires = noon.Add(6 * 24 * time.Hour) }), []string{"critical certificate-expiring hv1"}},
 		"expired, renewal failed": {with(func(o *own) { o.expires, o.renewal = noon.Add(-1), errors.New("x") }), []string{"critical certificate-expiring hv1"}},

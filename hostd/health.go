@@ -208,7 +208,13 @@ func (k *health) lookAtThis() own {
 	if err := k.renewal.Load(); err != nil {
 		o.renewal = *err
 	}
-	h.node.View(func(s *placement.State) { o.damaged = k.damage.left(s, h.self, h.store) })
+	troubles := h.node.Trouble()
+	h.node.View(func(s *placement.State) {
+		o.damaged = k.damage.left(s, h.self, h.store)
+		for _, t := range troubles {
+			o.trouble = append(o.trouble, trouble{t, hostNames(s, []placement.HostID{t.Host})[0]})
+		}
+	})
 	return o
 }
 
