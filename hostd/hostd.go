@@ -64,26 +64,26 @@ type Host struct {
 	advertise string
 	founding  bool // this host makes the cluster, and has not yet entered that in the catalogue
 
-	registry *prometheus.Registry
-	mux      *link.Mux
-	ports    server.Listeners
-	wire     net.Listener
-	node     *raft.Node
-	members  atomic.Pointer[raft.Node] // node, for handshakes that begin before it is open
-	store    *store.Store
-	swarm    *swarm.Swarm
-	fetches  *fetches
-	keeper   *keeper.Keeper
-	facts    *facts
-	hook     *hook.Hook
-	libvirt  *virt.Watcher // nil: none is to be asked
-	strays   *strays       // nil: none are looked for
-	domains  *domains
-	guests   *guest.Server
-	shm      linkMemory // guests, but in tests
-	cache    *cacheMetrics
-	peers    *peers
-	ready    func() // called once the API answers
+	registry  *prometheus.Registry
+	mux       *link.Mux
+	ports     server.Listeners
+	wire      net.Listener
+	node      *raft.Node
+	members   atomic.Pointer[raft.Node] // node, for handshakes that begin before it is open
+	store     *store.Store
+	swarm     *swarm.Swarm
+	fetches   *fetches
+	keeper    *keeper.Keeper
+	facts     *facts
+	hook      *hook.Hook
+	libvirt   *virt.Watcher // nil: none is to be asked
+	unmanaged *unmanaged    // nil: none are looked for
+	domains   *domains
+	guests    *guest.Server
+	shm       linkMemory // guests, but in tests
+	cache     *cacheMetrics
+	peers     *peers
+	ready     func() // called once the API answers
 
 	leaving atomic.Bool   // this host is being removed on its own wish
 	left    chan struct{} // closed once it is out of the cluster: Run ends
@@ -290,8 +290,8 @@ func (h *Host) openDomains(seen DomainSource) (err error) {
 		h.domains.sources[placement.ManagedByLibvirt] = h.libvirt
 	}
 	if len(h.cfg.QMP) > 0 {
-		h.strays = &strays{qmp.New(qmp.Config{Paths: h.cfg.QMP, Host: string(h.self), Logger: h.log.Named("qmp")}), time.Now()}
-		h.domains.sources[placement.ManagedByQMP] = h.strays
+		h.unmanaged = &unmanaged{qmp.New(qmp.Config{Paths: h.cfg.QMP, Host: string(h.self), Logger: h.log.Named("qmp")}), time.Now()}
+		h.domains.sources[placement.ManagedByQMP] = h.unmanaged
 	}
 	return nil
 }
@@ -317,9 +317,9 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.libvirt != nil {
 		group.Go(func() error { return h.libvirt.Run(ctx) })
 	}
-	if h.strays != nil {
-		group.Go(func() error { h.strays.Run(ctx); return nil })
-		defer time.AfterFunc(strayPatience+time.Millisecond, h.domains.touch).Stop() // now it is known who is gone
+	if h.unmanaged != nil {
+		group.Go(func() error { h.unmanaged.Run(ctx); return nil })
+		defer time.AfterFunc(unmanagedPatience+time.Millisecond, h.domains.touch).Stop() // now it is known who is gone
 	}
 	group.Go(func() error { h.introduce(ctx); return nil })
 	group.Go(func() error { h.followSettings(ctx); return nil })

@@ -8,23 +8,23 @@ import (
 	"github.com/virtswarm/virtswarm/qmp"
 )
 
-// strays are the QEMUs that libvirt does not manage, as domains.
-type strays struct {
+// unmanaged are the QEMUs that libvirt does not manage, as domains.
+type unmanaged struct {
 	*qmp.Watcher
 	since time.Time // when it began to look
 }
 
-// strayPatience is how long those that ran when the daemon started may take to be seen: until then nobody is called gone.
-const strayPatience = 5 * time.Second
+// unmanagedPatience is how long those that ran when the daemon started may take to be seen: until then nobody is called gone.
+const unmanagedPatience = 5 * time.Second
 
 // Domains implements DomainSource.
-func (s *strays) Domains() (list []placement.Domain, known bool) {
-	for _, g := range s.Guests() {
-		if d := strayDomain(g); d.Validate() == nil { // one that calls itself what no domain may be called stays unseen
+func (u *unmanaged) Domains() (list []placement.Domain, known bool) {
+	for _, g := range u.Guests() {
+		if d := unmanagedDomain(g); d.Validate() == nil { // one that calls itself what no domain may be called stays unseen
 			list = append(list, d)
 		}
 	}
-	return list, time.Since(s.since) > strayPatience
+	return list, time.Since(u.since) > unmanagedPatience
 }
 
 // runStates are the QEMU run states in which a guest's vCPUs do not run.
@@ -36,7 +36,7 @@ var runStates = map[string]placement.DomainState{
 	"guest-panicked": placement.DomainPaused, "shutdown": placement.DomainPaused, // the process is still there
 }
 
-func strayDomain(g qmp.Guest) placement.Domain {
+func unmanagedDomain(g qmp.Guest) placement.Domain {
 	d := placement.Domain{
 		UUID: g.UUID, Name: g.Name, State: placement.DomainRunning, Manager: placement.ManagedByQMP, VCPUs: g.VCPUs, Memory: g.Memory, CID: g.CID,
 		Shm: g.Shm,
