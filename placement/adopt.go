@@ -70,12 +70,12 @@ func (s *State) withAdopted(index uint64, c *Adopt) ([]Version, bool, error) {
 	for at > 0 && f.versions[at-1].At > v.At {
 		at--
 	}
-	if at > newest {
-		switch {
-		case c.Rank == RankOlder:
+	if at > newest && s.wasHost(f.newest().Publisher) {
+		switch c.Rank {
+		case RankOlder:
 			at = newest
-		case c.Rank == RankCareful && s.wasHost(f.newest().Publisher):
-			return nil, false, fmt.Errorf("adopt %q: %s was published here: %w", c.Name, f.newest().ID.Short(), ErrHides)
+		case RankCareful:
+			return nil, false, fmt.Errorf("adopt %q: %s was published in this cluster: %w", c.Name, f.newest().ID.Short(), ErrHides)
 		}
 	}
 	return slices.Insert(slices.Clone(f.versions), at, v), true, nil

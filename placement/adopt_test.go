@@ -60,12 +60,14 @@ func TestAdoptsUnderItsName(t *testing.T) {
 
 // TestAdoptedVersionsKeepTheirOrder, in whichever order they are entered.
 func TestAdoptedVersionsKeepTheirOrder(t *testing.T) {
-	for _, order := range [][]int{{1, 2, 3}, {3, 2, 1}, {2, 3, 1}} {
-		w := newWorld(t, 2)
-		for _, n := range order {
-			w.do(t, adopting("a", n, int64(n), 99, RankCareful))
+	for _, rank := range []Rank{RankCareful, RankOlder, RankByTime} {
+		for _, order := range [][]int{{1, 2, 3}, {3, 2, 1}, {2, 3, 1}} {
+			w := newWorld(t, 2)
+			for _, n := range order {
+				w.do(t, adopting("a", n, int64(n), 99, rank))
+			}
+			w.wantOrder(t, "a", 1, 2, 3)
 		}
-		w.wantOrder(t, "a", 1, 2, 3)
 	}
 }
 

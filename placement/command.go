@@ -128,13 +128,13 @@ type Adopt struct {
 type Rank string
 
 const (
-	// RankCareful: it is refused with ErrHides if the newest was published in this cluster; it becomes the newest if that
-	// one comes from an earlier catalogue as well, by the word of its publisher, which no host here ever was.
+	// RankCareful: it is refused with ErrHides if the newest was published in this cluster, by a host that is or was a
+	// member. If that one comes from an earlier catalogue as well, it becomes the newest.
 	RankCareful Rank = ""
+	// RankOlder: as RankCareful, but instead of being refused it becomes the one before the newest.
+	RankOlder Rank = "older"
 	// RankByTime: it becomes the newest.
 	RankByTime Rank = "time"
-	// RankOlder: it becomes the one before the newest.
-	RankOlder Rank = "older"
 )
 
 // RemoveFile removes one version of a name, or with a zero ID the name with all versions. A content to which no
