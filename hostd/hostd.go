@@ -251,7 +251,7 @@ func (h *Host) open(port net.Listener, seen DomainSource) error {
 	h.facts.node, h.facts.store = h.node, h.store
 	h.fetches = newFetches(fetch.New(h.store, h.swarm, h.log.Named("fetch")))
 	h.keeper = keeper.New(keeper.Config{
-		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: h.fetches, Reporter: h.facts, Fetches: h.cfg.Fetches,
+		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: h.fetches, Reporter: h.facts, KeepStrays: h.cfg.KeepStrays, Fetches: h.cfg.Fetches,
 		Logger: h.log.Named("keeper"), Metrics: h.registry,
 	})
 	h.facts.told = h.keeper.Told

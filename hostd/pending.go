@@ -12,15 +12,3 @@ var errPending = errors.New("not there yet")
 func (h *Host) Health(context.Context, *v1.HealthRequest) (*v1.HealthResponse, error) {
 	return nil, errPending
 }
-func (h *Host) Strays(context.Context, *v1.StraysRequest) (*v1.StraysResponse, error) {
-	return nil, errPending
-}
-func (h *Host) Adopt(context.Context, *v1.AdoptRequest) (*v1.AdoptResponse, error) {
-	return nil, errPending
-}
-func (h *Host) SaveCatalogue(context.Context, *v1.SaveCatalogueRequest, func(*v1.SaveCatalogueChunk) error) error {
-	return errPending
-}
-func (h *Host) RestoreCatalogue(context.Context, *v1.RestoreCatalogueRequest) (*v1.RestoreCatalogueResponse, error) {
-	return nil, errPending
-}

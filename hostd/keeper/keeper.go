@@ -107,6 +107,9 @@ type Keeper struct {
 	strays map[content.Digest]*stray
 	// failed are the contents of publications of this run that have ended, until it is clear how.
 	failed map[content.Digest]bool
+	// settled is closed once found is decided on.
+	settled     chan struct{}
+	closeSettle func()
 }
 
 // New makes a Keeper; Run starts it.
@@ -137,6 +140,8 @@ func New(cfg Config) *Keeper {
 	for _, f := range cfg.Store.List() { // nobody can publish yet
 		k.found[f.ID()] = true
 	}
+	k.settled = make(chan struct{})
+	k.closeSettle = sync.OnceFunc(func() { close(k.settled) })
 	k.evictor = newEvictor(k)
 	k.register()
 	cfg.Store.SetEvictor(k)

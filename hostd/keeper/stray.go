@@ -122,6 +122,7 @@ func (k *Keeper) settle(ctx context.Context) {
 		}
 	})
 	k.settleFound(named)
+	k.closeSettle()
 	k.dropFailed(named)
 	k.dropOld(named)
 	k.mu.Unlock()
@@ -138,7 +139,7 @@ func (k *Keeper) settle(ctx context.Context) {
 func (k *Keeper) unsettled() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.found)+len(k.failed) > 0 || !k.stamped() {
+	if len(k.found)+len(k.failed) > 0 || !k.stamped() || !k.isSettled() {
 		return true
 	}
 	for _, s := range k.strays {
@@ -147,6 +148,25 @@ func (k *Keeper) unsettled() bool {
 		}
 	}
 	return false
+}
+
+// Settled waits until it is clear which of the contents that were in the store at the start the catalogue names.
+func (k *Keeper) Settled(ctx context.Context) error {
+	select {
+	case <-k.settled:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (k *Keeper) isSettled() bool {
+	select {
+	case <-k.settled:
+		return true
+	default:
+		return false
+	}
 }
 
 // stamped says whether the store bears the name of the cluster, as far as that is known.

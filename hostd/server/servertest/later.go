@@ -20,6 +20,11 @@ func (h *Host) Strays(context.Context, *v1.StraysRequest) (*v1.StraysResponse, e
 	return &v1.StraysResponse{}, nil
 }
 
+// StraysHere implements server.Host.
+func (h *Host) StraysHere(context.Context, *v1.StraysHereRequest) (*v1.StraysHereResponse, error) {
+	return &v1.StraysHereResponse{}, nil
+}
+
 // Adopt implements server.Host.
 func (h *Host) Adopt(context.Context, *v1.AdoptRequest) (*v1.AdoptResponse, error) {
 	return nil, errElsewhere
