@@ -52,7 +52,11 @@ func (h *Host) enter(ctx context.Context, entries []*entry) error {
 		})
 	}
 	entering.Wait()
-	return context.Cause(ctx)
+	err := context.Cause(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return api.NewError(api.Unexpected, "", err).WithHint("repeat the command: it goes on where it stopped")
+	}
+	return err
 }
 
 // enterOne enters a version. A refusal is noted with it and is no error.
