@@ -110,6 +110,7 @@ type Keeper struct {
 	// settled is closed once found is decided on.
 	settled     chan struct{}
 	closeSettle func()
+	stampAfter  time.Time // the store is not stamped again before
 }
 
 // New makes a Keeper; Run starts it.

@@ -2,9 +2,6 @@ package keeper
 
 import (
 	"bytes"
-	"context"
-	"iter"
-	"maps"
 	"slices"
 	"time"
 
@@ -97,121 +94,6 @@ func firstSeen(f *store.File) time.Time {
 		return noted
 	}
 	return now
-}
-
-// settle decides on what an earlier run or a failed publication left behind, once the catalogue's newest state is known:
-// what that does not name is a stray, or is dropped if this run began it. It drops the strays whose time has come.
-func (k *Keeper) settle(ctx context.Context) {
-	if !k.unsettled() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, lastRetry)
-	defer cancel()
-	if k.cfg.Catalogue.ReadIndex(ctx) != nil {
-		return // no leader: they wait
-	}
-	k.mu.Lock()
-	var cluster string
-	named := map[content.Digest]bool{}
-	k.cfg.Catalogue.View(func(s *placement.State) {
-		cluster = s.ClusterID()
-		for _, ids := range []iter.Seq[content.Digest]{maps.Keys(k.found), maps.Keys(k.failed), maps.Keys(k.strays)} {
-			for id := range ids {
-				_, named[id] = s.Content(id)
-			}
-		}
-	})
-	k.settleFound(named)
-	k.closeSettle()
-	k.dropFailed(named)
-	k.dropOld(named)
-	k.mu.Unlock()
-	k.noteStrays()
-	if cluster == "" {
-		return
-	}
-	if err := k.cfg.Store.SetCluster(cluster); err != nil {
-		k.log.Warn("cannot stamp the store with its cluster", "error", err)
-	}
-}
-
-// unsettled says whether there is anything to ask the catalogue for.
-func (k *Keeper) unsettled() bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if len(k.found)+len(k.failed) > 0 || !k.stamped() || !k.isSettled() {
-		return true
-	}
-	for _, s := range k.strays {
-		if k.due(s) {
-			return true
-		}
-	}
-	return false
-}
-
-// Settled waits until it is clear which of the contents that were in the store at the start the catalogue names.
-func (k *Keeper) Settled(ctx context.Context) error {
-	select {
-	case <-k.settled:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (k *Keeper) isSettled() bool {
-	select {
-	case <-k.settled:
-		return true
-	default:
-		return false
-	}
-}
-
-// stamped says whether the store bears the name of the cluster, as far as that is known.
-func (k *Keeper) stamped() (ok bool) {
-	k.cfg.Catalogue.View(func(s *placement.State) { ok = s.ClusterID() == "" || s.ClusterID() == k.cfg.Store.Cluster() })
-	return ok
-}
-
-// settleFound makes strays of the files that were in the store when this run began and that the catalogue does not name.
-func (k *Keeper) settleFound(named map[content.Digest]bool) {
-	var strays, size int64
-	for id := range k.found {
-		if f, ok := k.cfg.Store.Get(id); ok && !named[id] {
-			k.strays[id] = &stray{since: firstSeen(f)}
-			strays++
-			size += f.HeldBytes()
-		}
-	}
-	clear(k.found) // what the catalogue names is among known by now, or will be
-	if strays > 0 {
-		k.log.Warn("the catalogue does not name some contents of the store; they are kept for a time: see 'virtswarm strays', and keep them with 'virtswarm adopt'",
-			"contents", strays, "bytes", size, "keep_strays", k.cfg.KeepStrays, "store_of_cluster", k.cfg.Store.Cluster())
-	}
-}
-
-// dropFailed drops what publications of this run left behind.
-func (k *Keeper) dropFailed(named map[content.Digest]bool) {
-	for id := range k.failed {
-		if !named[id] { // a pinned one stays, and is put back here when it is unpinned
-			k.drop(id)
-		}
-	}
-	clear(k.failed)
-}
-
-// dropOld drops the strays whose time has come.
-func (k *Keeper) dropOld(named map[content.Digest]bool) {
-	for id, s := range k.strays {
-		switch {
-		case named[id]: // adopted, or published again
-			delete(k.strays, id)
-		case k.due(s):
-			k.drop(id)
-		}
-	}
 }
 
 // due says whether the time of a stray has come.
