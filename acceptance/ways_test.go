@@ -83,8 +83,9 @@ func (l *lab) typed(h *host, args []string) string {
 			if h.cmd != nil { // it may have ended by itself
 				h.stop()
 			}
-		} else {
-			h.start()
+		} else { // as systemctl: the daemon answers, whether its host has a cluster or not
+			h.launch()
+			l.await(h.name+" answers", func() bool { return h.run("status").code != 19 })
 		}
 	case "virtswarmd":
 		if args[1] != "recover" {
@@ -160,6 +161,23 @@ func TestWayBackFromALostMajority(t *testing.T) {
 	}
 	l.await("five voters again", func() bool { return len(first.status().Voters) == 5 })
 	l.replicated(first)
+	l.intact(files)
+}
+
+// All Raft directories are lost; the stores and a saved catalogue are left.
+func TestWayBackFromALostCatalogue(t *testing.T) {
+	l := newLab(t, 2, "")
+	files := map[string]string{}
+	publish := func(name string, seed byte) {
+		files[name] = l.random(name, 3<<20, seed)
+		l.hosts[0].must("publish", files[name], name, "--replicas", "2")
+	}
+	publish("saved", 1)
+	l.hosts[0].must("catalogue", "save", filepath.Join(l.dir, "catalogue"))
+	publish("later", 2)
+	l.write(l.config, []byte("host_timeout: 3s\ngrace: 3s\nfirst_start: wait\n"+noLibvirt)) // as the package has it
+	l.walk("lostcatalogue")
+	l.replicated(l.hosts[0])
 	l.intact(files)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/goccy/go-yaml"
 
+	"github.com/virtswarm/virtswarm/hostd/keeper"
 	"github.com/virtswarm/virtswarm/internal/api"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/placement"
@@ -85,6 +86,8 @@ type Config struct {
 	// ScrubEvery is how often all stored files are read and checked; ScrubRate bounds the bytes read a second.
 	ScrubEvery time.Duration `yaml:"scrub_every"`
 	ScrubRate  Bytes         `yaml:"scrub_rate"`
+	// KeepStrays is how long a content is kept that no entry of the catalogue names.
+	KeepStrays time.Duration `yaml:"keep_strays"`
 	// Fetches is how many files this host fetches at once on its own account, 1 to 64.
 	Fetches int `yaml:"fetches"`
 	// Libvirt says where this host's domains are seen; QMP, which QEMUs that libvirt does not manage are: directories of
@@ -239,6 +242,8 @@ func (c *Config) Validate() error {
 		return bad("scrub_every", "%s is too often; take at least a minute", c.ScrubEvery)
 	case c.ScrubRate < 1<<20:
 		return bad("scrub_rate", "is below 1MiB a second: a scrub would never end")
+	case c.KeepStrays < time.Second:
+		return bad("keep_strays", "%s is too short: a new catalogue would cost the files of the old one; take at least a second, better some days", c.KeepStrays)
 	case c.Fetches < 1 || c.Fetches > 64:
 		return bad("fetches", "%d is outside 1 to 64", c.Fetches)
 	case c.Hook.OnFailure != "refuse" && c.Hook.OnFailure != "allow":
@@ -293,6 +298,7 @@ func (c *Config) defaults() error {
 	or(&c.Grace, DefaultGrace)
 	or(&c.ScrubEvery, DefaultScrubEvery)
 	or(&c.ScrubRate, DefaultScrubRate)
+	or(&c.KeepStrays, keeper.DefaultKeepStrays)
 	or(&c.Fetches, DefaultFetches)
 	or(&c.Log.Level, "info")
 	or(&c.Hook.OnFailure, "refuse")

@@ -31,7 +31,7 @@ func TestShippedConfigurationIsTheDefault(t *testing.T) {
 	}
 	if got, want := shipped, def; got.Data != want.Data || got.Listen != want.Listen || got.Socket != want.Socket ||
 		got.Weight != want.Weight || got.limits() != want.limits() || got.HostTimeout != want.HostTimeout || got.Grace != want.Grace ||
-		got.ScrubEvery != want.ScrubEvery || got.ScrubRate != want.ScrubRate || got.Fetches != want.Fetches || got.Log != want.Log {
+		got.ScrubEvery != want.ScrubEvery || got.ScrubRate != want.ScrubRate || got.Fetches != want.Fetches || got.KeepStrays != want.KeepStrays || got.Log != want.Log {
 		t.Errorf("packaging/virtswarm.yaml gives %+v, the defaults are %+v", got, want)
 	}
 	text, err := os.ReadFile("../packaging/virtswarm.yaml")
@@ -39,7 +39,7 @@ func TestShippedConfigurationIsTheDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"data", "mount", "first_start", "listen", "advertise", "socket", "metrics", "name", "weight", "labels", "quota",
-		"up", "down", "high", "low", "host_timeout", "grace", "scrub_every", "scrub_rate", "fetches", "log", "level", "json"} {
+		"up", "down", "high", "low", "host_timeout", "grace", "scrub_every", "scrub_rate", "keep_strays", "fetches", "log", "level", "json"} {
 		if !strings.Contains(string(text), key+":") {
 			t.Errorf("packaging/virtswarm.yaml does not tell of %q", key)
 		}
@@ -70,6 +70,8 @@ func TestBadConfigurations(t *testing.T) {
 		{"scrub_every: 1s", "scrub_every"},
 		{"scrub_rate: 1", "scrub_rate"},
 		{"fetches: 65", "fetches"},
+		{"keep_strays: 10ms", "keep_strays"},
+		{"keep_strays: -1h", "keep_strays"},
 		{"log: {level: loud}", "log.level"},
 		{"log: {colour: red}", "colour"},
 		{"[1, 2", "virtswarm.yaml"},

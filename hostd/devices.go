@@ -22,7 +22,7 @@ const defaultShm = 1 << 20
 // know of what is plugged behind its back.
 var (
 	_ guest.Plugger = (*virt.Watcher)(nil)
-	_ guest.Plugger = (*strays)(nil)
+	_ guest.Plugger = (*unmanaged)(nil)
 )
 
 // plugger returns what can plug into a domain of this host.
@@ -32,8 +32,8 @@ func (h *Host) plugger(d placement.Domain) (guest.Plugger, error) {
 		return h.libvirt, nil
 	case d.Manager == placement.ManagedByLibvirt:
 		return nil, fmt.Errorf("domain %s: %w", d.UUID, virt.ErrNoLibvirt)
-	case d.Manager == placement.ManagedByQMP && h.strays != nil:
-		return h.strays, nil
+	case d.Manager == placement.ManagedByQMP && h.unmanaged != nil:
+		return h.unmanaged, nil
 	}
 	return nil, fmt.Errorf("domain %s is managed by %q, which cannot be asked here", d.UUID, d.Manager)
 }

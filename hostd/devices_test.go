@@ -15,24 +15,24 @@ import (
 
 func TestPluggerIsTheManagers(t *testing.T) {
 	libvirt := placement.Domain{UUID: "u", Manager: placement.ManagedByLibvirt}
-	stray := placement.Domain{UUID: "u", Manager: placement.ManagedByQMP}
+	bare := placement.Domain{UUID: "u", Manager: placement.ManagedByQMP}
 	if _, err := new(Host).plugger(libvirt); !errors.Is(err, virt.ErrNoLibvirt) {
 		t.Error(err)
 	}
-	if _, err := new(Host).plugger(stray); err == nil {
+	if _, err := new(Host).plugger(bare); err == nil {
 		t.Error("somebody plugs where nobody can")
 	}
-	h := &Host{libvirt: new(virt.Watcher), strays: &strays{Watcher: qmp.New(qmp.Config{})}}
+	h := &Host{libvirt: new(virt.Watcher), unmanaged: &unmanaged{Watcher: qmp.New(qmp.Config{})}}
 	if p, err := h.plugger(libvirt); err != nil || p != guest.Plugger(h.libvirt) {
 		t.Errorf("%T, %v", p, err)
 	}
-	if p, err := h.plugger(stray); err != nil || p != guest.Plugger(h.strays) {
+	if p, err := h.plugger(bare); err != nil || p != guest.Plugger(h.unmanaged) {
 		t.Errorf("%T, %v", p, err)
 	}
 }
 
 func TestStrayMemory(t *testing.T) {
-	if d := strayDomain(qmp.Guest{UUID: "u", Shm: 1 << 20}); d.Shm != 1<<20 {
+	if d := unmanagedDomain(qmp.Guest{UUID: "u", Shm: 1 << 20}); d.Shm != 1<<20 {
 		t.Errorf("%+v", d)
 	}
 }

@@ -22,7 +22,7 @@ const (
 	maxDomainsTold = 128
 )
 
-// DomainSource is who knows domains of this host: hostd/virt, or qmp by way of strays. It is called concurrently.
+// DomainSource is who knows domains of this host: hostd/virt, or qmp by way of unmanaged. It is called concurrently.
 type DomainSource interface {
 	// Domains returns the picture of this moment; known is false as long as there is none.
 	Domains() (list []placement.Domain, known bool)

@@ -62,6 +62,7 @@ var reasons = []struct {
 	{qmp.ErrKept, api.NoGuestLink},
 	{hook.ErrOccupied, api.DestExists},
 	{hook.ErrNoSuchFile, api.NotFound},
+	{placement.ErrHides, api.DestExists},
 	{placement.ErrNoFile, api.NotFound},
 	{placement.ErrNoContent, api.NotFound},
 	{placement.ErrNoHost, api.NoSuchHost},

@@ -109,18 +109,22 @@ func TestFindingsOfAHost(t *testing.T) {
 		own  own
 		want []string
 	}{
-		"well":                    {well, nil},
-		"eviction is under way":   {with(func(o *own) { o.bytes, o.crowded = 95, time.Second }), nil},
-		"nothing more to evict":   {with(func(o *own) { o.bytes, o.crowded = 95, time.Hour }), []string{"warning disk-nearly-full hv1"}},
-		"others fill the disk":    {with(func(o *own) { o.free = 9 }), []string{"warning disk-nearly-full hv1"}},
-		"free space is not told":  {with(func(o *own) { o.free, o.reserve = 0, 0 }), nil},
-		"no room":                 {with(func(o *own) { o.noRoom, o.free = 2, 9 }), []string{"critical disk-nearly-full hv1"}},
-		"damage":                  {with(func(o *own) { o.damaged = []damage{{name: "a", chunks: 2, since: noon}} }), []string{"warning damaged-chunks a"}},
-		"damage beyond healing":   {with(func(o *own) { o.damaged = []damage{{name: "a", chunks: 1, lost: true}} }), []string{"critical damaged-chunks a"}},
-		"renewed in good time":    {with(func(o *own) { o.expires = noon.Add(month) }), nil},
-		"renewal fails early":     {with(func(o *own) { o.renewal = errors.New("read-only") }), []string{"warning certificate-expiring hv1"}},
-		"recovered apart":         {with(func(o *own) { o.trouble = []trouble{{raft.Trouble{Kind: raft.TroubleApart, Text: "two recoveries"}, "hv2"}} }), []string{"critical recovered-apart hv2"}},
-		"an old copy knocks":      {with(func(o *own) { o.trouble = []trouble{{raft.Trouble{Kind: raft.TroubleOldCopy, Text: "an old copy"}, "hv2"}} }), []string{"warning old-copy hv2"}},
+		"well":                   {well, nil},
+		"eviction is under way":  {with(func(o *own) { o.bytes, o.crowded = 95, time.Second }), nil},
+		"nothing more to evict":  {with(func(o *own) { o.bytes, o.crowded = 95, time.Hour }), []string{"warning disk-nearly-full hv1"}},
+		"others fill the disk":   {with(func(o *own) { o.free = 9 }), []string{"warning disk-nearly-full hv1"}},
+		"free space is not told": {with(func(o *own) { o.free, o.reserve = 0, 0 }), nil},
+		"no room":                {with(func(o *own) { o.noRoom, o.free = 2, 9 }), []string{"critical disk-nearly-full hv1"}},
+		"damage":                 {with(func(o *own) { o.damaged = []damage{{name: "a", chunks: 2, since: noon}} }), []string{"warning damaged-chunks a"}},
+		"damage beyond healing":  {with(func(o *own) { o.damaged = []damage{{name: "a", chunks: 1, lost: true}} }), []string{"critical damaged-chunks a"}},
+		"renewed in good time":   {with(func(o *own) { o.expires = noon.Add(month) }), nil},
+		"renewal fails early":    {with(func(o *own) { o.renewal = errors.New("read-only") }), []string{"warning certificate-expiring hv1"}},
+		"recovered apart": {with(func(o *own) {
+			o.trouble = []trouble{{raft.Trouble{Kind: raft.TroubleApart, Text: "two recoveries"}, "hv2"}}
+		}), []string{"critical recovered-apart hv2"}},
+		"an old copy knocks": {with(func(o *own) {
+			o.trouble = []trouble{{raft.Trouble{Kind: raft.TroubleOldCopy, Text: "an old copy"}, "hv2"}}
+		}), []string{"warning old-copy hv2"}},
 		"expires in some weeks":   {with(func(o *own) { o.expires = noon.Add(month - 1) }), []string{"warning certificate-expiring hv1"}},
 		"expires in some days":    {with(func(o *own) { o.expires = noon.Add(6 * 24 * time.Hour) }), []string{"critical certificate-expiring hv1"}},
 		"expired, renewal failed": {with(func(o *own) { o.expires, o.renewal = noon.Add(-1), errors.New("x") }), []string{"critical certificate-expiring hv1"}},

@@ -64,29 +64,29 @@ type Host struct {
 	advertise string
 	founding  bool // this host makes the cluster, and has not yet entered that in the catalogue
 
-	registry *prometheus.Registry
-	port     net.Listener // mux's, once that is there
-	mux      *link.Mux
-	ports    server.Listeners
-	wire     net.Listener
-	node     *raft.Node
-	members  atomic.Pointer[raft.Node] // node, for handshakes that begin before it is open
-	store    *store.Store
-	swarm    *swarm.Swarm
-	fetches  *fetches
-	keeper   *keeper.Keeper
-	facts    *facts
-	hook     *hook.Hook
-	seen     DomainSource  // nil: libvirt is to be asked
-	libvirt  *virt.Watcher // nil: none is to be asked
-	strays   *strays       // nil: none are looked for
-	domains  *domains
-	guests   *guest.Server
-	shm      linkMemory // guests, but in tests
-	cache    *cacheMetrics
-	health   *health
-	peers    *peers
-	ready    func() // called once the API answers
+	registry  *prometheus.Registry
+	port      net.Listener // mux's, once that is there
+	mux       *link.Mux
+	ports     server.Listeners
+	wire      net.Listener
+	node      *raft.Node
+	members   atomic.Pointer[raft.Node] // node, for handshakes that begin before it is open
+	store     *store.Store
+	swarm     *swarm.Swarm
+	fetches   *fetches
+	keeper    *keeper.Keeper
+	facts     *facts
+	hook      *hook.Hook
+	seen      DomainSource  // nil: libvirt is to be asked
+	libvirt   *virt.Watcher // nil: none is to be asked
+	unmanaged *unmanaged    // nil: none are looked for
+	domains   *domains
+	guests    *guest.Server
+	shm       linkMemory // guests, but in tests
+	cache     *cacheMetrics
+	health    *health
+	peers     *peers
+	ready     func() // called once the API answers
 
 	setup sync.Mutex // held while the host founds a cluster or joins one after the start
 
@@ -232,7 +232,7 @@ func (h *Host) open() error {
 	h.facts.node, h.facts.store = h.node, h.store
 	h.fetches = newFetches(fetch.New(h.store, h.swarm, h.log.Named("fetch")))
 	h.keeper = keeper.New(keeper.Config{
-		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: h.fetches, Reporter: h.facts, Fetches: h.cfg.Fetches,
+		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: h.fetches, Reporter: h.facts, KeepStrays: h.cfg.KeepStrays, Fetches: h.cfg.Fetches,
 		Logger: h.log.Named("keeper"), Metrics: h.registry,
 	})
 	h.facts.told = h.keeper.Told
@@ -271,8 +271,8 @@ func (h *Host) openDomains(seen DomainSource) (err error) {
 		h.domains.sources[placement.ManagedByLibvirt] = h.libvirt
 	}
 	if len(h.cfg.QMP) > 0 {
-		h.strays = &strays{qmp.New(qmp.Config{Paths: h.cfg.QMP, Host: string(h.self), Logger: h.log.Named("qmp")}), time.Now()}
-		h.domains.sources[placement.ManagedByQMP] = h.strays
+		h.unmanaged = &unmanaged{qmp.New(qmp.Config{Paths: h.cfg.QMP, Host: string(h.self), Logger: h.log.Named("qmp")}), time.Now()}
+		h.domains.sources[placement.ManagedByQMP] = h.unmanaged
 	}
 	return nil
 }
@@ -303,9 +303,9 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.libvirt != nil {
 		group.Go(func() error { return h.libvirt.Run(ctx) })
 	}
-	if h.strays != nil {
-		group.Go(func() error { h.strays.Run(ctx); return nil })
-		defer time.AfterFunc(strayPatience+time.Millisecond, h.domains.touch).Stop() // now it is known who is gone
+	if h.unmanaged != nil {
+		group.Go(func() error { h.unmanaged.Run(ctx); return nil })
+		defer time.AfterFunc(unmanagedPatience+time.Millisecond, h.domains.touch).Stop() // now it is known who is gone
 	}
 	group.Go(func() error { h.introduce(ctx); return nil })
 	group.Go(func() error { h.followSettings(ctx); return nil })

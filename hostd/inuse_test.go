@@ -83,19 +83,19 @@ func (s seen) Changed() <-chan struct{}            { return nil }
 
 // TestPicture: of a domain that both see libvirt's word counts, and of who knows nothing yet nothing is concluded.
 func TestPicture(t *testing.T) {
-	stray := strayDomain(qmp.Guest{UUID: "00000001-0000-4000-8000-000000000000", Name: "vm", Status: "paused", Disks: []qmp.Disk{
+	bare := unmanagedDomain(qmp.Guest{UUID: "00000001-0000-4000-8000-000000000000", Name: "vm", Status: "paused", Disks: []qmp.Disk{
 		{Target: "vda", Chain: []string{"/a.qcow2", "nbd://x", "/b.raw"}}, {Target: "net", Chain: []string{"nbd://y"}},
 	}})
-	if err := stray.Validate(); err != nil || stray.State != placement.DomainPaused || len(stray.Disks) != 1 || !slices.Equal(stray.Disks[0].Chain, []string{"/a.qcow2", "/b.raw"}) {
-		t.Errorf("a stray becomes %+v: %v", stray, err)
+	if err := bare.Validate(); err != nil || bare.State != placement.DomainPaused || len(bare.Disks) != 1 || !slices.Equal(bare.Disks[0].Chain, []string{"/a.qcow2", "/b.raw"}) {
+		t.Errorf("a QEMU becomes %+v: %v", bare, err)
 	}
-	managed := stray
+	managed := bare
 	managed.Manager, managed.State = placement.ManagedByLibvirt, placement.DomainRunning
 	d := &domains{sources: map[string]DomainSource{
-		placement.ManagedByQMP: seen{[]placement.Domain{stray}, true}, placement.ManagedByLibvirt: seen{[]placement.Domain{managed}, true},
+		placement.ManagedByQMP: seen{[]placement.Domain{bare}, true}, placement.ManagedByLibvirt: seen{[]placement.Domain{managed}, true},
 	}}
-	if list, _ := d.picture(); list[stray.UUID].Manager != placement.ManagedByLibvirt {
-		t.Errorf("shown as %+v", list[stray.UUID])
+	if list, _ := d.picture(); list[bare.UUID].Manager != placement.ManagedByLibvirt {
+		t.Errorf("shown as %+v", list[bare.UUID])
 	}
 	d.sources[placement.ManagedByLibvirt] = seen{nil, false}
 	if list, known := d.picture(); known[placement.ManagedByLibvirt] || !known[placement.ManagedByQMP] || len(list) != 1 {
@@ -105,7 +105,7 @@ func TestPicture(t *testing.T) {
 	if _, known := d.picture(); !known[placement.ManagedByLibvirt] {
 		t.Error("what a host said of libvirt's domains stays although it has none any more")
 	}
-	if _, known := (&strays{qmp.New(qmp.Config{}), time.Now()}).Domains(); known {
-		t.Error("strays are known before they were looked for")
+	if _, known := (&unmanaged{qmp.New(qmp.Config{}), time.Now()}).Domains(); known {
+		t.Error("the unmanaged are known before they were looked for")
 	}
 }

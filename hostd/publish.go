@@ -52,6 +52,7 @@ func (h *Host) publishFile(ctx context.Context, cmd *placement.Publish, file *st
 	if err != nil {
 		return err
 	}
+	h.keeper.Remember(file)
 	result := &v1.PublishResult{
 		Name: cmd.Name, Id: cmd.ID.String(), Size: uint64(m.Size()), DataBytes: uint64(m.DataBytes()), Index: done.Index,
 	}

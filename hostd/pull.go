@@ -33,6 +33,7 @@ func (h *Host) Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.Pull
 	if err != nil {
 		return Explain(err, req.GetName())
 	}
+	h.keeper.Remember(file)
 	if err := h.store.MakeRoom(ctx, file.Manifest().DataBytes()-file.HeldBytes()); err != nil {
 		return Explain(err, req.GetName())
 	}

@@ -19,6 +19,7 @@ type Command struct {
 	RemoveHost   *RemoveHost   `json:"remove_host,omitempty"`
 	CreateToken  *CreateToken  `json:"create_token,omitempty"`
 	Publish      *Publish      `json:"publish,omitempty"`
+	Adopt        *Adopt        `json:"adopt,omitempty"`
 	RemoveFile   *RemoveFile   `json:"remove_file,omitempty"`
 	Distribute   *Distribute   `json:"distribute,omitempty"`
 	Unpin        *Unpin        `json:"unpin,omitempty"`
@@ -114,6 +115,29 @@ type Publish struct {
 	At        int64          `json:"at"` // unix seconds, chosen once, not per attempt
 }
 
+// Adopt adds a version of a name that an earlier catalogue had. Unlike Publish it makes nobody a holder (the hosts that
+// hold a part report it once the catalogue names the content), its publisher need not be a member, and the version takes
+// its place among the others by the time of its publication. Rank says whether that may be the place of the newest.
+//
+// Idempotent: a name that has a version with this content, as its newest or published no earlier, is left as it is.
+type Adopt struct {
+	Publish
+	Rank Rank `json:"rank,omitempty"`
+}
+
+// Rank says what happens to a version that is entered late and is, by its time, newer than all others of its name.
+type Rank string
+
+const (
+	// RankCareful: it is refused with ErrHides if the newest was published in this cluster, by a host that is or was a
+	// member. If that one comes from an earlier catalogue as well, it becomes the newest.
+	RankCareful Rank = ""
+	// RankOlder: as RankCareful, but instead of being refused it becomes the one before the newest.
+	RankOlder Rank = "older"
+	// RankByTime: it becomes the newest.
+	RankByTime Rank = "time"
+)
+
 // RemoveFile removes one version of a name, or with a zero ID the name with all versions. A content to which no
 // version refers any more disappears, and hosts then drop their data.
 //
@@ -183,6 +207,7 @@ func (c Command) Kind() string {
 		{"remove_host", c.RemoveHost != nil},
 		{"create_token", c.CreateToken != nil},
 		{"publish", c.Publish != nil},
+		{"adopt", c.Adopt != nil},
 		{"remove_file", c.RemoveFile != nil},
 		{"distribute", c.Distribute != nil},
 		{"unpin", c.Unpin != nil},

@@ -133,6 +133,7 @@ func sample() []Command {
 		{RemoveHost: &RemoveHost{ID: hostID(1)}},
 		{CreateToken: &CreateToken{ID: tokenID(1), Hash: strings.Repeat("ab", 32), Expires: 9, Now: 5}},
 		publishing("images/a b", 1, 3, 2, 1),
+		{Adopt: &Adopt{Publish: *publishing("images/a b", 1, 3, 2, 9).Publish, Rank: RankOlder}},
 		{RemoveFile: &RemoveFile{Name: "a"}},
 		{RemoveFile: &RemoveFile{Name: "a", ID: digest(1)}},
 		{Distribute: &Distribute{Name: "a", All: true}},

@@ -29,6 +29,7 @@ var (
 	ErrTooMany         = errors.New("catalogue limit reached")
 	ErrOutcomeUnknown  = errors.New("too old to tell whether it was carried out")
 	ErrLaterLife       = errors.New("a later start of this host is known")
+	ErrHides           = errors.New("it would hide the newest version")
 	ErrContentConflict = errors.New("content does not match what the catalogue knows of it")
 )
 
@@ -55,6 +56,7 @@ var codes = map[string]error{
 	"too_many":         ErrTooMany,
 	"outcome_unknown":  ErrOutcomeUnknown,
 	"later_life":       ErrLaterLife,
+	"hides":            ErrHides,
 	"content_conflict": ErrContentConflict,
 }
 

@@ -17,12 +17,9 @@ func (s *State) publish(index uint64, c *Publish) (bool, error) {
 	if v.Guests == "" {
 		v.Guests = "none"
 	}
-	rec := s.contents[c.ID]
-	if rec == nil {
-		rec = &contentRecord{id: c.ID, size: c.Size, dataBytes: c.DataBytes, chunkSize: c.ChunkSize, shards: shardsOf(c.Size)}
-	} else if rec.size != c.Size || rec.dataBytes != c.DataBytes || rec.chunkSize != c.ChunkSize {
-		return false, fmt.Errorf("publish %q: %s is known with %d bytes, %d of data, in chunks of %d: %w",
-			c.Name, c.ID.Short(), rec.size, rec.dataBytes, rec.chunkSize, ErrContentConflict)
+	rec, err := s.contentOf(c)
+	if err != nil {
+		return false, fmt.Errorf("publish %q: %w", c.Name, err)
 	}
 	versions, changed, err := s.withVersion(c.Name, v)
 	if err != nil {
@@ -39,6 +36,19 @@ func (s *State) publish(index uint64, c *Publish) (bool, error) {
 	n.replicas = s.replicasOf(n)
 	s.putContent(index, n)
 	return true, nil
+}
+
+// contentOf returns the record of a command's content, a new one that is not stored yet if there is none.
+func (s *State) contentOf(c *Publish) (*contentRecord, error) {
+	rec := s.contents[c.ID]
+	if rec == nil {
+		return &contentRecord{id: c.ID, size: c.Size, dataBytes: c.DataBytes, chunkSize: c.ChunkSize, shards: shardsOf(c.Size)}, nil
+	}
+	if rec.size != c.Size || rec.dataBytes != c.DataBytes || rec.chunkSize != c.ChunkSize {
+		return nil, fmt.Errorf("%s is known with %d bytes, %d of data, in chunks of %d: %w",
+			c.ID.Short(), rec.size, rec.dataBytes, rec.chunkSize, ErrContentConflict)
+	}
+	return rec, nil
 }
 
 // withVersion returns the versions of a name after a publish, and whether they differ from before.

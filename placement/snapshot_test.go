@@ -44,7 +44,7 @@ func drawPlain(t *rapid.T) Command {
 		}
 		return digest(n("content", 1, 4))
 	}
-	switch n("kind", 0, 15) {
+	switch n("kind", 0, 17) {
 	case 0:
 		i := n("new host", 1, 5)
 		h := hostNumbered(i)
@@ -92,6 +92,11 @@ func drawPlain(t *rapid.T) Command {
 			u.Tags = drawTags(t)
 		}
 		return Command{Unpin: u}
+	case 16, 17:
+		i := n("content", 1, 4)
+		c := &Adopt{Publish: *publishing(name(), i, i, n("replicas", 0, 3), n("publisher", 1, 9)).Publish}
+		c.At, c.Rank = int64(n("at", 0, 4)), rapid.SampledFrom([]Rank{RankCareful, RankByTime, RankOlder}).Draw(t, "rank")
+		return Command{Adopt: c}
 	case 11, 12, 13:
 		return Command{ReportDomains: drawDomains(t, host())}
 	}

@@ -131,6 +131,8 @@ func (s *State) carryOut(index uint64, c Command) (r Result, err error) {
 		r.Changed, err = s.createToken(c.CreateToken)
 	case c.Publish != nil:
 		r.Changed, err = s.publish(index, c.Publish)
+	case c.Adopt != nil:
+		r.Changed, err = s.adopt(index, c.Adopt)
 	case c.RemoveFile != nil:
 		r.Changed, err = s.removeFile(index, c.RemoveFile)
 	case c.Distribute != nil:

@@ -26,6 +26,8 @@ func (c Command) Validate() error {
 		return c.CreateToken.validate()
 	case c.Publish != nil:
 		return c.Publish.validate()
+	case c.Adopt != nil:
+		return c.Adopt.validate()
 	case c.Distribute != nil:
 		return validateTargets("distribute", c.Distribute.Name, c.Distribute.All, c.Distribute.Hosts, c.Distribute.Tags)
 	case c.Unpin != nil:

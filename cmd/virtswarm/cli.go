@@ -53,8 +53,9 @@ Exit codes say what went wrong, --json makes output for programs; docs/operation
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON: one object, or one line for each event")
 	root.AddGroup(&cobra.Group{ID: groupFiles, Title: "Files:"}, &cobra.Group{ID: groupCluster, Title: "Cluster:"})
 	for _, verb := range []func(*cli) *cobra.Command{
-		newPublish, newPull, newDistribute, newUnpin, newLs, newShow, newRm, newVerify, newScrub,
-		newHosts, newHost, newStatus, newHealth, newInit, newJoin, newToken, newDrain, newUndrain, newLeave, newGuests, newGuest, newHook,
+		newPublish, newPull, newDistribute, newUnpin, newLs, newShow, newRm, newStrays, newAdopt, newVerify, newScrub,
+		newHosts, newHost, newStatus, newHealth, newInit, newJoin, newToken, newDrain, newUndrain, newLeave, newCatalogue,
+		newGuests, newGuest, newHook,
 	} {
 		cmd := verb(c)
 		for _, sub := range append(cmd.Commands(), cmd) {

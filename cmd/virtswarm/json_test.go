@@ -22,6 +22,7 @@ func TestManualShowsJSON(t *testing.T) {
 		"error": errorShape{}, "publish": publishShape{}, "pull": pullShape{}, "distribute": distributeShape{}, "ls": lsShape{},
 		"show": showShape{}, "rm": rmShape{}, "hosts": hostsShape{}, "status": statusShape{}, "verify": checkShape{},
 		"token": tokenShape{}, "leave": leaveShape{}, "drain": drainShape{}, "undrain": undrainShape{}, "unpin": unpinShape{},
+		"strays": straysShape{}, "adopt": adoptShape{}, "cataloguesave": saveShape{}, "cataloguerestore": restoreShape{},
 		"hostshow": showHostShape{}, "hostset": setHostShape{}, "health": healthShape{}, "setup": setupShape{},
 	}
 	for _, block := range regexp.MustCompile("(?ms)^```json ([a-z]+)\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -34,6 +35,7 @@ func TestScripts(t *testing.T) {
 			env.Defer(stop)
 			env.Values[clusterKey{}] = cluster
 			addGuests(cluster)
+			addStrays(cluster)
 			env.Setenv(api.SocketVariable, socket)
 			env.Setenv("TZ", "UTC")
 			// A program built with -race waits a second at its end for reports of others.
@@ -68,6 +70,18 @@ func addGuests(cluster *servertest.Host) {
 		Vcpus: 2, Memory: 1 << 30, Cid: 42, Migration: "out", Tags: []string{"blue", "web"}, Others: []string{"gamma"},
 		Disks: []*v1.GuestDisk{{Target: "vda", Chain: []string{"/i/web.qcow2", "/i/base.raw"}}},
 	})
+}
+
+// addStrays puts the strays of strays.txtar into stores.
+func addStrays(cluster *servertest.Host) {
+	at := time.Date(2026, 5, 4, 3, 2, 0, 0, time.UTC)
+	for i, names := range [][]string{{"images/x", "x"}, {}, {"images/part"}} {
+		cluster.AddStray(&v1.Stray{
+			HostId: "0c9a", Host: []string{"alpha", "alpha", "beta"}[i], Id: fmt.Sprintf("b3:%064x", i+1), Size: 128 << 20, DataBytes: 1 << 20,
+			Shards: 2, HeldShards: []uint32{2, 2, 1}[i], HeldBytes: 1 << 20, Names: names, Cluster: []string{"5f1c", "", "5f1c"}[i],
+			Since: at.Unix(), Until: at.Add(7 * 24 * time.Hour).Unix(),
+		})
+	}
 }
 
 type clusterKey struct{}

@@ -1,11 +1,9 @@
 package keeper
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/store"
@@ -123,27 +121,44 @@ func (e *evictor) gather(asks []ask) []ask {
 	}
 }
 
+// shortage is how many bytes a round is to free.
+type shortage struct {
+	// must is what somebody asks for, or what is over the quota: for that strays go, before all else.
+	must int64
+	// want, at least must, reaches down to the low watermark: for the rest of it only what is safe elsewhere goes.
+	want int64
+}
+
+// wanted says how much room the asks need, and the watermarks.
+func (e *evictor) wanted(asks []ask) (r shortage) {
+	u := e.keeper.cfg.Store.Usage()
+	have := u.Bytes + u.Arriving
+	if u.Quota > 0 {
+		r.must = have - u.Quota
+	}
+	if len(asks) > 0 {
+		r.must = have - u.Budget
+	}
+	for _, a := range asks {
+		r.must += a.need
+	}
+	r.want = max(u.Excess(), r.must)
+	return r
+}
+
 // serve evicts what the asks need, or down to the low watermark if that is more.
 func (e *evictor) serve(ctx context.Context, asks []ask) error {
-	u := e.keeper.cfg.Store.Usage()
-	need := u.Bytes + u.Arriving - u.Budget
-	for _, a := range asks {
-		need += a.need
-	}
-	want := u.Excess()
-	if len(asks) > 0 {
-		want = max(want, need)
-	}
-	if want <= 0 {
+	r := e.wanted(asks)
+	if r.want <= 0 {
 		e.keeper.roomAgain()
 		return nil
 	}
 	if since := time.Since(e.barren); since < barrenTime {
 		return e.why
 	}
-	freed, err := e.evict(ctx, want)
+	freed, err := e.evict(ctx, r)
 	if freed > 0 {
-		e.keeper.log.Info("evicted what was used least recently", "bytes", freed, "wanted", want)
+		e.keeper.log.Info("evicted what was used least recently", "bytes", freed, "wanted", r.want)
 		e.keeper.roomAgain()
 		return nil
 	}
@@ -154,28 +169,30 @@ func (e *evictor) serve(ctx context.Context, asks []ask) error {
 	return err
 }
 
-// victim is a file of which shards are to go.
-type victim struct {
-	file   *store.File
-	shards content.Bits
-	bytes  int64
-}
-
-// evict frees want bytes if it can, and says how many it has freed. See the package's comment for the order of its
-// steps.
-func (e *evictor) evict(ctx context.Context, want int64) (freed int64, err error) {
+// evict frees as much as is wanted if it can, strays first, and says how much it has freed.
+func (e *evictor) evict(ctx context.Context, r shortage) (freed int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, roomPatience)
 	defer cancel()
+	freed, err = e.evictThose(ctx, r.must, e.keeper.mayGo)
+	if err != nil || freed >= r.want {
+		return freed, err
+	}
+	more, err := e.evictThose(ctx, r.want-freed, e.keeper.evictable)
+	return freed + more, err
+}
+
+// evictThose frees want bytes, if it can, of the shards that may go. See the package's comment for the order of its steps.
+func (e *evictor) evictThose(ctx context.Context, want int64, may shardsOf) (freed int64, err error) {
 	spared := map[content.Digest]bool{}
 	for freed < want {
 		if err := e.keeper.cfg.Catalogue.ReadIndex(ctx); err != nil {
 			return freed, fmt.Errorf("what may be evicted cannot be known: %w", err)
 		}
-		batch := e.choose(want-freed, spared)
+		batch := e.choose(want-freed, spared, may)
 		if len(batch) == 0 {
 			return freed, nil
 		}
-		n, err := e.evictBatch(ctx, batch)
+		n, err := e.evictBatch(ctx, batch, may)
 		freed += n
 		if err != nil {
 			return freed, err
@@ -187,65 +204,8 @@ func (e *evictor) evict(ctx context.Context, want int64) (freed int64, err error
 	return freed, nil
 }
 
-// choose finds what to evict, the longest unused first, and withdraws it: from now on Told does not name it.
-func (e *evictor) choose(want int64, spared map[content.Digest]bool) []victim {
-	k := e.keeper
-	files := k.cfg.Store.List()
-	slices.SortStableFunc(files, func(a, b *store.File) int { return cmp.Compare(a.LastUse().UnixNano(), b.LastUse().UnixNano()) })
-	var batch []victim
-	for _, f := range files {
-		if want <= 0 || len(batch) == maxBatch {
-			break
-		}
-		if spared[f.ID()] || f.HeldBytes() == 0 {
-			continue
-		}
-		if v, ok := k.withdraw(f, want); ok {
-			batch = append(batch, v)
-			want -= v.bytes
-		}
-	}
-	return batch
-}
-
-// withdraw picks shards of a file to evict, want bytes or what there is.
-func (k *Keeper) withdraw(f *store.File, want int64) (victim, bool) {
-	id, m, have := f.ID(), f.Manifest(), f.Have()
-	v := victim{file: f, shards: content.NewBits(m.Shards())}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.pins[id] != nil || k.running[id] != nil || f.InUse() {
-		return v, false
-	}
-	can := k.evictable(id, m.Shards())
-	for s, ok := can.NextSet(0); ok && v.bytes < want; s, ok = can.NextSet(s + 1) {
-		if n := heldBytes(m, have, s); n > 0 {
-			v.shards.Set(s)
-			v.bytes += n
-		}
-	}
-	if v.bytes == 0 {
-		return v, false
-	}
-	k.withdrawn[id] = v.shards
-	return v, true
-}
-
-// evictable returns the shards of a content that this host need not hold and that are safe on their homes. A content
-// that the catalogue does not know, or not yet, is not the evictor's business.
-func (k *Keeper) evictable(id content.Digest, shards int) content.Bits {
-	var can content.Bits
-	k.cfg.Catalogue.View(func(s *placement.State) {
-		can = content.NewBits(shards)
-		if c, ok := s.Content(id); ok && c.Shards >= shards { // an empty file has a shard in the catalogue
-			can = s.SafeWithout(k.cfg.Self, id).Bits(shards)
-		}
-	})
-	return can
-}
-
 // evictBatch drops what was withdrawn and says how many bytes that has freed.
-func (e *evictor) evictBatch(ctx context.Context, batch []victim) (freed int64, err error) {
+func (e *evictor) evictBatch(ctx context.Context, batch []victim, may shardsOf) (freed int64, err error) {
 	k := e.keeper
 	ids := make([]content.Digest, len(batch))
 	for i, v := range batch {
@@ -259,7 +219,7 @@ func (e *evictor) evictBatch(ctx context.Context, batch []victim) (freed int64, 
 		return 0, fmt.Errorf("what may be evicted cannot be known: %w", err)
 	}
 	for _, v := range batch {
-		n, err := e.drop(ctx, v)
+		n, err := e.drop(ctx, v, may)
 		freed += n
 		if err != nil {
 			k.log.Debug("a file is spared", "id", v.file.ID(), "why", err)
@@ -269,9 +229,11 @@ func (e *evictor) evictBatch(ctx context.Context, batch []victim) (freed int64, 
 }
 
 // drop drops what is still safe elsewhere of what was withdrawn.
-func (e *evictor) drop(ctx context.Context, v victim) (int64, error) {
+func (e *evictor) drop(ctx context.Context, v victim, may shardsOf) (int64, error) {
 	k, m, before := e.keeper, v.file.Manifest(), v.file.HeldBytes()
-	safe := k.evictable(v.file.ID(), m.Shards())
+	k.mu.Lock()
+	safe := may(v.file.ID(), m.Shards())
+	k.mu.Unlock()
 	safe.And(v.shards)
 	err := v.file.Drop(ctx, placement.ShardsIn(safe).Chunks(m))
 	freed := max(0, before-v.file.HeldBytes())
@@ -319,24 +281,4 @@ func (e *evictor) forgetEmpty() {
 		}
 		k.mu.Unlock()
 	}
-}
-
-// heldBytes returns the bytes of data of a shard that are in a set of chunks.
-func heldBytes(m *content.Manifest, have content.Bits, shard int) (n int64) {
-	lo, hi := m.ShardChunks(shard)
-	for i, ok := have.NextSet(lo); ok && i < hi; i, ok = have.NextSet(i + 1) {
-		if !m.IsHole(i) {
-			n += int64(m.ChunkLen(i))
-		}
-	}
-	return n
-}
-
-// lackingBytes returns the bytes of data of a shard that are not in a set of chunks. Holes are in every set.
-func lackingBytes(m *content.Manifest, have content.Bits, shard int) (n int64) {
-	lo, hi := m.ShardChunks(shard)
-	for i, ok := have.NextClear(lo); ok && i < hi; i, ok = have.NextClear(i + 1) {
-		n += int64(m.ChunkLen(i))
-	}
-	return n
 }

@@ -184,6 +184,7 @@ func (k *Keeper) fetch(ctx context.Context, id content.Digest, j *job, must plac
 	if err != nil {
 		return err
 	}
+	k.Remember(f) // before anybody counts on what is here
 	lack, start := missing(f, must), time.Now()
 	lack, full := k.fitting(ctx, f, lack)
 	if !lack.Empty() {

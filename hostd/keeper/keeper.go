@@ -1,11 +1,13 @@
 // Package keeper makes this host hold what the catalogue says it must: the shards it is a home of, and the whole of
-// what it was told to hold. It drops what no name refers to any more, and when the store is crowded it evicts, the least
+// what it was told to hold. It drops what an operator has removed, and when the store is crowded it evicts, the least
 // recently used first, what others hold safely. It reads the catalogue and never writes it: what this disk holds is its
 // owner's to tell.
 //
-// It promises never to drop a content that the catalogue may still refer to: what an earlier run of the daemon left
-// behind is dropped only after asking for the catalogue's newest state, and a content that is pinned, by a
-// publication on its way to the catalogue, stays.
+// It promises to drop nothing only because the catalogue does not know it. A content is dropped at once if the catalogue
+// named it in this run and, by its newest state, does not any more, or if it is left of a publication of this run that
+// failed. Any other that the catalogue's newest state does not name is a stray: the catalogue may be new, or older than
+// the content. A stray is kept for Config.KeepStrays, also over restarts, and goes earlier only for room that somebody
+// asks for. A content that is pinned, by a publication on its way to the catalogue, stays in any case.
 //
 // And it promises that no eviction takes a copy that anybody counts on. The danger is not the copy that is surplus now,
 // but the one that becomes a counted one while it goes: another host dies, this one becomes a home, and a third, which
@@ -71,6 +73,8 @@ type Config struct {
 	Store     *store.Store
 	Fetch     Fetcher
 	Reporter  Reporter
+	// KeepStrays is how long a content is kept that no catalogue names; 0 means DefaultKeepStrays.
+	KeepStrays time.Duration
 	// Fetches is how many files are fetched at once because somebody waits for them; repairs come on top, half as many.
 	Fetches int
 	Logger  hclog.Logger
@@ -87,17 +91,26 @@ type Keeper struct {
 
 	evictor *evictor
 	evicted atomic.Int64 // bytes
+	began   time.Time
 
 	mu      sync.Mutex
 	pins    map[content.Digest]*pin
 	running map[content.Digest]*job
 	// withdrawn are the shards that are about to be evicted.
 	withdrawn map[content.Digest]content.Bits
-	// known are the contents that the catalogue named since Run began: once it does not any more, they may go.
-	known map[content.Digest]bool
-	// found are the contents that were in the store when Run began: they may go too, but this host's catalogue may
-	// be older than they are.
-	found map[content.Digest]bool
+	// known are the contents that the catalogue of this lineage named: once it does not any more, they go.
+	known   map[content.Digest]bool
+	lineage lineage
+	// found are the contents that were in the store at the beginning, until it is clear whether they are strays: this
+	// host's catalogue may be older than they are.
+	found  map[content.Digest]bool
+	strays map[content.Digest]*stray
+	// failed are the contents of publications of this run that have ended, until it is clear how.
+	failed map[content.Digest]bool
+	// settled is closed once found is decided on.
+	settled     chan struct{}
+	closeSettle func()
+	stampAfter  time.Time // the store is not stamped again before
 }
 
 // New makes a Keeper; Run starts it.
@@ -118,7 +131,18 @@ func New(cfg Config) *Keeper {
 		withdrawn: map[content.Digest]content.Bits{},
 		known:     map[content.Digest]bool{},
 		found:     map[content.Digest]bool{},
+		strays:    map[content.Digest]*stray{},
+		failed:    map[content.Digest]bool{},
+		began:     time.Now(),
 	}
+	if k.cfg.KeepStrays == 0 {
+		k.cfg.KeepStrays = DefaultKeepStrays
+	}
+	for _, f := range cfg.Store.List() { // nobody can publish yet
+		k.found[f.ID()] = true
+	}
+	k.settled = make(chan struct{})
+	k.closeSettle = sync.OnceFunc(func() { close(k.settled) })
 	k.evictor = newEvictor(k)
 	k.register()
 	cfg.Store.SetEvictor(k)
@@ -170,7 +194,9 @@ func (k *Keeper) Pin(id content.Digest) (unpin func()) {
 		if p.count--; p.count == 0 {
 			p.done()
 			delete(k.pins, id)
-			k.found[id] = true // if the publication failed, nothing else remembers it
+			if k.strays[id] == nil && !k.found[id] { // those were there before
+				k.failed[id] = true // if the publication failed, nothing else remembers it
+			}
 			k.Recheck()
 		}
 	})
@@ -188,19 +214,16 @@ func (k *Keeper) Recheck() {
 func (k *Keeper) Run(ctx context.Context) {
 	defer k.jobs.Wait()
 	k.jobs.Go(func() { k.evictor.run(ctx) })
-	k.mu.Lock()
-	for _, f := range k.cfg.Store.List() {
-		k.found[f.ID()] = true
-	}
-	k.mu.Unlock()
 	anyway := time.NewTicker(lookAnyway)
 	defer anyway.Stop()
 	seen := uint64(0) // the catalogue's index up to which contents were compared
 	for {
 		changed := k.cfg.Catalogue.Changed()
 		settled := time.After(settle)
-		seen = k.compare(ctx, seen)
-		k.dropFound(ctx)
+		var looked []content.Digest
+		seen, looked = k.compare(ctx, seen)
+		k.rememberAll(looked)
+		k.settle(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -209,6 +232,8 @@ func (k *Keeper) Run(ctx context.Context) {
 			seen = 0
 		case <-anyway.C:
 			seen = 0
+			k.noteStrays()
+		case <-time.After(k.nextDue()):
 		}
 		select {
 		case <-ctx.Done():
@@ -219,17 +244,20 @@ func (k *Keeper) Run(ctx context.Context) {
 }
 
 // compare looks at the contents that changed since an index, starts what is missing and drops what is gone. It
-// returns the index that it has seen.
-func (k *Keeper) compare(ctx context.Context, since uint64) uint64 {
+// returns the index that it has seen, and the contents that it has looked at.
+func (k *Keeper) compare(ctx context.Context, since uint64) (now uint64, looked []content.Digest) {
 	var duties []placement.Duty
 	var gone []content.Digest
-	var now uint64
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	replaced := false
 	k.cfg.Catalogue.View(func(s *placement.State) {
+		if line := lineageOf(s); line != k.lineage {
+			replaced, since, k.lineage = true, 0, line
+		}
 		now = s.Applied()
 		duties = s.Must(k.cfg.Self, since)
-		if !s.ChangedSince(since).Removed {
+		if !replaced && !s.ChangedSince(since).Removed {
 			return
 		}
 		for id := range k.known {
@@ -240,6 +268,8 @@ func (k *Keeper) compare(ctx context.Context, since uint64) uint64 {
 	})
 	for _, d := range duties {
 		k.known[d.ID] = true
+		delete(k.strays, d.ID)
+		looked = append(looked, d.ID)
 		if j := k.running[d.ID]; j != nil {
 			k.news(d.ID, j)
 		} else if k.lacks(d) {
@@ -247,9 +277,9 @@ func (k *Keeper) compare(ctx context.Context, since uint64) uint64 {
 		}
 	}
 	for _, id := range gone {
-		k.drop(id)
+		k.vanished(id, replaced)
 	}
-	return now
+	return now, looked
 }
 
 // lacks says whether a part of a duty is not durable on this disk.
@@ -272,54 +302,29 @@ func missing(f *store.File, must placement.ShardSet) placement.ShardSet {
 	return placement.ShardsIn(lack)
 }
 
-// dropFound drops what an earlier run or a failed publication left behind, once the catalogue's newest state does not
-// know it.
-func (k *Keeper) dropFound(ctx context.Context) {
-	k.mu.Lock()
-	waiting := len(k.found) > 0
-	k.mu.Unlock()
-	if !waiting {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, lastRetry)
-	defer cancel()
-	if k.cfg.Catalogue.ReadIndex(ctx) != nil {
-		return // no leader: they wait
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var gone []content.Digest
-	k.cfg.Catalogue.View(func(s *placement.State) {
-		for id := range k.found {
-			if _, ok := s.Content(id); !ok {
-				gone = append(gone, id)
-			}
-		}
-	})
-	clear(k.found) // what the catalogue knows is among known by now, or will be
-	for _, id := range gone {
-		if k.pins[id] == nil { // unpinning puts it back
-			k.drop(id)
-		}
-	}
-}
-
 // drop takes a content off this disk, unless it is pinned. It is called with mu held.
 func (k *Keeper) drop(id content.Digest) {
 	if k.pins[id] != nil {
 		return
 	}
-	delete(k.known, id)
-	if j := k.running[id]; j != nil {
-		j.cancel()
-		delete(k.running, id)
-	}
+	k.forget(id)
 	if _, ok := k.cfg.Store.Get(id); !ok {
+		delete(k.strays, id)
 		return
 	}
 	if err := k.cfg.Store.Remove(id); err != nil {
 		k.log.Warn("cannot drop a content that nothing refers to", "id", id, "error", err)
 		return
 	}
+	delete(k.strays, id)
 	k.log.Info("dropped a content that nothing refers to", "id", id)
+}
+
+// forget ends what was to be done for a content that the catalogue named. It is called with mu held.
+func (k *Keeper) forget(id content.Digest) {
+	delete(k.known, id)
+	if j := k.running[id]; j != nil {
+		j.cancel()
+		delete(k.running, id)
+	}
 }

@@ -81,6 +81,9 @@ func (k *Keeper) register() {
 	gauge("distribute_shards", "Shards that this host has to fetch because somebody waits for them.", func(p Progress) float64 { return float64(p.Distribute.Shards) })
 	gauge("distribute_bytes", "Data in them.", func(p Progress) float64 { return float64(p.Distribute.Bytes) })
 	gauge("no_room_files", "Files that this host must hold and has no room for.", func(p Progress) float64 { return float64(p.NoRoom) })
+	k.cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "virtswarm", Subsystem: "keeper", Name: "stray_bytes", Help: "Data of contents in the store that the catalogue does not name.",
+	}, func() float64 { return float64(k.StrayBytes()) }))
 	k.cfg.Metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: "virtswarm", Subsystem: "keeper", Name: "evicted_bytes_total", Help: "Data evicted to make room.",
 	}, func() float64 { return float64(k.evicted.Load()) }))

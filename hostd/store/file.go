@@ -22,6 +22,8 @@ type File struct {
 	used   atomic.Int64 // time of last use, in Unix nanoseconds
 	saved  int64        // of these, what is on the disk; the flusher's
 
+	noting sync.Mutex // held while the note is written
+
 	// flushing is held, by a value in it, by whoever syncs the data or writes the bitmap, so that both happen
 	// in one order. What follows it here is only theirs.
 	flushing chan struct{}
@@ -34,6 +36,7 @@ type File struct {
 	busy    content.Bits // chunks that are being written
 	missing int          // chunks not in have
 	held    int64        // data bytes in have
+	note    Note         // what is remembered of the content
 	users   int          // uses that have not ended
 	pinned  *handle      // kept open since the first write that is not synced
 	epoch   uint64       // counts failures to sync: what was written before one may be lost

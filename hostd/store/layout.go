@@ -28,6 +28,7 @@ type layout struct{ dir string }
 
 func (l layout) lock() string     { return filepath.Join(l.dir, "LOCK") }
 func (l layout) version() string  { return filepath.Join(l.dir, "VERSION") }
+func (l layout) stamp() string    { return filepath.Join(l.dir, "cluster") }
 func (l layout) incoming() string { return filepath.Join(l.dir, "incoming") }
 func (l layout) files() string    { return filepath.Join(l.dir, "files") }
 func (l layout) damaged() string  { return filepath.Join(l.dir, "damaged") }
@@ -41,6 +42,7 @@ func (l layout) fresh() string { return filepath.Join(l.incoming(), rand.Text())
 func manifestIn(dir string) string { return filepath.Join(dir, "manifest") }
 func bitmapIn(dir string) string   { return filepath.Join(dir, "bitmap") }
 func dataIn(dir string) string     { return filepath.Join(dir, "data") }
+func noteIn(dir string) string     { return filepath.Join(dir, "note") }
 
 // prepare makes the directory a store of this version, or finds that it is one, and takes its lock.
 func (l layout) prepare(f disk.FS) (io.Closer, error) {

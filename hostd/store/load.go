@@ -24,6 +24,7 @@ func (s *Store) load() error {
 			return unusable(d, err)
 		}
 	}
+	s.loadStamp()
 	leftovers, err := s.list(s.layout.incoming())
 	if err != nil {
 		return err
@@ -74,6 +75,7 @@ func (s *Store) loadFile(name string) error {
 	if err := errors.Join(f.restore(), f.loadUse()); err != nil {
 		return unusable(dir, err)
 	}
+	f.loadNote()
 	s.mu.Lock()
 	s.files[id] = f
 	s.mu.Unlock()

@@ -54,7 +54,10 @@ type Store struct {
 	ops     sync.WaitGroup // the operations in running
 	found   int64          // data bytes that were there at Open
 
+	stamping sync.Mutex // held while the stamp is written
+
 	mu      sync.Mutex // guards all below; never held during I/O
+	cluster string     // by the stamp
 	files   map[content.Digest]*File
 	latches map[content.Digest]chan struct{} // ids that are being added or removed; closed when done
 	closed  bool

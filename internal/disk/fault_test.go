@@ -246,3 +246,45 @@ func TestLocksEndWithTheProcess(t *testing.T) {
 		must(t, alive.Close())
 	}
 }
+
+// TestPowerOffAfterUnsyncedReplacements: a name that is replaced over and over, and never made durable, has one of its
+// contents afterwards or none; and what was replaced in a directory that is removed for good does not come back.
+func TestPowerOffAfterUnsyncedReplacements(t *testing.T) {
+	replace := func(f *Fault, dir, text string) {
+		t.Helper()
+		must(t, writeNew(f, filepath.Join(dir, "next"), []byte(text), 0o600))
+		must(t, f.Rename(filepath.Join(dir, "next"), filepath.Join(dir, "note")))
+	}
+	look := func(f FS, dir string) string {
+		p, err := ReadFile(f, filepath.Join(dir, "kept", "note"), 100)
+		if err != nil {
+			p = []byte("none")
+		}
+		left, err := f.ReadDir(dir)
+		must(t, err)
+		text := string(p)
+		for _, e := range left {
+			text += " " + e.Name()
+		}
+		return text
+	}
+	seen := losses(t, func(f *Fault, dir string) {
+		kept, gone := filepath.Join(dir, "kept"), filepath.Join(dir, "gone")
+		must(t, errors.Join(f.MkdirAll(kept, 0o700), f.MkdirAll(gone, 0o700), f.SyncDir(dir)))
+		for _, text := range []string{"one", "two", "three"} {
+			replace(f, kept, text)
+			replace(f, gone, text)
+		}
+		must(t, errors.Join(f.Rename(gone, filepath.Join(dir, "grave")), f.RemoveAll(filepath.Join(dir, "grave")), f.SyncDir(dir)))
+	}, look)
+	for state := range seen {
+		switch state {
+		case "none kept", "one kept", "two kept", "three kept":
+		default:
+			t.Errorf("found %q", state)
+		}
+	}
+	if len(seen) != 4 {
+		t.Errorf("seen: %v", seen)
+	}
+}

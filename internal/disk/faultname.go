@@ -35,6 +35,9 @@ func (f *Fault) rename(from, to string, do func(from, to string) error) error {
 		}
 		return err
 	}
+	if c.grave != "" {
+		f.moved(to, c.grave) // what was changed before is the file that lies there now
+	}
 	f.moved(from, to)
 	f.changed(c)
 	return nil
@@ -68,17 +71,29 @@ func (f *Fault) moved(from, to string) {
 
 // settle makes the changes in one directory durable.
 func (f *Fault) settle(dir string) error {
+	graves := f.forget(func(c *nameChange) bool { return filepath.Dir(c.path) == filepath.Clean(dir) })
 	var errs []error
+	for len(graves) > 0 {
+		grave := graves[0]
+		errs = append(errs, f.under.RemoveAll(grave))
+		// What was changed of what lay there cannot come back either.
+		graves = append(graves[1:], f.forget(func(c *nameChange) bool { return c.path == grave || strings.HasPrefix(c.path, grave+"/") })...)
+	}
+	return errors.Join(errs...)
+}
+
+// forget takes changes off the list of those that are not durable, and returns their graves.
+func (f *Fault) forget(which func(*nameChange) bool) (graves []string) {
 	f.names = slices.DeleteFunc(f.names, func(c *nameChange) bool {
-		if filepath.Dir(c.path) != filepath.Clean(dir) {
+		if !which(c) {
 			return false
 		}
 		if c.grave != "" {
-			errs = append(errs, f.under.RemoveAll(c.grave))
+			graves = append(graves, c.grave)
 		}
 		return true
 	})
-	return errors.Join(errs...)
+	return graves
 }
 
 // undo brings back the names from before c, which is the newest change left.
@@ -92,10 +107,11 @@ func (f *Fault) undo(c *nameChange) error {
 			return err
 		}
 		f.moved(c.path, c.from)
-		if c.grave != "" {
-			return f.under.Rename(c.grave, c.path)
+		if c.grave == "" {
+			return nil
 		}
-		return nil
+		f.moved(c.grave, c.path)
+		return f.under.Rename(c.grave, c.path)
 	}
 	err := f.under.RemoveAll(c.path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -42,6 +42,7 @@ type Host struct {
 	noLeader bool
 	held     map[string]*Hold
 	guests   []*v1.Guest
+	strays   []*v1.Stray
 }
 
 type member struct {

@@ -293,11 +293,284 @@ func (x *ProgressResponse) GetSources() uint32 {
 	return 0
 }
 
+type StraysHereRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keep them for some minutes, whatever their age: the caller is about to adopt them.
+	Hold bool `protobuf:"varint,1,opt,name=hold,proto3" json:"hold,omitempty"`
+	// Only those with an id after this one in byte order.
+	After         string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StraysHereRequest) Reset() {
+	*x = StraysHereRequest{}
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StraysHereRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StraysHereRequest) ProtoMessage() {}
+
+func (x *StraysHereRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StraysHereRequest.ProtoReflect.Descriptor instead.
+func (*StraysHereRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StraysHereRequest) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
+}
+
+func (x *StraysHereRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+type StraysHereResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ordered by id.
+	Strays []*StrayHere `protobuf:"bytes,1,rep,name=strays,proto3" json:"strays,omitempty"`
+	// There are further ones: ask again with after = the last id of this page.
+	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StraysHereResponse) Reset() {
+	*x = StraysHereResponse{}
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StraysHereResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StraysHereResponse) ProtoMessage() {}
+
+func (x *StraysHereResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StraysHereResponse.ProtoReflect.Descriptor instead.
+func (*StraysHereResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *StraysHereResponse) GetStrays() []*StrayHere {
+	if x != nil {
+		return x.Strays
+	}
+	return nil
+}
+
+func (x *StraysHereResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// StrayHere is a stray with all that is needed to adopt it.
+type StrayHere struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Stray     *Stray                 `protobuf:"bytes,1,opt,name=stray,proto3" json:"stray,omitempty"`
+	ChunkSize uint32                 `protobuf:"varint,2,opt,name=chunk_size,json=chunkSize,proto3" json:"chunk_size,omitempty"`
+	// The shards that the host holds whole, as ranges.
+	Held  string       `protobuf:"bytes,3,opt,name=held,proto3" json:"held,omitempty"`
+	Names []*StrayName `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
+	// Index of the catalogue that gave the names when it did.
+	Seen          uint64 `protobuf:"varint,5,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StrayHere) Reset() {
+	*x = StrayHere{}
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StrayHere) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StrayHere) ProtoMessage() {}
+
+func (x *StrayHere) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StrayHere.ProtoReflect.Descriptor instead.
+func (*StrayHere) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StrayHere) GetStray() *Stray {
+	if x != nil {
+		return x.Stray
+	}
+	return nil
+}
+
+func (x *StrayHere) GetChunkSize() uint32 {
+	if x != nil {
+		return x.ChunkSize
+	}
+	return 0
+}
+
+func (x *StrayHere) GetHeld() string {
+	if x != nil {
+		return x.Held
+	}
+	return ""
+}
+
+func (x *StrayHere) GetNames() []*StrayName {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *StrayHere) GetSeen() uint64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
+// StrayName is a name that a catalogue gave a stray, with what was ordered for it.
+type StrayName struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Replicas uint32                 `protobuf:"varint,2,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	Guests   string                 `protobuf:"bytes,3,opt,name=guests,proto3" json:"guests,omitempty"`
+	// Id of the host that published it, Unix seconds, and the index of that in the catalogue.
+	Publisher     string `protobuf:"bytes,4,opt,name=publisher,proto3" json:"publisher,omitempty"`
+	At            int64  `protobuf:"varint,5,opt,name=at,proto3" json:"at,omitempty"`
+	Index         uint64 `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StrayName) Reset() {
+	*x = StrayName{}
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StrayName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StrayName) ProtoMessage() {}
+
+func (x *StrayName) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StrayName.ProtoReflect.Descriptor instead.
+func (*StrayName) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *StrayName) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StrayName) GetReplicas() uint32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return 0
+}
+
+func (x *StrayName) GetGuests() string {
+	if x != nil {
+		return x.Guests
+	}
+	return ""
+}
+
+func (x *StrayName) GetPublisher() string {
+	if x != nil {
+		return x.Publisher
+	}
+	return ""
+}
+
+func (x *StrayName) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *StrayName) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 var File_virtswarm_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x1avirtswarm/v1/cluster.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\":\n" +
+	"\x1avirtswarm/v1/cluster.proto\x12\fvirtswarm.v1\x1a\x1avirtswarm/v1/control.proto\x1a\x18virtswarm/v1/types.proto\":\n" +
 	"\x0eForwardRequest\x12\x0e\n" +
 	"\x02op\x18\x01 \x01(\tR\x02op\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\")\n" +
@@ -315,11 +588,33 @@ const file_virtswarm_v1_cluster_proto_rawDesc = "" +
 	"totalBytes\x12\x1a\n" +
 	"\bfetching\x18\x04 \x01(\bR\bfetching\x12\x12\n" +
 	"\x04rate\x18\x05 \x01(\x01R\x04rate\x12\x18\n" +
-	"\asources\x18\x06 \x01(\rR\asources2\xdd\x01\n" +
+	"\asources\x18\x06 \x01(\rR\asources\"=\n" +
+	"\x11StraysHereRequest\x12\x12\n" +
+	"\x04hold\x18\x01 \x01(\bR\x04hold\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\tR\x05after\"Y\n" +
+	"\x12StraysHereResponse\x12/\n" +
+	"\x06strays\x18\x01 \x03(\v2\x17.virtswarm.v1.StrayHereR\x06strays\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xac\x01\n" +
+	"\tStrayHere\x12)\n" +
+	"\x05stray\x18\x01 \x01(\v2\x13.virtswarm.v1.StrayR\x05stray\x12\x1d\n" +
+	"\n" +
+	"chunk_size\x18\x02 \x01(\rR\tchunkSize\x12\x12\n" +
+	"\x04held\x18\x03 \x01(\tR\x04held\x12-\n" +
+	"\x05names\x18\x04 \x03(\v2\x17.virtswarm.v1.StrayNameR\x05names\x12\x12\n" +
+	"\x04seen\x18\x05 \x01(\x04R\x04seen\"\x97\x01\n" +
+	"\tStrayName\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\breplicas\x18\x02 \x01(\rR\breplicas\x12\x16\n" +
+	"\x06guests\x18\x03 \x01(\tR\x06guests\x12\x1c\n" +
+	"\tpublisher\x18\x04 \x01(\tR\tpublisher\x12\x0e\n" +
+	"\x02at\x18\x05 \x01(\x03R\x02at\x12\x14\n" +
+	"\x05index\x18\x06 \x01(\x04R\x05index2\xae\x02\n" +
 	"\aCluster\x12F\n" +
 	"\aForward\x12\x1c.virtswarm.v1.ForwardRequest\x1a\x1d.virtswarm.v1.ForwardResponse\x12I\n" +
 	"\bProgress\x12\x1d.virtswarm.v1.ProgressRequest\x1a\x1e.virtswarm.v1.ProgressResponse\x12?\n" +
-	"\x06Report\x12\x1b.virtswarm.v1.ReportRequest\x1a\x18.virtswarm.v1.HostReportBFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
+	"\x06Report\x12\x1b.virtswarm.v1.ReportRequest\x1a\x18.virtswarm.v1.HostReport\x12O\n" +
+	"\n" +
+	"StraysHere\x12\x1f.virtswarm.v1.StraysHereRequest\x1a .virtswarm.v1.StraysHereResponseBFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
 
 var (
 	file_virtswarm_v1_cluster_proto_rawDescOnce sync.Once
@@ -333,27 +628,37 @@ func file_virtswarm_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_virtswarm_v1_cluster_proto_rawDescData
 }
 
-var file_virtswarm_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_virtswarm_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_virtswarm_v1_cluster_proto_goTypes = []any{
-	(*ForwardRequest)(nil),   // 0: virtswarm.v1.ForwardRequest
-	(*ForwardResponse)(nil),  // 1: virtswarm.v1.ForwardResponse
-	(*ReportRequest)(nil),    // 2: virtswarm.v1.ReportRequest
-	(*ProgressRequest)(nil),  // 3: virtswarm.v1.ProgressRequest
-	(*ProgressResponse)(nil), // 4: virtswarm.v1.ProgressResponse
-	(*HostReport)(nil),       // 5: virtswarm.v1.HostReport
+	(*ForwardRequest)(nil),     // 0: virtswarm.v1.ForwardRequest
+	(*ForwardResponse)(nil),    // 1: virtswarm.v1.ForwardResponse
+	(*ReportRequest)(nil),      // 2: virtswarm.v1.ReportRequest
+	(*ProgressRequest)(nil),    // 3: virtswarm.v1.ProgressRequest
+	(*ProgressResponse)(nil),   // 4: virtswarm.v1.ProgressResponse
+	(*StraysHereRequest)(nil),  // 5: virtswarm.v1.StraysHereRequest
+	(*StraysHereResponse)(nil), // 6: virtswarm.v1.StraysHereResponse
+	(*StrayHere)(nil),          // 7: virtswarm.v1.StrayHere
+	(*StrayName)(nil),          // 8: virtswarm.v1.StrayName
+	(*Stray)(nil),              // 9: virtswarm.v1.Stray
+	(*HostReport)(nil),         // 10: virtswarm.v1.HostReport
 }
 var file_virtswarm_v1_cluster_proto_depIdxs = []int32{
-	0, // 0: virtswarm.v1.Cluster.Forward:input_type -> virtswarm.v1.ForwardRequest
-	3, // 1: virtswarm.v1.Cluster.Progress:input_type -> virtswarm.v1.ProgressRequest
-	2, // 2: virtswarm.v1.Cluster.Report:input_type -> virtswarm.v1.ReportRequest
-	1, // 3: virtswarm.v1.Cluster.Forward:output_type -> virtswarm.v1.ForwardResponse
-	4, // 4: virtswarm.v1.Cluster.Progress:output_type -> virtswarm.v1.ProgressResponse
-	5, // 5: virtswarm.v1.Cluster.Report:output_type -> virtswarm.v1.HostReport
-	3, // [3:6] is the sub-list for method output_type
-	0, // [0:3] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	7,  // 0: virtswarm.v1.StraysHereResponse.strays:type_name -> virtswarm.v1.StrayHere
+	9,  // 1: virtswarm.v1.StrayHere.stray:type_name -> virtswarm.v1.Stray
+	8,  // 2: virtswarm.v1.StrayHere.names:type_name -> virtswarm.v1.StrayName
+	0,  // 3: virtswarm.v1.Cluster.Forward:input_type -> virtswarm.v1.ForwardRequest
+	3,  // 4: virtswarm.v1.Cluster.Progress:input_type -> virtswarm.v1.ProgressRequest
+	2,  // 5: virtswarm.v1.Cluster.Report:input_type -> virtswarm.v1.ReportRequest
+	5,  // 6: virtswarm.v1.Cluster.StraysHere:input_type -> virtswarm.v1.StraysHereRequest
+	1,  // 7: virtswarm.v1.Cluster.Forward:output_type -> virtswarm.v1.ForwardResponse
+	4,  // 8: virtswarm.v1.Cluster.Progress:output_type -> virtswarm.v1.ProgressResponse
+	10, // 9: virtswarm.v1.Cluster.Report:output_type -> virtswarm.v1.HostReport
+	6,  // 10: virtswarm.v1.Cluster.StraysHere:output_type -> virtswarm.v1.StraysHereResponse
+	7,  // [7:11] is the sub-list for method output_type
+	3,  // [3:7] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_cluster_proto_init() }
@@ -361,6 +666,7 @@ func file_virtswarm_v1_cluster_proto_init() {
 	if File_virtswarm_v1_cluster_proto != nil {
 		return
 	}
+	file_virtswarm_v1_control_proto_init()
 	file_virtswarm_v1_types_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -368,7 +674,7 @@ func file_virtswarm_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_cluster_proto_rawDesc), len(file_virtswarm_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

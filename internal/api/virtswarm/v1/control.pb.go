@@ -3016,7 +3016,9 @@ type StraysResponse struct {
 	// Ordered by host, then name, then id.
 	Strays []*Stray `protobuf:"bytes,1,rep,name=strays,proto3" json:"strays,omitempty"`
 	// Hosts that did not answer.
-	Silent        []string `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"`
+	Silent []string `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"`
+	// Strays beyond those that an answer has room for.
+	LeftOut       uint64 `protobuf:"varint,3,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3063,6 +3065,13 @@ func (x *StraysResponse) GetSilent() []string {
 		return x.Silent
 	}
 	return nil
+}
+
+func (x *StraysResponse) GetLeftOut() uint64 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
 }
 
 type AdoptRequest struct {
@@ -3156,6 +3165,8 @@ type Adopted struct {
 	// Shards, and those of them that no host that answers has.
 	Shards        uint32 `protobuf:"varint,4,opt,name=shards,proto3" json:"shards,omitempty"`
 	MissingShards uint32 `protobuf:"varint,5,opt,name=missing_shards,json=missingShards,proto3" json:"missing_shards,omitempty"`
+	// Why it was refused, for the exit code.
+	Reason        Reason `protobuf:"varint,6,opt,name=reason,proto3,enum=virtswarm.v1.Reason" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3225,9 +3236,22 @@ func (x *Adopted) GetMissingShards() uint32 {
 	return 0
 }
 
+func (x *Adopted) GetReason() Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Reason_REASON_UNSPECIFIED
+}
+
 type AdoptResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Adopted       []*Adopted             `protobuf:"bytes,1,rep,name=adopted,proto3" json:"adopted,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ordered by name, the oldest version first.
+	Adopted []*Adopted `protobuf:"bytes,1,rep,name=adopted,proto3" json:"adopted,omitempty"`
+	// Hosts that did not answer.
+	Silent []string `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"`
+	// How many were entered and refused; more than are listed if the answer has no room for all.
+	Entered       uint32 `protobuf:"varint,3,opt,name=entered,proto3" json:"entered,omitempty"`
+	Refused       uint32 `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3267,6 +3291,27 @@ func (x *AdoptResponse) GetAdopted() []*Adopted {
 		return x.Adopted
 	}
 	return nil
+}
+
+func (x *AdoptResponse) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
+func (x *AdoptResponse) GetEntered() uint32 {
+	if x != nil {
+		return x.Entered
+	}
+	return 0
+}
+
+func (x *AdoptResponse) GetRefused() uint32 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
 }
 
 type SaveCatalogueRequest struct {
@@ -3419,9 +3464,14 @@ type RestoreCatalogueResponse struct {
 	Index     uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
 	Names     uint32 `protobuf:"varint,3,opt,name=names,proto3" json:"names,omitempty"`
 	Versions  uint32 `protobuf:"varint,4,opt,name=versions,proto3" json:"versions,omitempty"`
-	// Versions entered now; those that were there already; those refused.
+	// Versions entered now, or refused; those that were there already.
 	Entered []*Adopted `protobuf:"bytes,5,rep,name=entered,proto3" json:"entered,omitempty"`
 	Present uint32     `protobuf:"varint,6,opt,name=present,proto3" json:"present,omitempty"`
+	// How many were entered and refused; more than are listed if the answer has no room for all.
+	EnteredCount uint32 `protobuf:"varint,8,opt,name=entered_count,json=enteredCount,proto3" json:"entered_count,omitempty"`
+	RefusedCount uint32 `protobuf:"varint,9,opt,name=refused_count,json=refusedCount,proto3" json:"refused_count,omitempty"`
+	// Hosts that did not answer: what they hold is not known.
+	Silent []string `protobuf:"bytes,10,rep,name=silent,proto3" json:"silent,omitempty"`
 	// What a saved catalogue has and is not brought back, in words: hosts, domains, join tokens.
 	LeftOut       []string `protobuf:"bytes,7,rep,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3498,6 +3548,27 @@ func (x *RestoreCatalogueResponse) GetPresent() uint32 {
 		return x.Present
 	}
 	return 0
+}
+
+func (x *RestoreCatalogueResponse) GetEnteredCount() uint32 {
+	if x != nil {
+		return x.EnteredCount
+	}
+	return 0
+}
+
+func (x *RestoreCatalogueResponse) GetRefusedCount() uint32 {
+	if x != nil {
+		return x.RefusedCount
+	}
+	return 0
+}
+
+func (x *RestoreCatalogueResponse) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
 }
 
 func (x *RestoreCatalogueResponse) GetLeftOut() []string {
@@ -4524,32 +4595,37 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x05since\x18\v \x01(\x03R\x05since\x12\x14\n" +
 	"\x05until\x18\f \x01(\x03R\x05until\"!\n" +
 	"\rStraysRequest\x12\x10\n" +
-	"\x03all\x18\x01 \x01(\bR\x03all\"U\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\"p\n" +
 	"\x0eStraysResponse\x12+\n" +
 	"\x06strays\x18\x01 \x03(\v2\x13.virtswarm.v1.StrayR\x06strays\x12\x16\n" +
-	"\x06silent\x18\x02 \x03(\tR\x06silent\"\x8a\x01\n" +
+	"\x06silent\x18\x02 \x03(\tR\x06silent\x12\x19\n" +
+	"\bleft_out\x18\x03 \x01(\x04R\aleftOut\"\x8a\x01\n" +
 	"\fAdoptRequest\x12\x14\n" +
 	"\x05which\x18\x01 \x03(\tR\x05which\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x0e\n" +
 	"\x02as\x18\x03 \x01(\tR\x02as\x12\x1f\n" +
 	"\breplicas\x18\x04 \x01(\rH\x00R\breplicas\x88\x01\x01\x12\x14\n" +
 	"\x05force\x18\x05 \x01(\bR\x05forceB\v\n" +
-	"\t_replicas\"\x86\x01\n" +
+	"\t_replicas\"\xb4\x01\n" +
 	"\aAdopted\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
 	"\arefused\x18\x03 \x01(\tR\arefused\x12\x16\n" +
 	"\x06shards\x18\x04 \x01(\rR\x06shards\x12%\n" +
-	"\x0emissing_shards\x18\x05 \x01(\rR\rmissingShards\"@\n" +
+	"\x0emissing_shards\x18\x05 \x01(\rR\rmissingShards\x12,\n" +
+	"\x06reason\x18\x06 \x01(\x0e2\x14.virtswarm.v1.ReasonR\x06reason\"\x8c\x01\n" +
 	"\rAdoptResponse\x12/\n" +
-	"\aadopted\x18\x01 \x03(\v2\x15.virtswarm.v1.AdoptedR\aadopted\"\x16\n" +
+	"\aadopted\x18\x01 \x03(\v2\x15.virtswarm.v1.AdoptedR\aadopted\x12\x16\n" +
+	"\x06silent\x18\x02 \x03(\tR\x06silent\x12\x18\n" +
+	"\aentered\x18\x03 \x01(\rR\aentered\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\rR\arefused\"\x16\n" +
 	"\x14SaveCatalogueRequest\"_\n" +
 	"\x12SaveCatalogueChunk\x125\n" +
 	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"F\n" +
 	"\x17RestoreCatalogueRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x17\n" +
-	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\xe7\x01\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\xc9\x02\n" +
 	"\x18RestoreCatalogueResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
@@ -4557,7 +4633,11 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x05names\x18\x03 \x01(\rR\x05names\x12\x1a\n" +
 	"\bversions\x18\x04 \x01(\rR\bversions\x12/\n" +
 	"\aentered\x18\x05 \x03(\v2\x15.virtswarm.v1.AdoptedR\aentered\x12\x18\n" +
-	"\apresent\x18\x06 \x01(\rR\apresent\x12\x19\n" +
+	"\apresent\x18\x06 \x01(\rR\apresent\x12#\n" +
+	"\rentered_count\x18\b \x01(\rR\fenteredCount\x12#\n" +
+	"\rrefused_count\x18\t \x01(\rR\frefusedCount\x12\x16\n" +
+	"\x06silent\x18\n" +
+	" \x03(\tR\x06silent\x12\x19\n" +
 	"\bleft_out\x18\a \x03(\tR\aleftOut\"3\n" +
 	"\rVerifyRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
@@ -4779,18 +4859,19 @@ var file_virtswarm_v1_control_proto_goTypes = []any{
 	(*HostReport)(nil),               // 67: virtswarm.v1.HostReport
 	(*StoreUsage)(nil),               // 68: virtswarm.v1.StoreUsage
 	(*Finding)(nil),                  // 69: virtswarm.v1.Finding
-	(*GuestsRequest)(nil),            // 70: virtswarm.v1.GuestsRequest
-	(*WatchGuestsRequest)(nil),       // 71: virtswarm.v1.WatchGuestsRequest
-	(*SetGuestRequest)(nil),          // 72: virtswarm.v1.SetGuestRequest
-	(*AttachShmRequest)(nil),         // 73: virtswarm.v1.AttachShmRequest
-	(*DetachShmRequest)(nil),         // 74: virtswarm.v1.DetachShmRequest
-	(*PrepareRequest)(nil),           // 75: virtswarm.v1.PrepareRequest
-	(*GuestsResponse)(nil),           // 76: virtswarm.v1.GuestsResponse
-	(*GuestEvent)(nil),               // 77: virtswarm.v1.GuestEvent
-	(*SetGuestResponse)(nil),         // 78: virtswarm.v1.SetGuestResponse
-	(*AttachShmResponse)(nil),        // 79: virtswarm.v1.AttachShmResponse
-	(*DetachShmResponse)(nil),        // 80: virtswarm.v1.DetachShmResponse
-	(*PrepareProgress)(nil),          // 81: virtswarm.v1.PrepareProgress
+	(Reason)(0),                      // 70: virtswarm.v1.Reason
+	(*GuestsRequest)(nil),            // 71: virtswarm.v1.GuestsRequest
+	(*WatchGuestsRequest)(nil),       // 72: virtswarm.v1.WatchGuestsRequest
+	(*SetGuestRequest)(nil),          // 73: virtswarm.v1.SetGuestRequest
+	(*AttachShmRequest)(nil),         // 74: virtswarm.v1.AttachShmRequest
+	(*DetachShmRequest)(nil),         // 75: virtswarm.v1.DetachShmRequest
+	(*PrepareRequest)(nil),           // 76: virtswarm.v1.PrepareRequest
+	(*GuestsResponse)(nil),           // 77: virtswarm.v1.GuestsResponse
+	(*GuestEvent)(nil),               // 78: virtswarm.v1.GuestEvent
+	(*SetGuestResponse)(nil),         // 79: virtswarm.v1.SetGuestResponse
+	(*AttachShmResponse)(nil),        // 80: virtswarm.v1.AttachShmResponse
+	(*DetachShmResponse)(nil),        // 81: virtswarm.v1.DetachShmResponse
+	(*PrepareProgress)(nil),          // 82: virtswarm.v1.PrepareProgress
 }
 var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.PublishRequest.wait:type_name -> virtswarm.v1.Wait
@@ -4826,78 +4907,79 @@ var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	63, // 30: virtswarm.v1.HealthResponse.staleness:type_name -> virtswarm.v1.Staleness
 	69, // 31: virtswarm.v1.HealthResponse.findings:type_name -> virtswarm.v1.Finding
 	40, // 32: virtswarm.v1.StraysResponse.strays:type_name -> virtswarm.v1.Stray
-	44, // 33: virtswarm.v1.AdoptResponse.adopted:type_name -> virtswarm.v1.Adopted
-	63, // 34: virtswarm.v1.SaveCatalogueChunk.staleness:type_name -> virtswarm.v1.Staleness
-	44, // 35: virtswarm.v1.RestoreCatalogueResponse.entered:type_name -> virtswarm.v1.Adopted
-	5,  // 36: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
-	53, // 37: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
-	66, // 38: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
-	6,  // 39: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
-	11, // 40: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
-	14, // 41: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
-	17, // 42: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
-	20, // 43: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
-	22, // 44: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
-	24, // 45: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
-	27, // 46: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
-	70, // 47: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
-	71, // 48: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
-	72, // 49: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
-	73, // 50: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
-	74, // 51: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
-	75, // 52: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
-	29, // 53: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
-	31, // 54: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
-	33, // 55: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
-	35, // 56: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
-	38, // 57: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
-	50, // 58: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
-	51, // 59: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
-	54, // 60: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
-	56, // 61: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
-	58, // 62: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
-	60, // 63: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
-	41, // 64: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
-	43, // 65: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
-	46, // 66: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
-	48, // 67: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
-	7,  // 68: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
-	9,  // 69: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
-	12, // 70: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
-	15, // 71: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
-	19, // 72: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
-	21, // 73: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
-	23, // 74: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
-	26, // 75: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
-	28, // 76: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
-	76, // 77: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
-	77, // 78: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
-	78, // 79: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
-	79, // 80: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
-	80, // 81: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
-	81, // 82: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
-	30, // 83: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
-	32, // 84: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
-	34, // 85: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
-	37, // 86: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
-	39, // 87: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
-	52, // 88: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
-	52, // 89: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
-	55, // 90: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
-	57, // 91: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
-	59, // 92: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
-	61, // 93: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
-	42, // 94: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
-	45, // 95: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
-	47, // 96: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
-	49, // 97: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
-	8,  // 98: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
-	10, // 99: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
-	70, // [70:100] is the sub-list for method output_type
-	40, // [40:70] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	70, // 33: virtswarm.v1.Adopted.reason:type_name -> virtswarm.v1.Reason
+	44, // 34: virtswarm.v1.AdoptResponse.adopted:type_name -> virtswarm.v1.Adopted
+	63, // 35: virtswarm.v1.SaveCatalogueChunk.staleness:type_name -> virtswarm.v1.Staleness
+	44, // 36: virtswarm.v1.RestoreCatalogueResponse.entered:type_name -> virtswarm.v1.Adopted
+	5,  // 37: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
+	53, // 38: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
+	66, // 39: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
+	6,  // 40: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
+	11, // 41: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
+	14, // 42: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
+	17, // 43: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
+	20, // 44: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
+	22, // 45: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
+	24, // 46: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
+	27, // 47: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
+	71, // 48: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
+	72, // 49: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
+	73, // 50: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
+	74, // 51: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
+	75, // 52: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
+	76, // 53: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
+	29, // 54: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
+	31, // 55: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
+	33, // 56: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
+	35, // 57: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
+	38, // 58: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
+	50, // 59: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
+	51, // 60: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
+	54, // 61: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
+	56, // 62: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
+	58, // 63: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
+	60, // 64: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
+	41, // 65: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
+	43, // 66: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
+	46, // 67: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
+	48, // 68: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
+	7,  // 69: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
+	9,  // 70: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
+	12, // 71: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
+	15, // 72: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
+	19, // 73: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
+	21, // 74: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
+	23, // 75: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
+	26, // 76: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
+	28, // 77: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
+	77, // 78: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
+	78, // 79: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
+	79, // 80: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
+	80, // 81: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
+	81, // 82: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
+	82, // 83: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
+	30, // 84: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
+	32, // 85: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
+	34, // 86: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
+	37, // 87: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
+	39, // 88: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
+	52, // 89: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
+	52, // 90: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
+	55, // 91: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
+	57, // 92: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
+	59, // 93: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
+	61, // 94: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
+	42, // 95: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
+	45, // 96: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
+	47, // 97: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
+	49, // 98: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
+	8,  // 99: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
+	10, // 100: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
+	71, // [71:101] is the sub-list for method output_type
+	41, // [41:71] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_control_proto_init() }

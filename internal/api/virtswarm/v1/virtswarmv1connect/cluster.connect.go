@@ -39,6 +39,8 @@ const (
 	ClusterProgressProcedure = "/virtswarm.v1.Cluster/Progress"
 	// ClusterReportProcedure is the fully-qualified name of the Cluster's Report RPC.
 	ClusterReportProcedure = "/virtswarm.v1.Cluster/Report"
+	// ClusterStraysHereProcedure is the fully-qualified name of the Cluster's StraysHere RPC.
+	ClusterStraysHereProcedure = "/virtswarm.v1.Cluster/StraysHere"
 )
 
 // ClusterClient is a client for the virtswarm.v1.Cluster service.
@@ -51,6 +53,8 @@ type ClusterClient interface {
 	Progress(context.Context, *v1.ProgressRequest) (*v1.ProgressResponse, error)
 	// Report tells how the host is doing.
 	Report(context.Context, *v1.ReportRequest) (*v1.HostReport, error)
+	// StraysHere tells the contents in the host's store that no entry of the catalogue names, a page at a time.
+	StraysHere(context.Context, *v1.StraysHereRequest) (*v1.StraysHereResponse, error)
 }
 
 // NewClusterClient constructs a client for the virtswarm.v1.Cluster service. By default, it uses
@@ -82,14 +86,21 @@ func NewClusterClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(clusterMethods.ByName("Report")),
 			connect.WithClientOptions(opts...),
 		),
+		straysHere: connect.NewClient[v1.StraysHereRequest, v1.StraysHereResponse](
+			httpClient,
+			baseURL+ClusterStraysHereProcedure,
+			connect.WithSchema(clusterMethods.ByName("StraysHere")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // clusterClient implements ClusterClient.
 type clusterClient struct {
-	forward  *connect.Client[v1.ForwardRequest, v1.ForwardResponse]
-	progress *connect.Client[v1.ProgressRequest, v1.ProgressResponse]
-	report   *connect.Client[v1.ReportRequest, v1.HostReport]
+	forward    *connect.Client[v1.ForwardRequest, v1.ForwardResponse]
+	progress   *connect.Client[v1.ProgressRequest, v1.ProgressResponse]
+	report     *connect.Client[v1.ReportRequest, v1.HostReport]
+	straysHere *connect.Client[v1.StraysHereRequest, v1.StraysHereResponse]
 }
 
 // Forward calls virtswarm.v1.Cluster.Forward.
@@ -119,6 +130,15 @@ func (c *clusterClient) Report(ctx context.Context, req *v1.ReportRequest) (*v1.
 	return nil, err
 }
 
+// StraysHere calls virtswarm.v1.Cluster.StraysHere.
+func (c *clusterClient) StraysHere(ctx context.Context, req *v1.StraysHereRequest) (*v1.StraysHereResponse, error) {
+	response, err := c.straysHere.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ClusterHandler is an implementation of the virtswarm.v1.Cluster service.
 type ClusterHandler interface {
 	// Forward hands a write to the Raft leader. Both payloads belong to package raft, which also
@@ -129,6 +149,8 @@ type ClusterHandler interface {
 	Progress(context.Context, *v1.ProgressRequest) (*v1.ProgressResponse, error)
 	// Report tells how the host is doing.
 	Report(context.Context, *v1.ReportRequest) (*v1.HostReport, error)
+	// StraysHere tells the contents in the host's store that no entry of the catalogue names, a page at a time.
+	StraysHere(context.Context, *v1.StraysHereRequest) (*v1.StraysHereResponse, error)
 }
 
 // NewClusterHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -156,6 +178,12 @@ func NewClusterHandler(svc ClusterHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(clusterMethods.ByName("Report")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterStraysHereHandler := connect.NewUnaryHandlerSimple(
+		ClusterStraysHereProcedure,
+		svc.StraysHere,
+		connect.WithSchema(clusterMethods.ByName("StraysHere")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/virtswarm.v1.Cluster/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterForwardProcedure:
@@ -164,6 +192,8 @@ func NewClusterHandler(svc ClusterHandler, opts ...connect.HandlerOption) (strin
 			clusterProgressHandler.ServeHTTP(w, r)
 		case ClusterReportProcedure:
 			clusterReportHandler.ServeHTTP(w, r)
+		case ClusterStraysHereProcedure:
+			clusterStraysHereHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -183,4 +213,8 @@ func (UnimplementedClusterHandler) Progress(context.Context, *v1.ProgressRequest
 
 func (UnimplementedClusterHandler) Report(context.Context, *v1.ReportRequest) (*v1.HostReport, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Cluster.Report is not implemented"))
+}
+
+func (UnimplementedClusterHandler) StraysHere(context.Context, *v1.StraysHereRequest) (*v1.StraysHereResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Cluster.StraysHere is not implemented"))
 }
