@@ -51,7 +51,7 @@ func (c change) String() string {
 // else 5. Dead voters are replaced by healthy hosts as far as there are any; otherwise they stay, as voters that come
 // back do no harm. The same goes for those that are leaving: while nobody takes its place, a vote is better than none.
 // Of 5 voters 3 remain when that is all that is healthy: then one more may fail. Three never shrink because hosts are
-// down or drained.
+// down, and become one only where fewer than two are there to stay.
 func nextChange(servers []server, members int) (_ change, ok bool) {
 	ranked := rank(servers)
 	chosen := ranked[:min(wantVoters(ranked, members), len(ranked))]
@@ -164,37 +164,44 @@ func without(servers []server, id hraft.ServerID) []server {
 	return rest
 }
 
-// wantVoters says how many of the ranked should vote.
+// wantVoters says how many of the ranked should vote. Three need two that are there to stay, five need three: then all that
+// are drained may be switched off at once.
 func wantVoters(ranked []server, members int) int {
-	voters, healthy := 0, 0
+	voters, healthy, staying := 0, 0, 0
 	for _, s := range ranked {
 		if s.voter {
 			voters++
 		}
 		if s.healthy {
 			healthy++
+			if !s.leaving {
+				staying++
+			}
 		}
 	}
 	switch {
-	case members >= MaxVoters && (healthy >= MaxVoters || healthy == MaxVoters-1 && voters >= MaxVoters):
+	case members >= MaxVoters && staying >= 3 && (healthy >= MaxVoters || healthy == MaxVoters-1 && voters >= MaxVoters):
 		return MaxVoters
-	case members >= 3 && len(ranked) >= 3 && healthy >= 2:
+	case members >= 3 && len(ranked) >= 3 && staying >= 2:
 		return 3
 	}
 	return 1
 }
 
-// rank returns those who may vote, the best first: the leader, healthy voters, healthy others by how long they have
-// been so, voters that are leaving, and voters that are down. Others that are leaving or not healthy are left out.
+// rank returns those who may vote, the best first: the leader, healthy voters, healthy others by how long they have been so,
+// voters that are leaving, voters that are down, and, to make up the number, others that are leaving. Others that are not
+// healthy are left out.
 func rank(servers []server) []server {
 	var ranked []server
 	for _, s := range servers {
-		if s.member && !s.retiring && (s.voter || s.answers && s.stable && !s.leaving) {
+		if s.member && !s.retiring && (s.voter || s.answers && s.stable) {
 			ranked = append(ranked, s)
 		}
 	}
 	class := func(c server) int {
 		switch {
+		case !c.voter && c.leaving:
+			return 5
 		case !c.healthy:
 			return 4
 		case c.leaving:
