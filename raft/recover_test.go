@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -320,4 +321,63 @@ func TestTwinIsRefused(t *testing.T) {
 			t.Fatalf("its introduction: %v", err)
 		}
 	})
+}
+
+// FuzzHello reads what anybody may say first on a connection.
+func FuzzHello(f *testing.F) {
+	var good bytes.Buffer
+	h := hello{Version: helloVersion, Host: hostID(1), Life: 7, Before: 6, Term: 2, Index: 9, Recoveries: []placement.Recovery{{ID: fmt.Sprintf("%032x", 1), Index: 4}}}
+	if err := writeHello(&good, h); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good.Bytes())
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, '{'})
+	f.Add([]byte{2, 0, 0, 0, '{', '}'})
+	f.Fuzz(func(t *testing.T, p []byte) {
+		h, err := readHello(bytes.NewReader(p))
+		if err != nil {
+			return
+		}
+		if !h.Host.Valid() || len(h.Recoveries) > placement.MaxRecoveries {
+			t.Fatalf("read %+v", h)
+		}
+		if r := compareLineages(h, h); r != nil {
+			t.Fatalf("a host is apart from itself: %s", r.Text)
+		}
+	})
+}
+
+func TestCompareLineages(t *testing.T) {
+	r := func(n int) placement.Recovery {
+		return placement.Recovery{ID: fmt.Sprintf("%032x", n), Term: 3, Index: uint64(100 * n), By: hostID(n)}
+	}
+	at := func(term, index uint64, of ...placement.Recovery) hello {
+		return hello{Version: helloVersion, Host: hostID(9), Term: term, Index: index, Recoveries: of}
+	}
+	for _, c := range []struct {
+		name string
+		a, b hello
+		want TroubleKind
+	}{
+		{"no recovery", at(3, 5), at(4, 900), ""},
+		{"the same one", at(3, 100, r(1)), at(4, 900, r(1)), ""},
+		{"one is behind the other's recovery", at(3, 100), at(4, 101, r(1)), ""},
+		{"one is beyond it by an entry", at(3, 101), at(4, 101, r(1)), TroubleAhead},
+		{"one is beyond it by a term", at(4, 90), at(4, 101, r(1)), TroubleAhead},
+		{"two recoveries behind", at(3, 100), at(9, 999, r(1), r(2)), ""},
+		{"behind the second recovery only", at(3, 200, r(1)), at(9, 999, r(1), r(2)), ""},
+		{"beyond the second recovery", at(3, 201, r(1)), at(9, 999, r(1), r(2)), TroubleAhead},
+		{"apart", at(3, 100, r(1)), at(3, 200, r(2)), TroubleApart},
+		{"apart after a common one", at(3, 300, r(1), r(3)), at(3, 200, r(1), r(2), r(4)), TroubleApart},
+	} {
+		for _, pair := range [][2]hello{{c.a, c.b}, {c.b, c.a}} {
+			got := TroubleKind("")
+			if r := compareLineages(pair[0], pair[1]); r != nil {
+				got = r.Kind
+			}
+			if got != c.want {
+				t.Errorf("%s: %q, want %q", c.name, got, c.want)
+			}
+		}
+	}
 }
