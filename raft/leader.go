@@ -454,6 +454,9 @@ func (d *director) poll(ctx context.Context, id placement.HostID) {
 		if p, err = d.n.forward(ctx, id, opStats, nil); err == nil {
 			err = json.Unmarshal(p, &s)
 		}
+		if err == nil && s.Lineage != own.Lineage { // whatever it holds, it holds for another catalogue, at least until it follows
+			err = fmt.Errorf("it follows recovery %q of the cluster, not %q", s.Lineage, own.Lineage)
+		}
 	}
 	now := time.Now()
 	d.mu.Lock()

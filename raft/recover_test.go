@@ -188,6 +188,11 @@ func TestRecoveredApart(t *testing.T) {
 		if c.node(4).has("at five") || c.node(5).has("at four") {
 			t.Error("one has followed the other")
 		}
+		c.eventually("neither counts on the other", func() bool {
+			down := false
+			c.node(4).View(func(s *placement.State) { h, _ := s.Host(hostID(5)); down = h.State == placement.Down })
+			return down
+		})
 		c.stop(5)
 		c.start(5)
 		c.apply(5, file("still at five", 5))
