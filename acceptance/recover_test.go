@@ -142,7 +142,7 @@ func TestRecoveredApart(t *testing.T) {
 	l := newLab(t, 3, "")
 	l.voters(3)
 	file := l.random("file", 3<<20, 1)
-	l.hosts[0].must("publish", file, "file", "--replicas", "3")
+	l.hosts[0].must("publish", file, "file", "--replicas", "all")
 	l.replicated(l.hosts[0])
 	l.hosts[0].destroy()
 	one, other := l.hosts[1], l.hosts[2]

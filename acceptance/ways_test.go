@@ -164,19 +164,28 @@ func TestWayBackFromALostMajority(t *testing.T) {
 	l.intact(files)
 }
 
-// All Raft directories are lost; the stores and a saved catalogue are left.
+// Three of five hosts are destroyed, and the Raft directories of the other two are lost; their stores and a saved catalogue
+// are left.
 func TestWayBackFromALostCatalogue(t *testing.T) {
-	l := newLab(t, 2, "")
+	l := newLab(t, 5, "")
+	l.voters(5)
 	files := map[string]string{}
 	publish := func(name string, seed byte) {
 		files[name] = l.random(name, 3<<20, seed)
-		l.hosts[0].must("publish", files[name], name, "--replicas", "2")
+		l.hosts[0].must("publish", files[name], name, "--replicas", "4") // so that two hosts of five have all of it
 	}
 	publish("saved", 1)
 	l.hosts[0].must("catalogue", "save", filepath.Join(l.dir, "catalogue"))
 	publish("later", 2)
+	l.replicated(l.hosts[0])
+	for _, h := range l.hosts[2:] {
+		h.destroy()
+	}
 	l.write(l.config, []byte("host_timeout: 3s\ngrace: 3s\nfirst_start: wait\n"+noLibvirt)) // as the package has it
 	l.walk("lostcatalogue")
+	for _, h := range l.hosts[2:] {
+		h.join(l.hosts[0])
+	}
 	l.replicated(l.hosts[0])
 	l.intact(files)
 }

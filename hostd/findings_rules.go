@@ -37,7 +37,7 @@ func leaderRule(w whole) []*v1.Finding {
 		since = w.now.Add(-w.leaderless)
 	}
 	return []*v1.Finding{finding(critical, kindNoLeader, "", since, text,
-		"bring back voters until a majority of them is up and reaches the others; see: virtswarm status")}
+		"bring back voters until a majority of them is up and reaches the others; if they are lost for good, see: virtswarmd recover")}
 }
 
 // namesOf gives the names of hosts, sorted.
@@ -94,7 +94,7 @@ func votersRule(w whole) []*v1.Finding {
 			living++
 		}
 	}
-	if settled < 3 || living > len(w.voters)/2+1 || len(w.voters) == 0 {
+	if settled < 3 || living > len(w.voters)/2+1 || len(w.voters) == 0 || w.leaderless >= leaderPatience { // that says more
 		return nil
 	}
 	text := fmt.Sprintf("%d of %s %s up: if one more fails, nothing can be published or changed",
