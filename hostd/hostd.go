@@ -212,7 +212,7 @@ func (h *Host) open() error {
 	}
 	h.node, err = raft.Open(raft.Config{
 		ID: h.self, Dir: h.raftDir(), Stream: raftStream{h.mux.Listen(link.ProtoRaft), dialer}, Forwarder: h.peers,
-		Advertise: h.advertise, Bootstrap: h.founding, Refused: link.Refused,
+		Advertise: h.advertise, Bootstrap: h.founding, Refused: link.Refused, PeerOf: link.PeerOf,
 		HostTimeout: h.cfg.HostTimeout, Grace: h.cfg.Grace, FS: h.fs, Logger: h.log.Named("raft"), Metrics: h.registry,
 	})
 	if err != nil {

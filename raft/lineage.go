@@ -282,6 +282,11 @@ func (n *Node) welcome(conn net.Conn) (peer hello, err error) {
 		if peer, err = readHello(conn); err != nil {
 			return err
 		}
+		if n.cfg.PeerOf != nil {
+			if id, ok := n.cfg.PeerOf(conn); !ok || id != string(peer.Host) {
+				return fmt.Errorf("host %q greets as host %s", id, peer.Host)
+			}
+		}
 		own := n.hello()
 		own.Refusal = n.judge(own, peer)
 		if err := n.conclude(conn, own, peer); err != nil {
