@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -337,4 +338,30 @@ func TestInterrupt(t *testing.T) {
 		return len(found) == 0
 	})
 	h.refused(15, "big", "show", "big")
+}
+
+// A daemon whose log nobody reads any more, or whose terminal is gone, serves on.
+func TestLogReaderAndTerminalEnd(t *testing.T) {
+	l := newLab(t, 1, "")
+	h := l.newHost("piped", strings.Replace(l.hosts[0].addr, ".1:", ".2:", 1))
+	read, write, err := os.Pipe()
+	l.check(err)
+	cmd := exec.Command(filepath.Join(bin, "virtswarmd"), h.args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Stdout, cmd.Stderr = write, write
+	l.check(cmd.Start())
+	exited := make(chan struct{})
+	h.cmd, h.exited = cmd, exited
+	go func() { cmd.Wait(); close(exited) }()
+	l.check(write.Close())
+	h.must("status", "--wait", patience.String())
+	l.check(read.Close())
+	l.check(cmd.Process.Signal(syscall.SIGHUP))
+	for range 3 { // each call is a line of the log, at this level
+		h.must("publish", l.random("f", 1<<20, 1), "f", "--wait", "committed")
+		h.must("rm", "f")
+	}
+	if code := h.stop(); code != 0 {
+		t.Errorf("told to end, it ended with %d", code)
+	}
 }

@@ -7,9 +7,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
 	"github.com/goccy/go-yaml"
@@ -229,7 +231,9 @@ func (c *Config) Validate() error {
 	case c.FirstStart != firstStartFound && c.FirstStart != firstStartWait:
 		return bad("first_start", "%q is neither found nor wait", c.FirstStart)
 	case len(c.Name) > maxNameLen || !printable(c.Name):
-		return bad("name", "%q is not a host name: 1 to %d printable characters without spaces or commas", c.Name, maxNameLen)
+		return bad("name", "%q is not a host name: 1 to %d printable characters without spaces, commas and colons", c.Name, maxNameLen)
+	case c.Name == "all" || strings.HasPrefix(c.Name, "-"):
+		return bad("name", "%q means something else where hosts are named on a command line", c.Name)
 	case c.Weight < 1 || c.Weight > 10000:
 		return bad("weight", "%d is outside 1 to 10000", c.Weight)
 	case c.Quota < 0:
@@ -261,6 +265,9 @@ func (c *Config) Validate() error {
 		if _, _, err := net.SplitHostPort(a.addr); a.addr != "" && err != nil {
 			return bad(a.key, "%q is not HOST:PORT: %v", a.addr, err)
 		}
+	}
+	if why := unreachableAt(c.Advertise); c.Advertise != "" && why != "" {
+		return bad("advertise", "no other host can reach %q: %s", c.Advertise, why)
 	}
 	for _, path := range c.QMP {
 		if !filepath.IsAbs(path) {
@@ -322,14 +329,35 @@ func or[T comparable](v *T, def T) {
 	}
 }
 
-// printable says whether a name can stand in a table and in a comma-separated list.
+// printable says whether a name can stand in a table, in a comma-separated list, and beside tag:NAME.
 func printable(name string) bool {
 	for _, r := range name {
-		if !unicode.IsPrint(r) || r == ' ' || r == ',' {
+		if !unicode.IsPrint(r) || strings.ContainsRune(" ,:", r) {
 			return false
 		}
 	}
-	return name != ""
+	return name != "" && utf8.ValidString(name)
+}
+
+// unreachableAt says why no other host could reach an advertised address, "" if one might.
+func unreachableAt(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err.Error()
+	}
+	ip := net.ParseIP(host)
+	number, err := strconv.ParseUint(port, 10, 16)
+	switch {
+	case host == "":
+		return "it names no host"
+	case ip != nil && (ip.IsUnspecified() || ip.IsMulticast()):
+		return host + " is no address of a host"
+	case ip == nil && strings.ContainsFunc(host, func(r rune) bool { return !unicode.IsPrint(r) || unicode.IsSpace(r) }):
+		return fmt.Sprintf("%q is no host name", host)
+	case err != nil || number == 0:
+		return fmt.Sprintf("%q is no port: take 1 to 65535", port)
+	}
+	return ""
 }
 
 // advertise finds the address to tell other hosts, given the one that is bound.

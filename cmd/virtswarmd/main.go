@@ -22,6 +22,9 @@ import (
 )
 
 func main() {
+	// Neither the end of who reads the log nor that of a terminal is a reason to stop serving guests; systemd would take both
+	// for an end in good order, after which nothing is started again.
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := command().ExecuteContext(ctx)
