@@ -197,57 +197,6 @@ func TestVoteIsMendedAtEveryStep(t *testing.T) {
 	}
 }
 
-// TestOldVoteIsAdoptedAtEveryStep opens what an earlier version left, and crashes at every step of that.
-func TestOldVoteIsAdoptedAtEveryStep(t *testing.T) {
-	old := votes{Numbers: map[string]uint64{keyTerm: 9}, Texts: map[string]string{keyCandidate: "a@b:1"}}
-	p, err := old.encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for at := 1; ; at++ {
-		dir := t.TempDir()
-		path := filepath.Join(dir, "vote")
-		if err := os.WriteFile(oldVote(path), p, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		fault, err := disk.NewFault(disk.OS{}, filepath.Join(dir, "attic"), uint64(at))
-		if err != nil {
-			t.Fatal(err)
-		}
-		fault.KillAt(at)
-		first, _, firstErr := openVotes(fault, path)
-		if firstErr == nil {
-			first.Close()
-		}
-		steps := fault.Ops()
-		if err := fault.PowerOff(); err != nil {
-			t.Fatal(err)
-		}
-		v := mustOpenVotes(t, disk.OS{}, dir)
-		term, _ := v.GetUint64([]byte(keyTerm))
-		candidate, _ := v.Get([]byte(keyCandidate))
-		if term != 9 || string(candidate) != "a@b:1" {
-			t.Fatalf("step %d: term %d, vote %q", at, term, candidate)
-		}
-		if _, err := os.Lstat(oldVote(path)); err == nil {
-			t.Fatalf("step %d: the old file is still there", at)
-		}
-		if at > steps {
-			return
-		}
-	}
-}
-
-func TestDamagedOldVoteIsNoticed(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "vote")
-	if err := os.WriteFile(oldVote(path), []byte("{}\nb3:00\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := openVotes(disk.OS{}, path); !errors.Is(err, ErrDamaged) {
-		t.Fatalf("open: %v, want ErrDamaged", err)
-	}
-}
-
 // TestVoteNeedsNoRoom votes on a disk on which not a page is free.
 func TestVoteNeedsNoRoom(t *testing.T) {
 	files := disk.NewMemory(0)
