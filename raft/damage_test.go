@@ -24,10 +24,7 @@ func TestDamageIsNoticedAtStart(t *testing.T) {
 	}
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.found(small)
-		log := c.node(1).log
-		log.mu.Lock()
-		log.full = 2000 // so that whole segments go
-		log.mu.Unlock()
+		c.node(1).log.SetSegmentSize(2000) // so that whole segments go
 		for i := range 60 {
 			c.apply(1, file(fmt.Sprint("f", i), 1))
 		}

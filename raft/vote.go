@@ -15,6 +15,7 @@ import (
 
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/raft/raftlog"
 )
 
 // voteSlot is the size of a slot, a page: what befalls the writing of one leaves the other alone. A handful of short values
@@ -73,7 +74,7 @@ func (v *voteStore) load() error {
 		best = 1
 	}
 	if errs[best] != nil {
-		return damaged(v.path, "%v", errs[best])
+		return raftlog.Damaged(v.path, "%v", errs[best])
 	}
 	v.values, v.slot = slots[best], 1-best
 	if errs[1-best] == nil && slots[0].Count == slots[1].Count {

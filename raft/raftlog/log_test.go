@@ -1,4 +1,4 @@
-package raft
+package raftlog
 
 import (
 	"bytes"
@@ -19,12 +19,12 @@ import (
 // smallSegment makes the log of a test use several segments.
 const smallSegment = 300
 
-func mustOpenLog(t interface{ Fatalf(string, ...any) }, f disk.FS, dir string) *logStore {
-	l, err := openLog(f, dir, hclog.NewNullLogger())
+func mustOpenLog(t interface{ Fatalf(string, ...any) }, f disk.FS, dir string) *Store {
+	l, err := Open(f, dir, hclog.NewNullLogger())
 	if err != nil {
 		t.Fatalf("open log: %v", err)
 	}
-	l.full = smallSegment
+	l.SetSegmentSize(smallSegment)
 	return l
 }
 
@@ -75,7 +75,7 @@ func (m *logModel) drop(from, to uint64) {
 }
 
 // check compares. After a restart more of the beginning may be there than the model has.
-func (m *logModel) check(l *logStore, restarted bool) error {
+func (m *logModel) check(l *Store, restarted bool) error {
 	first, _ := l.FirstIndex()
 	last, _ := l.LastIndex()
 	if last != m.last || first != m.first && (!restarted || first > m.first || first == 0) {
@@ -97,7 +97,7 @@ func (m *logModel) check(l *logStore, restarted bool) error {
 }
 
 // logOp is one random operation: what it would make of the model, and how to do it.
-func logOp(t *rapid.T, m *logModel) (what string, do func(l *logStore) error, effect func(*logModel)) {
+func logOp(t *rapid.T, m *logModel) (what string, do func(l *Store) error, effect func(*logModel)) {
 	kind := rapid.IntRange(0, 9).Draw(t, "kind")
 	switch {
 	case kind < 6 || m.first == 0:
@@ -107,17 +107,17 @@ func logOp(t *rapid.T, m *logModel) (what string, do func(l *logStore) error, ef
 		}
 		to, term := from+uint64(rapid.IntRange(0, 9).Draw(t, "n")), uint64(rapid.IntRange(1, 100).Draw(t, "term"))
 		return fmt.Sprintf("store %d-%d", from, to),
-			func(l *logStore) error { return l.StoreLogs(entries(from, to, term)) },
+			func(l *Store) error { return l.StoreLogs(entries(from, to, term)) },
 			func(m *logModel) { m.store(from, to, term) }
 	case kind < 8: // a conflict with the leader
 		from, to := uint64(rapid.Uint64Range(m.first, m.last).Draw(t, "cut")), m.last
 		return fmt.Sprintf("drop suffix %d-%d", from, to),
-			func(l *logStore) error { return l.DeleteRange(from, to) },
+			func(l *Store) error { return l.DeleteRange(from, to) },
 			func(m *logModel) { m.drop(from, to) }
 	}
 	from, to := m.first, uint64(rapid.Uint64Range(m.first, m.last).Draw(t, "cut"))
 	return fmt.Sprintf("drop prefix %d-%d", from, to),
-		func(l *logStore) error { return l.DeleteRange(from, to) },
+		func(l *Store) error { return l.DeleteRange(from, to) },
 		func(m *logModel) { m.drop(from, to) }
 }
 
@@ -185,7 +185,7 @@ func cutLog(t *rapid.T, m *logModel, dir, attic string) {
 	before, after := *m, *m
 	what := "nothing"
 	for range rapid.IntRange(1, 15).Draw(t, "ops") {
-		var do func(*logStore) error
+		var do func(*Store) error
 		var effect func(*logModel)
 		before = logModel{m.first, m.last, cloneTerms(m.terms)}
 		what, do, effect = logOp(t, m)
@@ -226,7 +226,7 @@ func cloneTerms(m map[uint64]uint64) map[uint64]uint64 {
 
 // between checks that the log holds what it held before an operation, or after it, or part of the way; and sets the
 // terms of after to what was found.
-func between(l *logStore, before, after logModel) error {
+func between(l *Store, before, after logModel) error {
 	first, _ := l.FirstIndex()
 	last, _ := l.LastIndex()
 	// Both before and after have these: they must be there. (A prefix that was dropped may come back.)
@@ -290,7 +290,7 @@ func TestLogNoticesEveryFlippedByte(t *testing.T) {
 		if err := os.Rename(path, path+".away"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openLog(disk.OS{}, dir, hclog.NewNullLogger()); !errors.Is(err, ErrDamaged) {
+		if _, err := Open(disk.OS{}, dir, hclog.NewNullLogger()); !errors.Is(err, ErrDamaged) {
 			t.Fatalf("%s is missing: open says %v, want ErrDamaged", path, err)
 		}
 		if err := os.Rename(path+".away", path); err != nil {
@@ -310,7 +310,7 @@ func wantDamaged(t *testing.T, dir, path string, p []byte, what string) {
 	if err := os.WriteFile(path, p, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := openLog(disk.OS{}, dir, hclog.NewNullLogger())
+	l, err := Open(disk.OS{}, dir, hclog.NewNullLogger())
 	if err == nil {
 		_ = l.Close()
 	}

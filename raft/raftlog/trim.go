@@ -1,4 +1,4 @@
-package raft
+package raftlog
 
 import (
 	"errors"
@@ -8,7 +8,7 @@ import (
 // DeleteRange implements raft.LogStore for a prefix (compaction), a suffix (conflict with the leader) or all of the
 // log. Of a prefix whole segments only go from disk, so that entries may come back after a restart; Raft does not
 // mind.
-func (l *logStore) DeleteRange(from, to uint64) error {
+func (l *Store) DeleteRange(from, to uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	last := l.last()
@@ -34,7 +34,7 @@ func (l *logStore) DeleteRange(from, to uint64) error {
 }
 
 // dropPrefix makes first the first entry.
-func (l *logStore) dropPrefix(first uint64) error {
+func (l *Store) dropPrefix(first uint64) error {
 	for l.segments[0].last() < first {
 		if err := l.drop(0); err != nil {
 			return err
@@ -46,7 +46,7 @@ func (l *logStore) dropPrefix(first uint64) error {
 
 // dropSuffix deletes the entry from and all behind it. The mark comes first and is synced: else a loss of power might
 // leave one that promises too much.
-func (l *logStore) dropSuffix(from uint64) error {
+func (l *Store) dropSuffix(from uint64) error {
 	durable := from - 1
 	if from == l.first {
 		durable = 0
@@ -80,7 +80,7 @@ func (l *logStore) dropSuffix(from uint64) error {
 }
 
 // cut shortens a segment to its first n records, durably.
-func (l *logStore) cut(s *segment, n int) error {
+func (l *Store) cut(s *segment, n int) error {
 	if n < len(s.offsets) {
 		s.end, s.offsets = s.offsets[n], s.offsets[:n]
 	}
@@ -91,7 +91,7 @@ func (l *logStore) cut(s *segment, n int) error {
 }
 
 // drop deletes the segment at a place of the list.
-func (l *logStore) drop(i int) error {
+func (l *Store) drop(i int) error {
 	s := l.segments[i]
 	if err := errors.Join(s.file.Close(), l.remove(s.path)); err != nil {
 		return err
@@ -101,7 +101,7 @@ func (l *logStore) drop(i int) error {
 }
 
 // remove deletes a segment file, durably: should it come back after a loss of power, it would leave a gap.
-func (l *logStore) remove(path string) error {
+func (l *Store) remove(path string) error {
 	if err := l.fs.Remove(path); err != nil {
 		return err
 	}
@@ -109,14 +109,14 @@ func (l *logStore) remove(path string) error {
 }
 
 // Reset empties the log: a snapshot has overtaken it.
-func (l *logStore) Reset() error {
+func (l *Store) Reset() error {
 	first, _ := l.FirstIndex()
 	last, _ := l.LastIndex()
 	return l.DeleteRange(first, last)
 }
 
 // Close writes the mark and closes the files.
-func (l *logStore) Close() error {
+func (l *Store) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var err error
@@ -131,7 +131,7 @@ func (l *logStore) Close() error {
 	return nil
 }
 
-func (l *logStore) closeFiles() error {
+func (l *Store) closeFiles() error {
 	var errs []error
 	for _, s := range l.segments {
 		if s.file != nil {

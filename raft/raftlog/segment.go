@@ -1,4 +1,4 @@
-package raft
+package raftlog
 
 import (
 	"encoding/binary"
@@ -147,7 +147,7 @@ func (s *segment) get(index uint64, l *hraft.Log) error {
 		return fmt.Errorf("read entry %d of %s: %w", index, s.path, err)
 	}
 	if _, err := decodeRecord(p, index, l); err != nil {
-		return damaged(s.path, "entry %d at byte %d does not match its checksum", index, from)
+		return Damaged(s.path, "entry %d at byte %d does not match its checksum", index, from)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package raft
+package raftlog
 
 import (
 	"encoding/binary"
@@ -20,26 +20,37 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
+// Errors of a Store. They wrap the path and the cause.
+var (
+	ErrDamaged = errors.New("damaged Raft data")
+	ErrBroken  = errors.New("the Raft log cannot be written until this host is restarted")
+	ErrClosed  = errors.New("the Raft node is closed")
+)
+
+// MaxBatch is the most entries that one StoreLogs may have.
+const MaxBatch = 64
+
 // segmentSize is where a new segment begins. Whole segments go when a snapshot has made them superfluous, so it bounds
 // what the log wastes; a thousand commands fit well.
 const segmentSize = 4 << 20
 
 // maxSegment bounds what is read of one file at Open: a segment is full at segmentSize, and what is written in one
-// go on top of that is a batch of hashicorp/raft.
-const maxSegment = segmentSize + maxAppendEntries*(maxBody+recordHeader)
+// go on top of that is a batch.
+const maxSegment = segmentSize + MaxBatch*(maxBody+recordHeader)
 
-// logStore is the Raft log on disk: raft.LogStore. (Of the stores for hashicorp/raft v1.8, raft-wal v0.4.0 cannot
-// read its log again after a restart that follows the truncation of a suffix; its later releases and raft-boltdb do
-// not build with it. And none notices a flipped byte.)
+// Store is a Raft log on disk: raft.LogStore. Its methods may be called from several goroutines at once.
+//
+// The stores of others, raft-wal and raft-boltdb, work with hashicorp/raft v1.8.0, but take a log that is cut short or
+// damaged for a shorter one, or end the process; docs/decisions/raft-log.md has what was measured.
 //
 // What StoreLogs acknowledged survives the loss of power. Every entry has a checksum that is verified at Open and at
 // every read. After a crash the last, never acknowledged, entries may be torn; they are cut off. So that damage to
 // acknowledged ones cannot pass for that, the file "mark" says how far the log was durable. It is written after the
 // log was synced and not synced itself: after a loss of power it may say too little, never too much.
-type logStore struct {
+type Store struct {
 	fs     disk.FS
 	dir    string
-	full   int64 // bytes after which a new segment begins: segmentSize but for tests
+	full   int64 // bytes after which a new segment begins
 	logger hclog.Logger
 
 	commit atomic.Uint64 // an index known to be committed, for the mark
@@ -56,16 +67,16 @@ type logStore struct {
 	shortened bool
 }
 
-// damaged makes an error of ErrDamaged that says what to do.
-func damaged(path, format string, args ...any) error {
+// Damaged makes an error of ErrDamaged that says what to do.
+func Damaged(path, format string, args ...any) error {
 	return fmt.Errorf("%w: %s: %s; if other hosts of the cluster are up, remove this host from it at one of them, "+
 		"delete its Raft directory and join again; else restore the directory from a backup",
 		ErrDamaged, path, fmt.Sprintf(format, args...))
 }
 
-// openLog opens the log in dir or begins one.
-func openLog(f disk.FS, dir string, logger hclog.Logger) (_ *logStore, err error) {
-	l := &logStore{fs: f, dir: dir, full: segmentSize, logger: logger, failed: func(error) {}}
+// Open opens the log in dir or begins one. ErrDamaged names the file and says what to do.
+func Open(f disk.FS, dir string, logger hclog.Logger) (_ *Store, err error) {
+	l := &Store{fs: f, dir: dir, full: segmentSize, logger: logger, failed: func(error) {}}
 	if err := f.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open Raft log: %w", err)
 	}
@@ -91,13 +102,13 @@ func openLog(f disk.FS, dir string, logger hclog.Logger) (_ *logStore, err error
 		l.first = l.segments[0].first
 	}
 	if last := l.last(); last < durable {
-		return nil, damaged(dir, "the log ends at entry %d but had %d", last, durable)
+		return nil, Damaged(dir, "the log ends at entry %d but had %d", last, durable)
 	}
 	return l, nil
 }
 
 // list returns the first indexes of the segments in dir, ascending.
-func (l *logStore) list() ([]uint64, error) {
+func (l *Store) list() ([]uint64, error) {
 	entries, err := l.fs.ReadDir(l.dir)
 	if err != nil {
 		return nil, fmt.Errorf("open Raft log: %w", err)
@@ -109,7 +120,7 @@ func (l *logStore) list() ([]uint64, error) {
 		}
 		var first uint64
 		if _, err := fmt.Sscanf(e.Name(), "%020d.log", &first); err != nil || segmentPath("", first) != e.Name() || first == 0 {
-			return nil, damaged(filepath.Join(l.dir, e.Name()), "not the name of a log segment")
+			return nil, Damaged(filepath.Join(l.dir, e.Name()), "not the name of a log segment")
 		}
 		firsts = append(firsts, first)
 	}
@@ -119,10 +130,10 @@ func (l *logStore) list() ([]uint64, error) {
 
 // openSegment reads a segment and appends it to the list. Of the final one, a torn end is cut off, if it lies behind
 // what was durable.
-func (l *logStore) openSegment(first uint64, final bool, durable uint64) error {
+func (l *Store) openSegment(first uint64, final bool, durable uint64) error {
 	path := segmentPath(l.dir, first)
 	if n := len(l.segments); n > 0 && l.segments[n-1].last()+1 != first {
-		return damaged(path, "begins at entry %d, the one before ends at %d", first, l.segments[n-1].last())
+		return Damaged(path, "begins at entry %d, the one before ends at %d", first, l.segments[n-1].last())
 	}
 	p, err := disk.ReadFile(l.fs, path, maxSegment)
 	if err != nil {
@@ -131,7 +142,7 @@ func (l *logStore) openSegment(first uint64, final bool, durable uint64) error {
 	offsets, end, torn := scanSegment(p, first)
 	s := &segment{path: path, first: first, offsets: offsets, end: end}
 	if whole := torn == nil && len(offsets) > 0; !whole && (!final || s.last() < durable) {
-		return damaged(path, "entry %d at byte %d is missing or does not match its checksum", s.last()+1, end)
+		return Damaged(path, "entry %d at byte %d is missing or does not match its checksum", s.last()+1, end)
 	}
 	if len(offsets) == 0 { // a segment is begun with its first batch: nothing in it was acknowledged
 		return l.remove(path)
@@ -151,7 +162,7 @@ func (l *logStore) openSegment(first uint64, final bool, durable uint64) error {
 const markSize = 20
 
 // openMark opens the mark and returns what it says; nothing if a loss of power spoiled it.
-func (l *logStore) openMark() (durable uint64, err error) {
+func (l *Store) openMark() (durable uint64, err error) {
 	path := filepath.Join(l.dir, "mark")
 	_, statErr := l.fs.Stat(path)
 	if l.mark, err = l.fs.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
@@ -174,7 +185,7 @@ func (l *logStore) openMark() (durable uint64, err error) {
 }
 
 // putMark writes the mark; the caller holds the lock.
-func (l *logStore) putMark(durable uint64) error {
+func (l *Store) putMark(durable uint64) error {
 	p := binary.LittleEndian.AppendUint64(nil, durable)
 	p = binary.LittleEndian.AppendUint64(p, min(l.commit.Load(), durable))
 	p = binary.LittleEndian.AppendUint32(p, crc32.Checksum(p, castagnoli))
@@ -183,36 +194,61 @@ func (l *logStore) putMark(durable uint64) error {
 }
 
 // last is the index of the last entry, 0 if there is none; the caller holds the lock.
-func (l *logStore) last() uint64 {
+func (l *Store) last() uint64 {
 	if len(l.segments) == 0 {
 		return 0
 	}
 	return l.segments[len(l.segments)-1].last()
 }
 
+// Bounds returns the indexes of the first and the last entry, 0 and 0 if there is none.
+func (l *Store) Bounds() (first, last uint64) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.first, l.last()
+}
+
+// KnownCommit returns the highest index that Committed was told, also before the last Open. Entries beyond it may be
+// committed too.
+func (l *Store) KnownCommit() uint64 { return l.commit.Load() }
+
+// SetSegmentSize sets after how many bytes, at most 4 MiB, a new segment begins.
+func (l *Store) SetSegmentSize(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.full = min(bytes, segmentSize)
+}
+
+// OnBroken has failed called when the log cannot be written any more. It must not use the log.
+func (l *Store) OnBroken(failed func(error)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failed = failed
+}
+
 // Committed notes that all entries up to an index are committed, to be remembered with the next write. It does not
 // wait for one that is under way. Only one goroutine may call it.
-func (l *logStore) Committed(index uint64) { l.commit.Store(max(index, l.commit.Load())) }
+func (l *Store) Committed(index uint64) { l.commit.Store(max(index, l.commit.Load())) }
 
 // FirstIndex implements raft.LogStore.
-func (l *logStore) FirstIndex() (uint64, error) {
+func (l *Store) FirstIndex() (uint64, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.first, nil
 }
 
 // LastIndex implements raft.LogStore.
-func (l *logStore) LastIndex() (uint64, error) {
+func (l *Store) LastIndex() (uint64, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.last(), nil
 }
 
 // IsMonotonic implements raft.MonotonicLogStore: there are no gaps.
-func (l *logStore) IsMonotonic() bool { return true }
+func (l *Store) IsMonotonic() bool { return true }
 
 // GetLog implements raft.LogStore.
-func (l *logStore) GetLog(index uint64, out *hraft.Log) error {
+func (l *Store) GetLog(index uint64, out *hraft.Log) error {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if l.first == 0 || index < l.first || index > l.last() {
@@ -234,11 +270,11 @@ func (l *logStore) GetLog(index uint64, out *hraft.Log) error {
 }
 
 // StoreLog implements raft.LogStore.
-func (l *logStore) StoreLog(entry *hraft.Log) error { return l.StoreLogs([]*hraft.Log{entry}) }
+func (l *Store) StoreLog(entry *hraft.Log) error { return l.StoreLogs([]*hraft.Log{entry}) }
 
 // StoreLogs implements raft.LogStore: the entries are durable when it returns. They must follow the last one, or may
 // begin anywhere if the log is empty.
-func (l *logStore) StoreLogs(entries []*hraft.Log) error {
+func (l *Store) StoreLogs(entries []*hraft.Log) error {
 	if len(entries) == 0 {
 		return nil
 	}
@@ -279,7 +315,7 @@ func (l *logStore) StoreLogs(entries []*hraft.Log) error {
 var errUndone = errors.New("nothing was written")
 
 // write puts records of these sizes at the end of the log, in a new segment if there is none or it is full.
-func (l *logStore) write(next uint64, p []byte, sizes []int64) error {
+func (l *Store) write(next uint64, p []byte, sizes []int64) error {
 	var s *segment
 	if n := len(l.segments); n > 0 && l.segments[n-1].end < l.full {
 		s = l.segments[n-1]
@@ -310,7 +346,7 @@ func (l *logStore) write(next uint64, p []byte, sizes []int64) error {
 }
 
 // create begins a segment with its first records, durably.
-func (l *logStore) create(first uint64, records []byte) (*segment, error) {
+func (l *Store) create(first uint64, records []byte) (*segment, error) {
 	path := segmentPath(l.dir, first)
 	file, err := l.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -334,7 +370,7 @@ func (l *logStore) create(first uint64, records []byte) (*segment, error) {
 
 // fail remembers that the end of the log is unknown: after a failed sync the kernel may have dropped what was written.
 // Only the next Open can tell what is there.
-func (l *logStore) fail(err error) error {
+func (l *Store) fail(err error) error {
 	l.broken = fmt.Errorf("%w: %s: %w", ErrBroken, l.dir, err)
 	l.failed(l.broken)
 	return l.broken
