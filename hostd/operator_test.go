@@ -17,6 +17,7 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -31,7 +32,7 @@ type crowd struct {
 type crowdHost struct {
 	*Host
 	cfg  Config
-	disk *disk.Memory
+	disk *disktest.Memory
 	seen DomainSource // nil: no domains are here
 	plug *link.Plug
 	stop func()
@@ -49,7 +50,7 @@ func inCrowd(t *testing.T, n int, test func(t *testing.T, c *crowd)) {
 		}()
 		for i := range n {
 			name := fmt.Sprintf("hv%d", i+1)
-			h := &crowdHost{disk: disk.NewMemory(1 << 30), cfg: Config{
+			h := &crowdHost{disk: disktest.NewMemory(1 << 30), cfg: Config{
 				Data: "/data", Listen: name + ":7117", Advertise: name + ":7117", Name: name, Grace: 30 * time.Second, Libvirt: LibvirtConfig{noLibvirt},
 			}}
 			if i > 0 {

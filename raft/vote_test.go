@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
 const keyCandidate = "LastVoteCand"
@@ -109,8 +110,8 @@ func TestVoteSurvivesEveryCrash(t *testing.T) {
 		power bool
 	}
 	for what, f := range map[string]fate{
-		"killed": {err: disk.ErrKilled}, "power lost": {disk.ErrKilled, true}, "torn": {err: disk.ErrTorn},
-		"torn, then power lost": {disk.ErrTorn, true}, "full": {err: disk.NoSpace()}, "full, then power lost": {disk.NoSpace(), true},
+		"killed": {err: disktest.ErrKilled}, "power lost": {disktest.ErrKilled, true}, "torn": {err: disktest.ErrTorn},
+		"torn, then power lost": {disktest.ErrTorn, true}, "full": {err: disktest.NoSpace()}, "full, then power lost": {disktest.NoSpace(), true},
 	} {
 		t.Run(what, func(t *testing.T) {
 			for seed := range uint64(8) {
@@ -127,7 +128,7 @@ func TestVoteSurvivesEveryCrash(t *testing.T) {
 // crashVote has the at-th change fail, and says whether there are so many.
 func crashVote(t *testing.T, fail error, power bool, seed uint64, at int) bool {
 	dir := t.TempDir()
-	fault, err := disk.NewFault(disk.OS{}, filepath.Join(dir, "attic"), seed)
+	fault, err := disktest.NewFault(disk.OS{}, filepath.Join(dir, "attic"), seed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,14 +178,14 @@ func TestVoteIsMendedAtEveryStep(t *testing.T) {
 			if err := os.WriteFile(path, p, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			fault, err := disk.NewFault(disk.OS{}, filepath.Join(dir, "attic"), uint64(at))
+			fault, err := disktest.NewFault(disk.OS{}, filepath.Join(dir, "attic"), uint64(at))
 			if err != nil {
 				t.Fatal(err)
 			}
 			fault.KillAt(at)
 			if v, _, err := openVotes(fault, path); err == nil {
 				v.Close()
-			} else if !errors.Is(err, disk.ErrKilled) || errors.Is(err, ErrDamaged) {
+			} else if !errors.Is(err, disktest.ErrKilled) || errors.Is(err, ErrDamaged) {
 				t.Fatalf("slot %d, step %d: %v", slot, at, err)
 			}
 			if err := fault.PowerOff(); err != nil {
@@ -199,7 +200,7 @@ func TestVoteIsMendedAtEveryStep(t *testing.T) {
 
 // TestVoteNeedsNoRoom votes on a disk on which not a page is free.
 func TestVoteNeedsNoRoom(t *testing.T) {
-	files := disk.NewMemory(0)
+	files := disktest.NewMemory(0)
 	if err := files.MkdirAll("/raft", 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
 // smallSegment makes the log of a test use several segments.
@@ -174,7 +175,7 @@ func TestLogSurvivesPowerLoss(t *testing.T) {
 
 // cutLog runs operations until the power goes, restarts, and makes the model say what was found.
 func cutLog(t *rapid.T, m *logModel, dir, attic string) {
-	fault, err := disk.NewFault(disk.OS{}, attic, rapid.Uint64().Draw(t, "seed"))
+	fault, err := disktest.NewFault(disk.OS{}, attic, rapid.Uint64().Draw(t, "seed"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +193,7 @@ func cutLog(t *rapid.T, m *logModel, dir, attic string) {
 		effect(m)
 		after = *m
 		if err := do(l); err != nil {
-			if !errors.Is(err, disk.ErrKilled) {
+			if !errors.Is(err, disktest.ErrKilled) {
 				t.Fatalf("%s: %v", what, err)
 			}
 			break
@@ -325,7 +326,7 @@ func wantDamaged(t *testing.T, dir, path string, p []byte, what string) {
 
 func TestLogGoesOnAfterAFullDisk(t *testing.T) {
 	dir := t.TempDir()
-	fault, err := disk.NewFault(disk.OS{}, t.TempDir(), 1)
+	fault, err := disktest.NewFault(disk.OS{}, t.TempDir(), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,8 +334,8 @@ func TestLogGoesOnAfterAFullDisk(t *testing.T) {
 	if err := l.StoreLogs(entries(1, 3, 1)); err != nil {
 		t.Fatal(err)
 	}
-	fault.FailAt(1, disk.ErrTorn) // half of it is written
-	if err := l.StoreLogs(entries(4, 6, 1)); !errors.Is(err, disk.ErrTorn) {
+	fault.FailAt(1, disktest.ErrTorn) // half of it is written
+	if err := l.StoreLogs(entries(4, 6, 1)); !errors.Is(err, disktest.ErrTorn) {
 		t.Fatalf("store on a full disk: %v", err)
 	}
 	if err := l.StoreLogs(entries(4, 6, 2)); err != nil {
@@ -354,7 +355,7 @@ func TestLogGoesOnAfterAFullDisk(t *testing.T) {
 // After a suffix was deleted, a write that fails for want of space must not be taken for one that can simply be repeated:
 // Raft believes that the suffix is still there.
 func TestLogRefusesToGoOnAfterAFullDiskAndADeletedSuffix(t *testing.T) {
-	fault, err := disk.NewFault(disk.OS{}, t.TempDir(), 1)
+	fault, err := disktest.NewFault(disk.OS{}, t.TempDir(), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,7 +363,7 @@ func TestLogRefusesToGoOnAfterAFullDiskAndADeletedSuffix(t *testing.T) {
 	if err := errors.Join(l.StoreLogs(entries(1, 6, 1)), l.DeleteRange(4, 6)); err != nil {
 		t.Fatal(err)
 	}
-	fault.FailAt(1, disk.ErrTorn)
+	fault.FailAt(1, disktest.ErrTorn)
 	if err := l.StoreLogs(entries(4, 6, 2)); !errors.Is(err, ErrBroken) {
 		t.Fatalf("store on a full disk: %v", err)
 	}
@@ -372,7 +373,7 @@ func TestLogRefusesToGoOnAfterAFullDiskAndADeletedSuffix(t *testing.T) {
 }
 
 func TestLogRefusesToGoOnAfterAFailedSync(t *testing.T) {
-	fault, err := disk.NewFault(disk.OS{}, t.TempDir(), 1)
+	fault, err := disktest.NewFault(disk.OS{}, t.TempDir(), 1)
 	if err != nil {
 		t.Fatal(err)
 	}

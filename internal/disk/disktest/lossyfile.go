@@ -1,4 +1,4 @@
-package disk
+package disktest
 
 import (
 	"errors"
@@ -10,17 +10,18 @@ import (
 	"slices"
 
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 // lossyFile is an open file of a Lossy.
 type lossyFile struct {
-	File
+	disk.File
 	fs     *Lossy
 	id     inodeID
 	writes bool // counts among the inode's handles
 }
 
-// ReadAt implements File.
+// ReadAt implements disk.File.
 func (f *lossyFile) ReadAt(p []byte, off int64) (int, error) {
 	f.fs.mu.RLock()
 	defer f.fs.mu.RUnlock()
@@ -47,7 +48,7 @@ func (f *lossyFile) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// WriteAt implements File.
+// WriteAt implements disk.File.
 func (f *lossyFile) WriteAt(p []byte, off int64) (int, error) {
 	l := f.fs
 	l.mu.Lock()
@@ -102,7 +103,7 @@ func (l *Lossy) writeBack(in *lossyInode) error {
 	return nil
 }
 
-// Sync implements File.
+// Sync implements disk.File.
 func (f *lossyFile) Sync() error {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
@@ -112,10 +113,10 @@ func (f *lossyFile) Sync() error {
 	return nil
 }
 
-// Stat implements File.
+// Stat implements disk.File.
 func (f *lossyFile) Stat() (fs.FileInfo, error) { return f.fs.stat(f.File.Stat()) }
 
-// Truncate implements File.
+// Truncate implements disk.File.
 func (f *lossyFile) Truncate(size int64) error {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
@@ -128,7 +129,7 @@ func (f *lossyFile) Truncate(size int64) error {
 	return nil
 }
 
-// PunchHole implements File.
+// PunchHole implements disk.File.
 func (f *lossyFile) PunchHole(off, n int64) error {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
@@ -141,7 +142,7 @@ func (f *lossyFile) PunchHole(off, n int64) error {
 	return nil
 }
 
-// Extents implements File. All of a file with unsynced bytes may hold data.
+// Extents implements disk.File. All of a file with unsynced bytes may hold data.
 func (f *lossyFile) Extents(size, grain int64) iter.Seq2[content.Extent, error] {
 	f.fs.mu.RLock()
 	defer f.fs.mu.RUnlock()
@@ -151,19 +152,19 @@ func (f *lossyFile) Extents(size, grain int64) iter.Seq2[content.Extent, error] 
 	return f.File.Extents(size, grain)
 }
 
-// DropCache implements File.
+// DropCache implements disk.File.
 func (f *lossyFile) DropCache(off, n int64) { f.File.DropCache(off, n) }
 
-// CloneFrom implements File.
-func (f *lossyFile) CloneFrom(*os.File) error { return ErrNoClone }
+// CloneFrom implements disk.File.
+func (f *lossyFile) CloneFrom(*os.File) error { return disk.ErrNoClone }
 
-// CloneRange implements File.
-func (f *lossyFile) CloneRange(File, int64, int64, int64) error { return ErrNoClone }
+// CloneRange implements disk.File.
+func (f *lossyFile) CloneRange(disk.File, int64, int64, int64) error { return disk.ErrNoClone }
 
-// CloneTo implements File.
-func (f *lossyFile) CloneTo(File) error { return ErrNoClone }
+// CloneTo implements disk.File.
+func (f *lossyFile) CloneTo(disk.File) error { return disk.ErrNoClone }
 
-// Close implements File. What is not synced stays so.
+// Close implements disk.File. What is not synced stays so.
 func (f *lossyFile) Close() error {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()

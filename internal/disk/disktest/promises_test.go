@@ -1,4 +1,4 @@
-package disk
+package disktest
 
 import (
 	"bytes"
@@ -12,9 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
-func newFault(t *testing.T, under FS, dir string, seed uint64) *Fault {
+func newFault(t *testing.T, under disk.FS, dir string, seed uint64) *Fault {
 	t.Helper()
 	f, err := NewFault(under, filepath.Join(dir, "attic"), seed)
 	if err != nil {
@@ -26,14 +27,14 @@ func newFault(t *testing.T, under FS, dir string, seed uint64) *Fault {
 // bases are the file systems that others stand on.
 var bases = []struct {
 	name string
-	make func(t *testing.T) (FS, string)
+	make func(t *testing.T) (disk.FS, string)
 }{
-	{"OS", func(t *testing.T) (FS, string) { return OS{}, t.TempDir() }},
-	{"Memory", func(t *testing.T) (FS, string) { return NewMemory(0), "/" }},
+	{"OS", func(t *testing.T) (disk.FS, string) { return disk.OS{}, t.TempDir() }},
+	{"Memory", func(t *testing.T) (disk.FS, string) { return NewMemory(0), "/" }},
 }
 
 // each runs a test over every file system, over a Fault that does nothing, and over a Lossy.
-func each(t *testing.T, test func(t *testing.T, f FS, dir string)) {
+func each(t *testing.T, test func(t *testing.T, f disk.FS, dir string)) {
 	for _, base := range bases {
 		t.Run(base.name, func(t *testing.T) {
 			f, dir := base.make(t)
@@ -52,7 +53,7 @@ func each(t *testing.T, test func(t *testing.T, f FS, dir string)) {
 	}
 }
 
-func write(t *testing.T, f FS, path string, p []byte) File {
+func write(t *testing.T, f disk.FS, path string, p []byte) disk.File {
 	t.Helper()
 	w, err := f.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -65,9 +66,9 @@ func write(t *testing.T, f FS, path string, p []byte) File {
 	return w
 }
 
-func want(t *testing.T, f FS, path string, p []byte) {
+func want(t *testing.T, f disk.FS, path string, p []byte) {
 	t.Helper()
-	got, err := ReadFile(f, path, 1<<20)
+	got, err := disk.ReadFile(f, path, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func want(t *testing.T, f FS, path string, p []byte) {
 	}
 }
 
-func wantMissing(t *testing.T, f FS, path string) {
+func wantMissing(t *testing.T, f disk.FS, path string) {
 	t.Helper()
 	if _, err := f.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%s is there (%v)", path, err)
@@ -84,7 +85,7 @@ func wantMissing(t *testing.T, f FS, path string) {
 }
 
 func TestNames(t *testing.T) {
-	each(t, func(t *testing.T, f FS, dir string) {
+	each(t, func(t *testing.T, f disk.FS, dir string) {
 		a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
 		write(t, f, a, []byte("a"))
 		write(t, f, b, []byte("b"))
@@ -121,21 +122,15 @@ func TestNames(t *testing.T) {
 }
 
 func TestRenameNewOfDirectories(t *testing.T) {
-	each(t, func(t *testing.T, f FS, dir string) {
+	each(t, func(t *testing.T, f disk.FS, dir string) {
 		from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
 		for _, d := range []string{filepath.Join(from, "x"), filepath.Join(to, "y")} {
 			if err := f.MkdirAll(d, 0o700); err != nil {
 				t.Fatal(err)
 			}
 		}
-		renames := map[string]func(from, to string) error{"RenameNew": f.RenameNew}
-		if f == (OS{}) {
-			renames["its stand-in"] = renameNew
-		}
-		for name, rename := range renames {
-			if err := rename(from, to); !errors.Is(err, fs.ErrExist) {
-				t.Errorf("%s over a directory: %v", name, err)
-			}
+		if err := f.RenameNew(from, to); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("RenameNew over a directory: %v", err)
 		}
 		if err := f.RemoveAll(to); err != nil {
 			t.Fatal(err)
@@ -147,7 +142,7 @@ func TestRenameNewOfDirectories(t *testing.T) {
 }
 
 func TestUnnamed(t *testing.T) {
-	each(t, func(t *testing.T, f FS, dir string) {
+	each(t, func(t *testing.T, f disk.FS, dir string) {
 		for _, named := range []bool{false, true} {
 			w, err := f.CreateUnnamed(dir, 0o600)
 			if err != nil {
@@ -182,31 +177,8 @@ func TestUnnamed(t *testing.T) {
 	})
 }
 
-// TestStandIn is for file systems without O_TMPFILE, where a hidden name stands in.
-func TestStandIn(t *testing.T) {
-	dir := t.TempDir()
-	for _, named := range []bool{false, true} {
-		path := filepath.Join(dir, ".hidden")
-		f, err := os.Create(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := &osFile{File: f, stand: path}
-		if named {
-			if err := w.Link(filepath.Join(dir, "name")); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-		wantMissing(t, OS{}, path)
-	}
-	want(t, OS{}, filepath.Join(dir, "name"), nil)
-}
-
 func TestHoles(t *testing.T) {
-	each(t, func(t *testing.T, f FS, dir string) {
+	each(t, func(t *testing.T, f disk.FS, dir string) {
 		const grain = 64 << 10
 		w := write(t, f, filepath.Join(dir, "f"), nil)
 		if err := w.Truncate(16 * grain); err != nil {
@@ -242,7 +214,7 @@ func TestHoles(t *testing.T) {
 }
 
 func TestCloneSharesOrSaysNo(t *testing.T) {
-	each(t, func(t *testing.T, f FS, dir string) {
+	each(t, func(t *testing.T, f disk.FS, dir string) {
 		p := bytes.Repeat([]byte("0123456789abcdef"), 1<<12)
 		src := write(t, f, filepath.Join(dir, "src"), p)
 		dst := write(t, f, filepath.Join(dir, "dst"), nil)
@@ -252,7 +224,7 @@ func TestCloneSharesOrSaysNo(t *testing.T) {
 		} {
 			if err == nil {
 				want(t, f, dst.Name(), p)
-			} else if !errors.Is(err, ErrNoClone) {
+			} else if !errors.Is(err, disk.ErrNoClone) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -260,13 +232,13 @@ func TestCloneSharesOrSaysNo(t *testing.T) {
 }
 
 func TestLock(t *testing.T) {
-	each(t, func(t *testing.T, f FS, dir string) {
+	each(t, func(t *testing.T, f disk.FS, dir string) {
 		path := filepath.Join(dir, "LOCK")
 		l, err := f.Lock(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.Lock(path); !errors.Is(err, ErrLocked) {
+		if _, err := f.Lock(path); !errors.Is(err, disk.ErrLocked) {
 			t.Errorf("second lock: %v", err)
 		}
 		l.Close()
@@ -275,28 +247,4 @@ func TestLock(t *testing.T) {
 		}
 		l.Close()
 	})
-}
-
-func TestReadFileRefusesTooLarge(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "f")
-	if err := WriteFile(OS{}, path, []byte("12345"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ReadFile(OS{}, path, 4); !errors.Is(err, ErrTooLarge) {
-		t.Errorf("limit 4: %v", err)
-	}
-	if p, err := ReadFile(OS{}, path, 5); err != nil || string(p) != "12345" {
-		t.Errorf("limit 5: %q, %v", p, err)
-	}
-}
-
-func TestNoSpaceIsRecognised(t *testing.T) {
-	full, err := OS{}.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Skip(err)
-	}
-	defer full.Close()
-	if _, err := full.WriteAt([]byte("x"), 0); !errors.Is(err, ErrNoSpace) || !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("write to a full disk: %v", err)
-	}
 }

@@ -1,4 +1,4 @@
-package disk
+package disktest
 
 import (
 	"io"
@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 // memoryTotal is the size of a Memory without a limit.
@@ -28,7 +30,7 @@ type Memory struct {
 	locks map[string]bool
 }
 
-var _ FS = (*Memory)(nil)
+var _ disk.FS = (*Memory)(nil)
 
 // NewMemory returns an empty file system that holds limit bytes of data, counted in pages of 4096; 0 means a TiB.
 func NewMemory(limit int64) *Memory {
@@ -113,18 +115,18 @@ func pathError(op, path string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return spaced(&fs.PathError{Op: op, Path: path, Err: err})
+	return full(&fs.PathError{Op: op, Path: path, Err: err})
 }
 
 func linkError(op, from, to string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return spaced(&os.LinkError{Op: op, Old: from, New: to, Err: err})
+	return full(&os.LinkError{Op: op, Old: from, New: to, Err: err})
 }
 
-// OpenFile implements FS. Directories cannot be opened.
-func (m *Memory) OpenFile(path string, flag int, perm fs.FileMode) (File, error) {
+// OpenFile implements disk.FS. Directories cannot be opened.
+func (m *Memory) OpenFile(path string, flag int, perm fs.FileMode) (disk.File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n, dir, name, err := m.find(path)
@@ -151,8 +153,8 @@ func (m *Memory) OpenFile(path string, flag int, perm fs.FileMode) (File, error)
 	return &memoryFile{fs: m, node: n, name: path, flag: flag}, nil
 }
 
-// CreateUnnamed implements FS.
-func (m *Memory) CreateUnnamed(dir string, perm fs.FileMode) (File, error) {
+// CreateUnnamed implements disk.FS.
+func (m *Memory) CreateUnnamed(dir string, perm fs.FileMode) (disk.File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d, _, _, err := m.must(dir)
@@ -167,14 +169,14 @@ func (m *Memory) CreateUnnamed(dir string, perm fs.FileMode) (File, error) {
 	return &memoryFile{fs: m, node: n, name: filepath.Join(dir, "unnamed"), flag: os.O_RDWR, unnamed: true}, nil
 }
 
-// Rename implements FS.
+// Rename implements disk.FS.
 func (m *Memory) Rename(from, to string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return linkError("rename", from, to, m.rename(from, to, true))
 }
 
-// RenameNew implements FS.
+// RenameNew implements disk.FS.
 func (m *Memory) RenameNew(from, to string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -213,7 +215,7 @@ func (m *Memory) rename(from, to string, replace bool) error {
 	return nil
 }
 
-// Link implements FS.
+// Link implements disk.FS.
 func (m *Memory) Link(from, to string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -241,7 +243,7 @@ func (m *Memory) link(n *memoryNode, to string) error {
 	return nil
 }
 
-// Remove implements FS.
+// Remove implements disk.FS.
 func (m *Memory) Remove(path string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -256,7 +258,7 @@ func (m *Memory) Remove(path string) error {
 	return nil
 }
 
-// RemoveAll implements FS.
+// RemoveAll implements disk.FS.
 func (m *Memory) RemoveAll(path string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -287,7 +289,7 @@ func (m *Memory) unlink(dir *memoryNode, name string) {
 	}
 }
 
-// MkdirAll implements FS.
+// MkdirAll implements disk.FS.
 func (m *Memory) MkdirAll(path string, perm fs.FileMode) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -309,7 +311,7 @@ func (m *Memory) MkdirAll(path string, perm fs.FileMode) error {
 	return nil
 }
 
-// ReadDir implements FS.
+// ReadDir implements disk.FS.
 func (m *Memory) ReadDir(path string) ([]fs.DirEntry, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -327,7 +329,7 @@ func (m *Memory) ReadDir(path string) ([]fs.DirEntry, error) {
 	return entries, nil
 }
 
-// Stat implements FS.
+// Stat implements disk.FS.
 func (m *Memory) Stat(path string) (fs.FileInfo, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -338,15 +340,15 @@ func (m *Memory) Stat(path string) (fs.FileInfo, error) {
 	return n.info(filepath.Base(path)), nil
 }
 
-// Lstat implements FS.
+// Lstat implements disk.FS.
 func (m *Memory) Lstat(path string) (fs.FileInfo, error) { return m.Stat(path) }
 
-// Chmod implements FS. The mode is shown and keeps nobody from anything.
+// Chmod implements disk.FS. The mode is shown and keeps nobody from anything.
 func (m *Memory) Chmod(path string, perm fs.FileMode) error {
 	return m.change("chmod", path, func(n *memoryNode) { n.mode = n.mode.Type() | perm.Perm() })
 }
 
-// Chtimes implements FS.
+// Chtimes implements disk.FS.
 func (m *Memory) Chtimes(path string, t time.Time) error {
 	return m.change("chtimes", path, func(n *memoryNode) { n.changed = t })
 }
@@ -361,13 +363,13 @@ func (m *Memory) change(op, path string, do func(n *memoryNode)) error {
 	return pathError(op, path, err)
 }
 
-// SyncDir implements FS.
+// SyncDir implements disk.FS.
 func (m *Memory) SyncDir(path string) error {
 	_, err := m.ReadDir(path)
 	return err
 }
 
-// Lock implements FS. There is one process: the lock ends with the Closer.
+// Lock implements disk.FS. There is one process: the lock ends with the Closer.
 func (m *Memory) Lock(path string) (io.Closer, error) {
 	f, err := m.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -378,7 +380,7 @@ func (m *Memory) Lock(path string) (io.Closer, error) {
 	defer m.mu.Unlock()
 	if m.locks[path] {
 		m.close(f.(*memoryFile))
-		return nil, &fs.PathError{Op: "lock", Path: path, Err: ErrLocked}
+		return nil, &fs.PathError{Op: "lock", Path: path, Err: disk.ErrLocked}
 	}
 	m.locks[path] = true
 	return &memoryLock{f.(*memoryFile), path}, nil
@@ -401,7 +403,7 @@ func (l *memoryLock) Close() error {
 	return nil
 }
 
-// Space implements FS.
+// Space implements disk.FS.
 func (m *Memory) Space(path string) (free, total int64, err error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

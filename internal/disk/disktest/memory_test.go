@@ -1,4 +1,4 @@
-package disk
+package disktest
 
 import (
 	"bytes"
@@ -13,12 +13,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 // TestRandomWrites compares what every file system holds with a slice after random operations.
 func TestRandomWrites(t *testing.T) {
 	const size = 10*faultPage + 77
-	each(t, func(t *testing.T, f FS, dir string) {
+	each(t, func(t *testing.T, f disk.FS, dir string) {
 		rng := rand.New(rand.NewPCG(1, 2))
 		path := filepath.Join(dir, "f")
 		w := write(t, f, path, nil)
@@ -69,7 +71,7 @@ func TestMemoryIsFull(t *testing.T) {
 	m := NewMemory(3 * faultPage)
 	w := write(t, m, "/f", make([]byte, 2*faultPage))
 	n, err := w.WriteAt(make([]byte, 2*faultPage), 2*faultPage)
-	if n != faultPage || !errors.Is(err, ErrNoSpace) || !errors.Is(err, syscall.ENOSPC) {
+	if n != faultPage || !errors.Is(err, disk.ErrNoSpace) || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("%d bytes, %v", n, err)
 	}
 	if free, total, err := m.Space("/"); free != 0 || total != 3*faultPage || err != nil {
@@ -88,7 +90,7 @@ func TestMemoryIsFull(t *testing.T) {
 	}
 	m.SetLimit(faultPage)
 	v := write(t, m, "/g", []byte("x"))
-	if _, err := v.WriteAt([]byte("x"), faultPage); !errors.Is(err, ErrNoSpace) {
+	if _, err := v.WriteAt([]byte("x"), faultPage); !errors.Is(err, disk.ErrNoSpace) {
 		t.Errorf("beyond the new limit: %v", err)
 	}
 }
@@ -141,7 +143,7 @@ func TestMemoryInABubble(t *testing.T) {
 		f, err := NewFault(m, "/attic", 1)
 		must(t, err, f.MkdirAll("/d", 0o700))
 		time.Sleep(time.Hour)
-		must(t, WriteFile(f, "/d/f", []byte("x"), 0o600))
+		must(t, disk.WriteFile(f, "/d/f", []byte("x"), 0o600))
 		st, err := f.Stat("/d/f")
 		must(t, err)
 		if !st.ModTime().Equal(time.Now()) {

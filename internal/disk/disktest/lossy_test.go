@@ -1,14 +1,16 @@
-package disk
+package disktest
 
 import (
 	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 // kill ends the life of a Lossy as kill -9 does, and begins another.
-func kill(under FS) *Lossy { return NewLossy(under) }
+func kill(under disk.FS) *Lossy { return NewLossy(under) }
 
 func TestLossyLosesWhatIsNotSynced(t *testing.T) {
 	for _, base := range bases {
@@ -45,7 +47,7 @@ func TestLossyLosesWhatIsNotSynced(t *testing.T) {
 
 // TestLossyForgets: a removed file takes no memory, however much of it was not synced.
 func TestLossyForgets(t *testing.T) {
-	under, dir := OS{}, t.TempDir()
+	under, dir := disk.OS{}, t.TempDir()
 	l := NewLossy(under)
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
 	for _, path := range []string{a, b} {

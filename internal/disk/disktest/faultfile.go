@@ -1,4 +1,4 @@
-package disk
+package disktest
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 type inodeID struct{ dev, ino uint64 }
@@ -18,7 +19,7 @@ type inodeID struct{ dev, ino uint64 }
 // inode is what a Fault knows of a file with unsynced changes, whatever its names are. Its own handle also keeps
 // the inode number from being given to another file.
 type inode struct {
-	file  File
+	file  disk.File
 	size  int64            // durable length
 	sized bool             // the length has changed since
 	pages map[int64][]byte // what unsynced pages held before, by page number
@@ -27,13 +28,13 @@ type inode struct {
 
 // faultFile is a File of a Fault.
 type faultFile struct {
-	File
+	disk.File
 	fault *Fault
 	inode *inode // nil for a file that cannot be written, or has no name
 }
 
 // wrap makes a faultFile; the caller holds mu.
-func (f *Fault) wrap(file File, path string, writable bool) (*faultFile, error) {
+func (f *Fault) wrap(file disk.File, path string, writable bool) (*faultFile, error) {
 	ff := &faultFile{File: file, fault: f}
 	if !writable {
 		return ff, nil
@@ -56,7 +57,7 @@ func (f *Fault) wrap(file File, path string, writable bool) (*faultFile, error) 
 	return ff, nil
 }
 
-// ReadAt implements File.
+// ReadAt implements disk.File.
 func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
 	if err := f.fault.look("read", f.Name()); err != nil {
 		return 0, err
@@ -64,12 +65,12 @@ func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.File.ReadAt(p, off)
 }
 
-// Extents implements File.
+// Extents implements disk.File.
 func (f *faultFile) Extents(size, grain int64) iter.Seq2[content.Extent, error] {
 	return f.File.Extents(size, grain)
 }
 
-// WriteAt implements File.
+// WriteAt implements disk.File.
 func (f *faultFile) WriteAt(p []byte, off int64) (int, error) {
 	f.fault.mu.Lock()
 	defer f.fault.mu.Unlock()
@@ -87,7 +88,7 @@ func (f *faultFile) WriteAt(p []byte, off int64) (int, error) {
 	return n, errors.Join(fail, err)
 }
 
-// Sync implements File.
+// Sync implements disk.File.
 func (f *faultFile) Sync() error {
 	f.fault.mu.Lock()
 	defer f.fault.mu.Unlock()
@@ -100,7 +101,7 @@ func (f *faultFile) Sync() error {
 	return f.inode.settle()
 }
 
-// Truncate implements File.
+// Truncate implements disk.File.
 func (f *faultFile) Truncate(size int64) error {
 	f.fault.mu.Lock()
 	defer f.fault.mu.Unlock()
@@ -126,7 +127,7 @@ func (f *faultFile) truncate(size int64) error {
 	return f.File.Truncate(size)
 }
 
-// PunchHole implements File.
+// PunchHole implements disk.File.
 func (f *faultFile) PunchHole(off, n int64) error {
 	f.fault.mu.Lock()
 	defer f.fault.mu.Unlock()
@@ -139,7 +140,7 @@ func (f *faultFile) PunchHole(off, n int64) error {
 	return f.File.PunchHole(off, n)
 }
 
-// CloneFrom implements File.
+// CloneFrom implements disk.File.
 func (f *faultFile) CloneFrom(src *os.File) error {
 	return f.clone(func() (int64, int64, error) {
 		st, err := src.Stat()
@@ -150,18 +151,18 @@ func (f *faultFile) CloneFrom(src *os.File) error {
 	}, func() error { return f.File.CloneFrom(src) })
 }
 
-// CloneRange implements File.
-func (f *faultFile) CloneRange(src File, srcOff, n, dstOff int64) error {
+// CloneRange implements disk.File.
+func (f *faultFile) CloneRange(src disk.File, srcOff, n, dstOff int64) error {
 	s, ok := src.(*faultFile)
 	if !ok {
-		return ErrNoClone
+		return disk.ErrNoClone
 	}
 	return f.clone(func() (int64, int64, error) { return dstOff, n, nil },
 		func() error { return f.File.CloneRange(s.File, srcOff, n, dstOff) })
 }
 
-// CloneTo implements File.
-func (f *faultFile) CloneTo(dst File) error {
+// CloneTo implements disk.File.
+func (f *faultFile) CloneTo(dst disk.File) error {
 	d, ok := dst.(*faultFile)
 	if !ok {
 		return f.File.CloneTo(dst)
@@ -194,7 +195,7 @@ func (f *faultFile) clone(span func() (off, n int64, err error), do func() error
 	return do()
 }
 
-// Link implements File. The content of a file that got its name this way is not lost by PowerOff.
+// Link implements disk.File. The content of a file that got its name this way is not lost by PowerOff.
 func (f *faultFile) Link(path string) error {
 	f.fault.mu.Lock()
 	defer f.fault.mu.Unlock()

@@ -1,4 +1,4 @@
-package disk
+package disktest
 
 import (
 	"io"
@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 // maxUnsynced bounds the memory that a Lossy takes. Past it bytes are written back early, as a kernel does.
@@ -18,30 +20,30 @@ const maxUnsynced = 256 << 20
 // Sync does not wait for the medium: only the imitated power is lost. Blocks are not shared between files. The content
 // of a file made by CreateUnnamed is not lost.
 type Lossy struct {
-	under FS
+	under disk.FS
 
 	mu     sync.RWMutex // held through every operation that names a file or changes it
 	inodes map[inodeID]*lossyInode
 	bytes  int64 // in pages
 }
 
-var _ FS = (*Lossy)(nil)
+var _ disk.FS = (*Lossy)(nil)
 
 // NewLossy returns a Lossy over a file system of which Stat tells inode numbers.
-func NewLossy(under FS) *Lossy {
+func NewLossy(under disk.FS) *Lossy {
 	return &Lossy{under: under, inodes: map[inodeID]*lossyInode{}}
 }
 
 // lossyInode is a file that can be written, or has bytes that are not synced.
 type lossyInode struct {
-	file  File // of its own, to write back whatever becomes of the names
+	file  disk.File // of its own, to write back whatever becomes of the names
 	size  int64
 	pages map[int64]*[faultPage]byte
 	open  int // handles that can write
 }
 
-// OpenFile implements FS.
-func (l *Lossy) OpenFile(path string, flag int, perm fs.FileMode) (File, error) {
+// OpenFile implements disk.FS.
+func (l *Lossy) OpenFile(path string, flag int, perm fs.FileMode) (disk.File, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	file, err := l.under.OpenFile(path, flag, perm)
@@ -56,7 +58,7 @@ func (l *Lossy) OpenFile(path string, flag int, perm fs.FileMode) (File, error) 
 	return f, nil
 }
 
-func (l *Lossy) wrap(file File, path string, flag int) (*lossyFile, error) {
+func (l *Lossy) wrap(file disk.File, path string, flag int) (*lossyFile, error) {
 	st, err := file.Stat()
 	if err != nil {
 		return nil, err
@@ -146,44 +148,44 @@ func (l *Lossy) named(do func() error) error {
 	return nil
 }
 
-// CreateUnnamed implements FS.
-func (l *Lossy) CreateUnnamed(dir string, perm fs.FileMode) (File, error) {
+// CreateUnnamed implements disk.FS.
+func (l *Lossy) CreateUnnamed(dir string, perm fs.FileMode) (disk.File, error) {
 	return l.under.CreateUnnamed(dir, perm)
 }
 
-// Rename implements FS.
+// Rename implements disk.FS.
 func (l *Lossy) Rename(from, to string) error {
 	return l.named(func() error { return l.under.Rename(from, to) })
 }
 
-// RenameNew implements FS.
+// RenameNew implements disk.FS.
 func (l *Lossy) RenameNew(from, to string) error {
 	return l.named(func() error { return l.under.RenameNew(from, to) })
 }
 
-// Link implements FS.
+// Link implements disk.FS.
 func (l *Lossy) Link(from, to string) error { return l.under.Link(from, to) }
 
-// Remove implements FS.
+// Remove implements disk.FS.
 func (l *Lossy) Remove(path string) error {
 	return l.named(func() error { return l.under.Remove(path) })
 }
 
-// RemoveAll implements FS.
+// RemoveAll implements disk.FS.
 func (l *Lossy) RemoveAll(path string) error {
 	return l.named(func() error { return l.under.RemoveAll(path) })
 }
 
-// MkdirAll implements FS.
+// MkdirAll implements disk.FS.
 func (l *Lossy) MkdirAll(path string, perm fs.FileMode) error { return l.under.MkdirAll(path, perm) }
 
-// ReadDir implements FS. The entries' sizes are those that are synced.
+// ReadDir implements disk.FS. The entries' sizes are those that are synced.
 func (l *Lossy) ReadDir(path string) ([]fs.DirEntry, error) { return l.under.ReadDir(path) }
 
-// Stat implements FS.
+// Stat implements disk.FS.
 func (l *Lossy) Stat(path string) (fs.FileInfo, error) { return l.stat(l.under.Stat(path)) }
 
-// Lstat implements FS.
+// Lstat implements disk.FS.
 func (l *Lossy) Lstat(path string) (fs.FileInfo, error) { return l.stat(l.under.Lstat(path)) }
 
 // lossyInfo tells the length that a file has, synced or not.
@@ -206,22 +208,22 @@ func (l *Lossy) stat(st fs.FileInfo, err error) (fs.FileInfo, error) {
 	return st, nil
 }
 
-// Chmod implements FS.
+// Chmod implements disk.FS.
 func (l *Lossy) Chmod(path string, perm fs.FileMode) error { return l.under.Chmod(path, perm) }
 
-// Chtimes implements FS.
+// Chtimes implements disk.FS.
 func (l *Lossy) Chtimes(path string, t time.Time) error { return l.under.Chtimes(path, t) }
 
-// SyncDir implements FS: names are there already.
+// SyncDir implements disk.FS: names are there already.
 func (l *Lossy) SyncDir(path string) error {
 	_, err := l.under.Stat(path)
 	return err
 }
 
-// Lock implements FS.
+// Lock implements disk.FS.
 func (l *Lossy) Lock(path string) (io.Closer, error) { return l.under.Lock(path) }
 
-// Space implements FS. What is not synced takes space as well.
+// Space implements disk.FS. What is not synced takes space as well.
 func (l *Lossy) Space(path string) (free, total int64, err error) {
 	free, total, err = l.under.Space(path)
 	l.mu.RLock()

@@ -1,4 +1,4 @@
-package disk
+package disktest
 
 import (
 	"errors"
@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 // Errors that a Fault injects by itself.
@@ -41,7 +43,7 @@ type Op struct {
 // written before a Sync that failed are lost for certain, unless they are written again, as on Linux. Neither
 // waits for a real disk, so that a test can afford thousands.
 type Fault struct {
-	under FS
+	under disk.FS
 	attic string // where removed files wait until their removal is durable
 
 	mu     sync.Mutex // held through every operation that changes something
@@ -56,11 +58,11 @@ type Fault struct {
 	locks  map[*faultLock]struct{}
 }
 
-var _ FS = (*Fault)(nil)
+var _ disk.FS = (*Fault)(nil)
 
 // NewFault returns a Fault over under, with chance decided by seed. The attic is a directory for its own use, on
 // the same file system as what it is used for.
-func NewFault(under FS, attic string, seed uint64) (*Fault, error) {
+func NewFault(under disk.FS, attic string, seed uint64) (*Fault, error) {
 	if err := under.MkdirAll(attic, 0o700); err != nil {
 		return nil, err
 	}
@@ -164,7 +166,7 @@ func (f *Fault) before(name, path string, changes bool) error {
 		f.die()
 	}
 	if err != nil {
-		return spaced(&fs.PathError{Op: name, Path: path, Err: err})
+		return full(&fs.PathError{Op: name, Path: path, Err: err})
 	}
 	return nil
 }
@@ -175,8 +177,8 @@ func (f *Fault) look(name, path string) error {
 	return f.before(name, path, false)
 }
 
-// OpenFile implements FS.
-func (f *Fault) OpenFile(path string, flag int, perm fs.FileMode) (File, error) {
+// OpenFile implements disk.FS.
+func (f *Fault) OpenFile(path string, flag int, perm fs.FileMode) (disk.File, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	_, err := f.under.Lstat(path)
@@ -208,8 +210,8 @@ func (f *Fault) OpenFile(path string, flag int, perm fs.FileMode) (File, error) 
 	return ff, nil
 }
 
-// CreateUnnamed implements FS.
-func (f *Fault) CreateUnnamed(dir string, perm fs.FileMode) (File, error) {
+// CreateUnnamed implements disk.FS.
+func (f *Fault) CreateUnnamed(dir string, perm fs.FileMode) (disk.File, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.before("create", dir, true); err != nil {
@@ -222,7 +224,7 @@ func (f *Fault) CreateUnnamed(dir string, perm fs.FileMode) (File, error) {
 	return &faultFile{File: file, fault: f}, nil
 }
 
-// Rename implements FS.
+// Rename implements disk.FS.
 func (f *Fault) Rename(from, to string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -232,7 +234,7 @@ func (f *Fault) Rename(from, to string) error {
 	return f.rename(from, to, f.under.Rename)
 }
 
-// RenameNew implements FS.
+// RenameNew implements disk.FS.
 func (f *Fault) RenameNew(from, to string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -242,7 +244,7 @@ func (f *Fault) RenameNew(from, to string) error {
 	return f.rename(from, to, f.under.RenameNew)
 }
 
-// Link implements FS.
+// Link implements disk.FS.
 func (f *Fault) Link(from, to string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -256,7 +258,7 @@ func (f *Fault) Link(from, to string) error {
 	return nil
 }
 
-// Remove implements FS.
+// Remove implements disk.FS.
 func (f *Fault) Remove(path string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -266,7 +268,7 @@ func (f *Fault) Remove(path string) error {
 	return f.bury(path)
 }
 
-// RemoveAll implements FS, at once or not at all.
+// RemoveAll implements disk.FS, at once or not at all.
 func (f *Fault) RemoveAll(path string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -279,7 +281,7 @@ func (f *Fault) RemoveAll(path string) error {
 	return f.bury(path)
 }
 
-// MkdirAll implements FS.
+// MkdirAll implements disk.FS.
 func (f *Fault) MkdirAll(path string, perm fs.FileMode) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -303,7 +305,7 @@ func (f *Fault) MkdirAll(path string, perm fs.FileMode) error {
 	return nil
 }
 
-// ReadDir implements FS.
+// ReadDir implements disk.FS.
 func (f *Fault) ReadDir(path string) ([]fs.DirEntry, error) {
 	if err := f.look("readdir", path); err != nil {
 		return nil, err
@@ -311,7 +313,7 @@ func (f *Fault) ReadDir(path string) ([]fs.DirEntry, error) {
 	return f.under.ReadDir(path)
 }
 
-// Stat implements FS.
+// Stat implements disk.FS.
 func (f *Fault) Stat(path string) (fs.FileInfo, error) {
 	if err := f.look("stat", path); err != nil {
 		return nil, err
@@ -319,7 +321,7 @@ func (f *Fault) Stat(path string) (fs.FileInfo, error) {
 	return f.under.Stat(path)
 }
 
-// Lstat implements FS.
+// Lstat implements disk.FS.
 func (f *Fault) Lstat(path string) (fs.FileInfo, error) {
 	if err := f.look("stat", path); err != nil {
 		return nil, err
@@ -327,7 +329,7 @@ func (f *Fault) Lstat(path string) (fs.FileInfo, error) {
 	return f.under.Lstat(path)
 }
 
-// Chmod implements FS. Permissions are not among what PowerOff loses.
+// Chmod implements disk.FS. Permissions are not among what PowerOff loses.
 func (f *Fault) Chmod(path string, perm fs.FileMode) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -337,7 +339,7 @@ func (f *Fault) Chmod(path string, perm fs.FileMode) error {
 	return f.under.Chmod(path, perm)
 }
 
-// Chtimes implements FS. The time is not among what PowerOff loses.
+// Chtimes implements disk.FS. The time is not among what PowerOff loses.
 func (f *Fault) Chtimes(path string, t time.Time) error {
 	if err := f.look("chtimes", path); err != nil {
 		return err
@@ -345,7 +347,7 @@ func (f *Fault) Chtimes(path string, t time.Time) error {
 	return f.under.Chtimes(path, t)
 }
 
-// SyncDir implements FS.
+// SyncDir implements disk.FS.
 func (f *Fault) SyncDir(path string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -355,7 +357,7 @@ func (f *Fault) SyncDir(path string) error {
 	return f.settle(path)
 }
 
-// Lock implements FS.
+// Lock implements disk.FS.
 func (f *Fault) Lock(path string) (io.Closer, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -388,7 +390,7 @@ func (l *faultLock) Close() error {
 	return l.under.Close()
 }
 
-// Space implements FS.
+// Space implements disk.FS.
 func (f *Fault) Space(path string) (free, total int64, err error) {
 	if err := f.look("space", path); err != nil {
 		return 0, 0, err
@@ -398,6 +400,14 @@ func (f *Fault) Space(path string) (free, total int64, err error) {
 
 // NoSpace is the error of a full disk, for hooks.
 func NoSpace() error { return fmt.Errorf("%w (injected)", unix.ENOSPC) }
+
+// full makes a disk.ErrNoSpace of an error that has ENOSPC underneath.
+func full(err error) error {
+	if errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("%w: %w", disk.ErrNoSpace, err)
+	}
+	return err
+}
 
 func (f *Fault) grave() string {
 	f.buried++

@@ -1,4 +1,4 @@
-package disk
+package disktest
 
 import (
 	"io"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 // memoryFile is an open file of a Memory.
@@ -24,9 +25,9 @@ type memoryFile struct {
 	closed  bool
 }
 
-var _ File = (*memoryFile)(nil)
+var _ disk.File = (*memoryFile)(nil)
 
-// Name implements File.
+// Name implements disk.File.
 func (f *memoryFile) Name() string { return f.name }
 
 // usable says why the file cannot be read, or written. The caller holds the file system's mu.
@@ -41,7 +42,7 @@ func (f *memoryFile) usable(write bool) error {
 	return nil
 }
 
-// ReadAt implements File.
+// ReadAt implements disk.File.
 func (f *memoryFile) ReadAt(p []byte, off int64) (int, error) {
 	f.fs.mu.RLock()
 	defer f.fs.mu.RUnlock()
@@ -66,7 +67,7 @@ func (f *memoryFile) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// WriteAt implements File. Of what does not fit, the first pages are written.
+// WriteAt implements disk.File. Of what does not fit, the first pages are written.
 func (f *memoryFile) WriteAt(p []byte, off int64) (int, error) {
 	m := f.fs
 	m.mu.Lock()
@@ -92,7 +93,7 @@ func (f *memoryFile) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// Sync implements File.
+// Sync implements disk.File.
 func (f *memoryFile) Sync() error {
 	f.fs.mu.RLock()
 	defer f.fs.mu.RUnlock()
@@ -102,7 +103,7 @@ func (f *memoryFile) Sync() error {
 	return nil
 }
 
-// Stat implements File.
+// Stat implements disk.File.
 func (f *memoryFile) Stat() (fs.FileInfo, error) {
 	f.fs.mu.RLock()
 	defer f.fs.mu.RUnlock()
@@ -112,7 +113,7 @@ func (f *memoryFile) Stat() (fs.FileInfo, error) {
 	return f.node.info(filepath.Base(f.name)), nil
 }
 
-// Truncate implements File.
+// Truncate implements disk.File.
 func (f *memoryFile) Truncate(size int64) error {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
@@ -131,7 +132,7 @@ func (m *Memory) resize(n *memoryNode, size int64) {
 	n.size, n.changed = size, time.Now()
 }
 
-// PunchHole implements File.
+// PunchHole implements disk.File.
 func (f *memoryFile) PunchHole(off, n int64) error {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
@@ -158,7 +159,7 @@ func (m *Memory) punch(n *memoryNode, off, size int64) {
 	}
 }
 
-// Extents implements File.
+// Extents implements disk.File.
 func (f *memoryFile) Extents(size, grain int64) iter.Seq2[content.Extent, error] {
 	return func(yield func(content.Extent, error) bool) {
 		f.fs.mu.RLock()
@@ -186,19 +187,19 @@ func (f *memoryFile) Extents(size, grain int64) iter.Seq2[content.Extent, error]
 	}
 }
 
-// DropCache implements File.
+// DropCache implements disk.File.
 func (f *memoryFile) DropCache(off, n int64) {}
 
-// CloneFrom implements File.
-func (f *memoryFile) CloneFrom(*os.File) error { return ErrNoClone }
+// CloneFrom implements disk.File.
+func (f *memoryFile) CloneFrom(*os.File) error { return disk.ErrNoClone }
 
-// CloneRange implements File.
-func (f *memoryFile) CloneRange(File, int64, int64, int64) error { return ErrNoClone }
+// CloneRange implements disk.File.
+func (f *memoryFile) CloneRange(disk.File, int64, int64, int64) error { return disk.ErrNoClone }
 
-// CloneTo implements File.
-func (f *memoryFile) CloneTo(File) error { return ErrNoClone }
+// CloneTo implements disk.File.
+func (f *memoryFile) CloneTo(disk.File) error { return disk.ErrNoClone }
 
-// Link implements File.
+// Link implements disk.File.
 func (f *memoryFile) Link(path string) error {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
@@ -212,7 +213,7 @@ func (f *memoryFile) Link(path string) error {
 	return linkError("link", f.name, path, err)
 }
 
-// Close implements File.
+// Close implements disk.File.
 func (f *memoryFile) Close() error {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()

@@ -1,4 +1,4 @@
-package disk
+package disktest
 
 import (
 	"bytes"
@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 // TestWriteFileIsAtomic kills the machine at every step of WriteFile, with all kinds of luck: the file holds the
@@ -20,9 +22,9 @@ func TestWriteFileIsAtomic(t *testing.T) {
 			if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, before, 0o600)); err != nil {
 				t.Fatal(err)
 			}
-			f := newFault(t, OS{}, dir, seed)
+			f := newFault(t, disk.OS{}, dir, seed)
 			f.KillAt(step)
-			err := WriteFile(f, path, after, 0o600)
+			err := disk.WriteFile(f, path, after, 0o600)
 			finished = err == nil
 			if finished == f.Killed() {
 				t.Fatalf("step %d: killed %v, error %v", step, f.Killed(), err)
@@ -45,7 +47,7 @@ func TestWriteFileIsAtomic(t *testing.T) {
 }
 
 // losses runs do, cuts the power and returns which of the states that look tells were seen, over many seeds.
-func losses(t *testing.T, do func(f *Fault, dir string), look func(f FS, dir string) string) map[string]int {
+func losses(t *testing.T, do func(f *Fault, dir string), look func(f disk.FS, dir string) string) map[string]int {
 	t.Helper()
 	seen := map[string]int{}
 	for seed := range uint64(60) {
@@ -62,8 +64,8 @@ func losses(t *testing.T, do func(f *Fault, dir string), look func(f FS, dir str
 	return seen
 }
 
-func state(f FS, dir string) string {
-	p, err := ReadFile(f, filepath.Join(dir, "f"), 1<<20)
+func state(f disk.FS, dir string) string {
+	p, err := disk.ReadFile(f, filepath.Join(dir, "f"), 1<<20)
 	if err != nil {
 		return "missing"
 	}
@@ -141,7 +143,7 @@ func TestPowerOffLosesWhatIsNotSynced(t *testing.T) {
 }
 
 func TestPowerOffLosesNames(t *testing.T) {
-	look := func(f FS, dir string) string {
+	look := func(f disk.FS, dir string) string {
 		s := ""
 		for _, name := range []string{"a", "b", "d/x", "e/x"} {
 			if _, err := f.Lstat(filepath.Join(dir, name)); err == nil {
@@ -204,19 +206,19 @@ func TestPowerOffLosesNames(t *testing.T) {
 
 func TestTornWrite(t *testing.T) {
 	dir := t.TempDir()
-	f := newFault(t, OS{}, dir, 0)
+	f := newFault(t, disk.OS{}, dir, 0)
 	w := write(t, f, filepath.Join(dir, "f"), []byte("12345678"))
 	f.FailAt(1, errors.Join(ErrTorn, NoSpace()))
 	n, err := w.WriteAt([]byte("abcdefgh"), 0)
-	if n != 4 || !errors.Is(err, ErrNoSpace) {
+	if n != 4 || !errors.Is(err, disk.ErrNoSpace) {
 		t.Errorf("%d bytes, %v", n, err)
 	}
-	want(t, OS{}, filepath.Join(dir, "f"), []byte("abcd5678"))
+	want(t, disk.OS{}, filepath.Join(dir, "f"), []byte("abcd5678"))
 }
 
 func TestKillEndsEverything(t *testing.T) {
 	dir := t.TempDir()
-	f := newFault(t, OS{}, dir, 0)
+	f := newFault(t, disk.OS{}, dir, 0)
 	w := write(t, f, filepath.Join(dir, "f"), []byte("1"))
 	f.Kill()
 	_, readErr := w.ReadAt(make([]byte, 1), 0)
@@ -227,7 +229,7 @@ func TestKillEndsEverything(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	want(t, OS{}, filepath.Join(dir, "f"), []byte("1"))
+	want(t, disk.OS{}, filepath.Join(dir, "f"), []byte("1"))
 }
 
 func TestLocksEndWithTheProcess(t *testing.T) {
@@ -240,7 +242,7 @@ func TestLocksEndWithTheProcess(t *testing.T) {
 		f.Kill()
 		alive, err := under.Lock(path)
 		must(t, err, dead.Close())
-		if _, err := under.Lock(path); !errors.Is(err, ErrLocked) {
+		if _, err := under.Lock(path); !errors.Is(err, disk.ErrLocked) {
 			t.Errorf("%s: the dead has given up a lock of the living: %v", base.name, err)
 		}
 		must(t, alive.Close())
@@ -252,11 +254,11 @@ func TestLocksEndWithTheProcess(t *testing.T) {
 func TestPowerOffAfterUnsyncedReplacements(t *testing.T) {
 	replace := func(f *Fault, dir, text string) {
 		t.Helper()
-		must(t, writeNew(f, filepath.Join(dir, "next"), []byte(text), 0o600))
+		must(t, write(t, f, filepath.Join(dir, "next"), []byte(text)).Sync())
 		must(t, f.Rename(filepath.Join(dir, "next"), filepath.Join(dir, "note")))
 	}
-	look := func(f FS, dir string) string {
-		p, err := ReadFile(f, filepath.Join(dir, "kept", "note"), 100)
+	look := func(f disk.FS, dir string) string {
+		p, err := disk.ReadFile(f, filepath.Join(dir, "kept", "note"), 100)
 		if err != nil {
 			p = []byte("none")
 		}
