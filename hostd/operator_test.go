@@ -18,14 +18,14 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
-	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/link/linktest"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
 // crowd is a cluster of whole hosts in a bubble.
 type crowd struct {
 	t      *testing.T
-	fabric *link.Fabric
+	fabric *linktest.Fabric
 	hosts  []*crowdHost
 }
 
@@ -34,7 +34,7 @@ type crowdHost struct {
 	cfg  Config
 	disk *disktest.Memory
 	seen DomainSource // nil: no domains are here
-	plug *link.Plug
+	plug *linktest.Plug
 	stop func()
 }
 
@@ -42,7 +42,7 @@ type crowdHost struct {
 func inCrowd(t *testing.T, n int, test func(t *testing.T, c *crowd)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c := &crowd{t: t, fabric: link.NewFabric()}
+		c := &crowd{t: t, fabric: linktest.NewFabric()}
 		defer func() {
 			for _, h := range c.hosts {
 				h.stop()

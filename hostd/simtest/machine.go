@@ -16,7 +16,7 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
-	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/link/linktest"
 )
 
 // Timings of the hosts and of those who wait for them, in virtual time.
@@ -39,7 +39,7 @@ type machine struct {
 	room  room
 	lives int
 	disks int // that this machine has had
-	plug  *link.Plug
+	plug  *linktest.Plug
 	stop  context.CancelFunc
 	done  chan error // the daemon's end
 	busy  sync.Mutex // held while the nemesis has it in hand; only tried

@@ -1,4 +1,4 @@
-package link
+package linktest
 
 import (
 	"context"
@@ -9,6 +9,10 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/mdlayher/vsock"
+
+	"github.com/virtswarm/virtswarm/internal/link"
 )
 
 // memoryBacklog is how many connections wait for Accept before further calls are refused.
@@ -27,6 +31,15 @@ type memoryAddr struct{ network, address string }
 func (a memoryAddr) Network() string { return a.network }
 func (a memoryAddr) String() string  { return a.address }
 
+// caller is the address of a host that calls. By vsock, one whose name is a number is the guest with this CID, as the
+// kernel would say.
+func caller(network, host string) net.Addr {
+	if cid, err := strconv.ParseUint(host, 10, 32); err == nil && network == "vsock" {
+		return &vsock.Addr{ContextID: uint32(cid)}
+	}
+	return memoryAddr{network, host}
+}
+
 // A Plug is one host's place in a Fabric, from when it is switched on until it is switched off: a Network.
 type Plug struct {
 	fabric *Fabric
@@ -36,7 +49,7 @@ type Plug struct {
 
 // Listen implements Network.
 func (p *Plug) Listen(_ context.Context, url string) (net.Listener, error) {
-	network, address, err := Split(url)
+	network, address, err := link.Split(url)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
@@ -65,7 +78,7 @@ func (p *Plug) Listen(_ context.Context, url string) (net.Listener, error) {
 
 // Dial implements Network. Where nothing gets through, it waits until something does, or until ctx ends.
 func (p *Plug) Dial(ctx context.Context, url string) (net.Conn, error) {
-	network, address, err := Split(url)
+	network, address, err := link.Split(url)
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
 	}

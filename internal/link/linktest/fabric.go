@@ -1,4 +1,4 @@
-package link
+package linktest
 
 import (
 	"net"
@@ -160,7 +160,7 @@ func (f *Fabric) connect(p *Plug, addr memoryAddr) (net.Conn, error) {
 		return nil, os.NewSyscallError("connect", syscall.ECONNREFUSED)
 	}
 	c := &cable{from: p, to: l.plug}
-	c.a, c.b = newPipe(memoryAddr{addr.network, p.host}, addr)
+	c.a, c.b = newPipe(caller(addr.network, p.host), addr)
 	c.a.out.on(f.road(p.host, l.plug.host))
 	c.b.out.on(f.road(l.plug.host, p.host))
 	open := 2 // ends

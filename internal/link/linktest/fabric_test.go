@@ -1,4 +1,4 @@
-package link
+package linktest
 
 import (
 	"context"
@@ -10,8 +10,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/virtswarm/virtswarm/internal/link/linktest"
 )
 
 // TestFabricConns checks connections over roads that take their time.
@@ -24,7 +22,7 @@ func TestFabricConns(t *testing.T) {
 		return a, b
 	}
 	// Without TLS: writers that wait for its mutex would stop the bubble's clock, and with it the road.
-	linktest.Conn(t, linktest.Kind{Pair: slow, Bubble: true})
+	Conn(t, Kind{Pair: slow, Bubble: true})
 }
 
 // meetOn connects two hosts of a fabric.
