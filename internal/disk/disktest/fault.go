@@ -130,7 +130,14 @@ func (f *Fault) die() {
 }
 
 // PowerOff is Kill, and then loses of what was not synced: names from a random one on, and random pages.
-func (f *Fault) PowerOff() error {
+func (f *Fault) PowerOff() (err error) {
+	f.PowerOffThen(func(lost error) { err = lost })
+	return err
+}
+
+// PowerOffThen is PowerOff, and calls then while all who use the Fault still wait for an answer: a process that ends there
+// never learns of its death.
+func (f *Fault) PowerOffThen(then func(error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.die()
@@ -145,7 +152,7 @@ func (f *Fault) PowerOff() error {
 		errs = append(errs, in.lose(func() bool { return chance == 2 || chance == 1 && f.rng.IntN(2) == 0 }), in.file.Close())
 	}
 	f.inodes, f.order = nil, nil
-	return errors.Join(append(errs, f.under.RemoveAll(f.attic))...)
+	then(errors.Join(append(errs, f.under.RemoveAll(f.attic))...))
 }
 
 // before counts the operation and asks the hook. The caller holds mu.

@@ -33,7 +33,7 @@ var bases = []struct {
 	{"Memory", func(t *testing.T) (disk.FS, string) { return NewMemory(0), "/" }},
 }
 
-// each runs a test over every file system, over a Fault that does nothing, and over a Lossy.
+// each runs a test over every file system, and over a Fault that does nothing.
 func each(t *testing.T, test func(t *testing.T, f disk.FS, dir string)) {
 	for _, base := range bases {
 		t.Run(base.name, func(t *testing.T) {
@@ -45,10 +45,6 @@ func each(t *testing.T, test func(t *testing.T, f disk.FS, dir string)) {
 			inside := filepath.Join(dir, "inside")
 			must(t, f.MkdirAll(inside, 0o700))
 			test(t, newFault(t, f, dir, 0), inside)
-		})
-		t.Run("Lossy over "+base.name, func(t *testing.T) {
-			f, dir := base.make(t)
-			test(t, NewLossy(f), dir)
 		})
 	}
 }
