@@ -8,7 +8,7 @@ TESTARGS ?=
 VERSION  ?= 0.1.0
 PACKAGES  = acceptance/packages.sh
 
-.PHONY: build deb demo test simtest check bench bench-swarm bench-guest bench-catalogue sim generate fuzz clean
+.PHONY: build deb demo test simtest check bench bench-swarm bench-guest bench-catalogue bench-raftlog sim generate fuzz clean
 
 build: ## the three programs, in bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -51,6 +51,9 @@ bench-guest: build ## host to guest beside its rivals, natively and in an emulat
 
 bench-catalogue: ## 10,000 files and 50 hosts in the catalogue: times, bytes, memory. BENCHARGS='-files 1000 -hosts 7'
 	$(GO) run ./raft/bench $(BENCHARGS)
+
+bench-raftlog: ## our Raft log beside raft-wal and raft-boltdb: appends, and what each says of damage. BENCHARGS='-dir /var/tmp'
+	cd docs/decisions/raftlog && $(GO) run . $(BENCHARGS)
 
 sim: ## the swarm's plan under up to 10,000 simulated hosts, as ratios to the bound; four minutes. SIMARGS='-run fetchers'
 	$(GO) run ./hostd/swarm/sim $(SIMARGS)

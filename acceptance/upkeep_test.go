@@ -1,11 +1,13 @@
 package acceptance
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -126,12 +128,27 @@ func (l *lab) ready(hosts []*host) {
 	}
 }
 
-// lossyDaemon builds, once, a daemon that loses with kill -9 what it has not synced.
-var lossyDaemon = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(bin, "virtswarmd-lossy")
-	out, err := exec.Command("go", "build", "-race", "-tags", "faultdisk", "-o", path, "../cmd/virtswarmd").CombinedOutput()
+// darkDaemon builds, once, a daemon that loses at SIGUSR1 what it has not synced, and ends.
+var darkDaemon = sync.OnceValues(func() (string, error) {
+	product, err := filepath.Abs("../cmd/virtswarmd/osdisk.go")
 	if err != nil {
-		return "", fmt.Errorf("build the daemon with a lossy disk: %w: %s", err, out)
+		return "", err
+	}
+	double, err := filepath.Abs("testdata/powerloss/osdisk.go")
+	if err != nil {
+		return "", err
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{product: double}})
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(bin, "virtswarmd-dark")
+	if err := os.WriteFile(path+".json", overlay, 0o600); err != nil {
+		return "", err
+	}
+	out, err := exec.Command("go", "build", "-race", "-overlay", path+".json", "-o", path, "../cmd/virtswarmd").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build the daemon whose power fails: %w: %s", err, out)
 	}
 	return path, nil
 })
@@ -140,13 +157,13 @@ var lossyDaemon = sync.OnceValues(func() (string, error) {
 // every host at once. The second time it takes the publisher's disk with it. Everything that was acknowledged is there.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
-	daemon, err := lossyDaemon()
+	daemon, err := darkDaemon()
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := newNetLab(t, 3, 200e6, func(l *lab) {
 		for _, h := range l.hosts {
-			h.daemon, h.env = daemon, []string{"VIRTSWARM_FAULTDISK=lossy"}
+			h.daemon, h.env = daemon, []string{"VIRTSWARM_ATTIC=" + h.data + "-attic"}
 		}
 	})
 	l.voters(3)
@@ -171,7 +188,7 @@ func TestPowerLoss(t *testing.T) {
 	t.Logf("%d files acknowledged", len(acknowledged))
 }
 
-// publishUntilDark publishes small files at h1 and a large one at h3, and kills all daemons at once in the middle of it.
+// publishUntilDark publishes small files at h1 and a large one at h3, and cuts the power of all hosts at once in the middle of it.
 func (l *lab) publishUntilDark(round int, acknowledged map[string]string) {
 	l.t.Helper()
 	var mu sync.Mutex
@@ -208,11 +225,13 @@ func (l *lab) publishUntilDark(round int, acknowledged map[string]string) {
 		return len(acknowledged) >= n+3 && l.hosts[1].metric(receivedBytes) > 5<<20
 	})
 	for _, h := range l.hosts { // all at once: none gets to say anything
-		h.cmd.Process.Kill()
+		l.check(h.cmd.Process.Signal(syscall.SIGUSR1))
 	}
 	close(dark)
 	for _, h := range l.hosts {
-		h.kill()
+		if code := h.wait(); code != 0 {
+			l.t.Fatalf("the power of %s does not fail: exit code %d", h.name, code)
+		}
 	}
 	publishing.Wait()
 }

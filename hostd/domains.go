@@ -199,10 +199,8 @@ func (d *domains) report(ctx context.Context) error {
 		// Greater than all before, over restarts and over a clock that was set back.
 		part.Seq = max(uint64(time.Now().UnixMicro()), d.told()+1, d.seq+1)
 		d.seq = part.Seq
-		if lose := bugLostReport && part.Seq%3 == 0; !lose {
-			if _, err := d.node.Apply(ctx, placement.Command{ReportDomains: &part}); err != nil {
-				return err
-			}
+		if _, err := d.node.Apply(ctx, placement.Command{ReportDomains: &part}); err != nil {
+			return err
 		}
 		for _, s := range d.sources {
 			if w, ok := s.(DomainWitness); ok {

@@ -12,6 +12,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/internal/pki"
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -187,7 +188,7 @@ func (h *crowdHost) memberAt(ctx context.Context, c *crowd, addr string) bool {
 // A token of another cluster is refused, and the host stays what it is.
 func TestTokenOfAnotherCluster(t *testing.T) {
 	inCrowd(t, 1, func(t *testing.T, c *crowd) {
-		other := &crowdHost{disk: disk.NewMemory(1 << 30), cfg: Config{
+		other := &crowdHost{disk: disktest.NewMemory(1 << 30), cfg: Config{
 			Data: "/data", Listen: "hv9:7117", Advertise: "hv9:7117", Name: "hv9", Libvirt: LibvirtConfig{noLibvirt},
 		}}
 		c.hosts = append(c.hosts, other)
@@ -225,7 +226,7 @@ func TestKilledWhileJoiningAnew(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				faulty, err := disk.NewFault(h.disk, "/attic", uint64(step))
+				faulty, err := disktest.NewFault(h.disk, "/attic", uint64(step))
 				if err != nil {
 					t.Fatal(err)
 				}

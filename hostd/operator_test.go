@@ -17,23 +17,24 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
-	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
+	"github.com/virtswarm/virtswarm/internal/link/linktest"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
 // crowd is a cluster of whole hosts in a bubble.
 type crowd struct {
 	t      *testing.T
-	fabric *link.Fabric
+	fabric *linktest.Fabric
 	hosts  []*crowdHost
 }
 
 type crowdHost struct {
 	*Host
 	cfg  Config
-	disk *disk.Memory
+	disk *disktest.Memory
 	seen DomainSource // nil: no domains are here
-	plug *link.Plug
+	plug *linktest.Plug
 	stop func()
 }
 
@@ -41,7 +42,7 @@ type crowdHost struct {
 func inCrowd(t *testing.T, n int, test func(t *testing.T, c *crowd)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c := &crowd{t: t, fabric: link.NewFabric()}
+		c := &crowd{t: t, fabric: linktest.NewFabric()}
 		defer func() {
 			for _, h := range c.hosts {
 				h.stop()
@@ -49,7 +50,7 @@ func inCrowd(t *testing.T, n int, test func(t *testing.T, c *crowd)) {
 		}()
 		for i := range n {
 			name := fmt.Sprintf("hv%d", i+1)
-			h := &crowdHost{disk: disk.NewMemory(1 << 30), cfg: Config{
+			h := &crowdHost{disk: disktest.NewMemory(1 << 30), cfg: Config{
 				Data: "/data", Listen: name + ":7117", Advertise: name + ":7117", Name: name, Grace: 30 * time.Second, Libvirt: LibvirtConfig{noLibvirt},
 			}}
 			if i > 0 {

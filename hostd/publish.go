@@ -138,9 +138,6 @@ func (h *Host) awaitCopies(ctx context.Context, file *store.File, result *v1.Pub
 		if err != nil {
 			return Explain(fmt.Errorf("it was removed while its copies were made: %w", err), result.GetName())
 		}
-		if bugEarlyAck {
-			r.MinCopies = r.Possible
-		}
 		enough := r.MinCopies >= r.Possible
 		event := &v1.PublishProgress{
 			Phase: phase, Done: uint64(done), Total: uint64(total), CopiesWanted: uint32(r.Wanted), CopiesMade: uint32(r.MinCopies), Result: result,

@@ -11,7 +11,7 @@ import (
 
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
-	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/internal/pki"
 )
 
@@ -159,10 +159,10 @@ func TestKilledWhileSettingUp(t *testing.T) {
 	for _, joins := range []bool{false, true} {
 		for step, done := 1, false; !done; step++ {
 			inCrowd(t, 1, func(t *testing.T, c *crowd) {
-				h := &crowdHost{disk: disk.NewMemory(1 << 30), cfg: Config{
+				h := &crowdHost{disk: disktest.NewMemory(1 << 30), cfg: Config{
 					Data: "/data", Listen: "hv2:7117", Advertise: "hv2:7117", Name: "hv2", Libvirt: LibvirtConfig{noLibvirt},
 				}}
-				faulty, err := disk.NewFault(h.disk, "/attic", uint64(step))
+				faulty, err := disktest.NewFault(h.disk, "/attic", uint64(step))
 				if err != nil {
 					t.Fatal(err)
 				}

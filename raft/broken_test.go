@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
 // TestBrokenLogFailsTheNode has a sync of the log fail, at the leader and at another host: nobody knows then what is on that
@@ -22,7 +22,7 @@ func TestBrokenLogFailsTheNode(t *testing.T) {
 				if !leads {
 					n, other = other, n
 				}
-				c.hosts[hostID(n)].fault.OnOp(func(op disk.Op) error {
+				c.hosts[hostID(n)].fault.OnOp(func(op disktest.Op) error {
 					if op.Name == "sync" && strings.HasSuffix(op.Path, ".log") {
 						return syscall.EIO
 					}

@@ -13,7 +13,7 @@ import (
 
 	hraft "github.com/hashicorp/raft"
 
-	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -24,10 +24,7 @@ func TestDamageIsNoticedAtStart(t *testing.T) {
 	}
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.found(small)
-		log := c.node(1).log
-		log.mu.Lock()
-		log.full = 2000 // so that whole segments go
-		log.mu.Unlock()
+		c.node(1).log.SetSegmentSize(2000) // so that whole segments go
 		for i := range 60 {
 			c.apply(1, file(fmt.Sprint("f", i), 1))
 		}
@@ -219,13 +216,13 @@ func TestFullDiskWhileEntriesAreGivenUp(t *testing.T) {
 		}
 		c.apply(c.leader(cut), file("agreed on", cut))
 		full, shortened := true, false
-		c.hosts[hostID(cut)].fault.OnOp(func(op disk.Op) error {
+		c.hosts[hostID(cut)].fault.OnOp(func(op disktest.Op) error {
 			if !strings.HasSuffix(op.Path, ".log") {
 				return nil
 			}
 			shortened = shortened || op.Name == "truncate"
 			if full && shortened && op.Name == "write" {
-				return disk.NoSpace()
+				return disktest.NoSpace()
 			}
 			return nil
 		})

@@ -14,7 +14,7 @@ func TestHasData(t *testing.T) {
 		want       bool
 	}{
 		{"", "", false}, {"raft", "", false}, {"raft/log", "", false}, {"raft/snapshots", "", false},
-		{"raft", "raft/vote", true}, {"raft", "raft/vote.json", true}, {"raft/log", "raft/log/0001", true},
+		{"raft", "raft/vote", true}, {"raft/log", "raft/log/0001", true},
 		{"raft/snapshots/1", "", true}, {"raft", "raft/note", false},
 	} {
 		dir := t.TempDir()

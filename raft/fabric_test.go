@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -191,7 +192,7 @@ type member struct {
 	id    placement.HostID
 	addr  string
 	node  *Node // nil while down
-	fault *disk.Fault
+	fault *disktest.Fault
 	lives int
 }
 
@@ -236,7 +237,7 @@ func (c *cluster) tryStart(n int, tweaks ...func(*Config)) (*Node, error) {
 		c.hosts[m.id] = m
 	}
 	m.lives++
-	fault, err := disk.NewFault(disk.OS{}, filepath.Join(c.dir, fmt.Sprintf("attic-%d-%d", n, m.lives)), uint64(n))
+	fault, err := disktest.NewFault(disk.OS{}, filepath.Join(c.dir, fmt.Sprintf("attic-%d-%d", n, m.lives)), uint64(n))
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +245,7 @@ func (c *cluster) tryStart(n int, tweaks ...func(*Config)) (*Node, error) {
 	cfg := Config{
 		ID: m.id, Dir: c.hostDir(n), Stream: c.fabric.stream(m.id, m.addr), Advertise: m.addr,
 		Forwarder: forwarder{c.fabric, m.id}, Bootstrap: n == 1,
-		FS:      disk.Ghost{FS: fault, Vote: "/vote", Silence: func() { c.cutOff(n) }},
+		FS:      disktest.Ghost{FS: fault, Vote: "/vote", Silence: func() { c.cutOff(n) }},
 		Refused: func(err error) bool { return errors.Is(err, errRefused) },
 		Logger:  hclog.NewNullLogger(),
 	}

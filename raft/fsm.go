@@ -54,9 +54,6 @@ func (m *machine) Apply(l *hraft.Log) any {
 		m.failed(m.stuck)
 		return outcome{err: m.stuck}
 	}
-	if bugLostEvent && l.Index%16 == 0 {
-		return outcome{result: placement.Result{Index: l.Index, Changed: true}}
-	}
 	result, err := m.state.Apply(l.Index, c)
 	m.notify()
 	return outcome{result, err}

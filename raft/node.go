@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft/raftlog"
 )
 
 // Node is this host's part in the cluster.
@@ -21,7 +22,7 @@ type Node struct {
 	cfg     Config
 	logger  hclog.Logger
 	machine *machine
-	log     *logStore
+	log     *raftlog.Store
 	votes   *voteStore
 	raft    atomic.Pointer[hraft.Raft] // nil until Open is nearly done
 	reads   *readGroup
@@ -85,7 +86,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := n.replay(stores, n.log.commit.Load()); err != nil {
+	if err := n.replay(stores, n.log.KnownCommit()); err != nil {
 		return nil, err
 	}
 	if err := n.findTwin(); err != nil {
@@ -119,7 +120,7 @@ func (n *Node) openStores() (s stores, err error) {
 		return s, err
 	}
 	n.votes = votes
-	if n.log, err = openLog(n.cfg.FS, filepath.Join(n.cfg.Dir, "log"), n.logger.Named("log")); err != nil {
+	if n.log, err = raftlog.Open(n.cfg.FS, filepath.Join(n.cfg.Dir, "log"), n.logger.Named("log")); err != nil {
 		return s, err
 	}
 	snapshots, err := openSnapshots(n.cfg.FS, filepath.Join(n.cfg.Dir, "snapshots"), n.logger.Named("snapshot"))
@@ -135,8 +136,8 @@ func (n *Node) openStores() (s stores, err error) {
 			return s, fmt.Errorf("open Raft: %w", err)
 		}
 	}
-	if !voted && (n.log.last() > 0 || len(names) > 0) {
-		return s, damaged(votePath, "the term and vote are missing")
+	if _, last := n.log.Bounds(); !voted && (last > 0 || len(names) > 0) {
+		return s, raftlog.Damaged(votePath, "the term and vote are missing")
 	}
 	return stores{votes: votes, snapshots: snapshots, fresh: !voted}, nil
 }
@@ -155,7 +156,7 @@ func (n *Node) replay(s stores, commit uint64) error {
 		}
 		covered = metas[0].Index
 	}
-	first, last := n.log.first, n.log.last()
+	first, last := n.log.Bounds()
 	switch {
 	case last > 0 && last < covered:
 		// A crash came between the snapshot from the leader and the removal of the log that it replaces.
@@ -164,7 +165,7 @@ func (n *Node) replay(s stores, commit uint64) error {
 		}
 		return nil
 	case first > covered+1:
-		return damaged(n.log.dir, "the log begins at entry %d, the newest snapshot ends at %d", first, covered)
+		return raftlog.Damaged(filepath.Join(n.cfg.Dir, "log"), "the log begins at entry %d, the newest snapshot ends at %d", first, covered)
 	}
 	var l hraft.Log
 	commit = min(commit, last)
@@ -186,7 +187,7 @@ func (n *Node) restoreSnapshot(store *snapshotStore, id string) error {
 	}
 	defer r.Close()
 	if err := n.machine.Restore(r); err != nil {
-		return damaged(filepath.Join(store.dir, id), "%v", err)
+		return raftlog.Damaged(filepath.Join(store.dir, id), "%v", err)
 	}
 	return nil
 }
@@ -212,7 +213,7 @@ func (n *Node) findTwin() error {
 func (n *Node) start(layer *streamLayer, s stores) error {
 	n.machine.committed = n.log.Committed
 	n.machine.failed = n.fail
-	n.log.failed = n.fail
+	n.log.OnBroken(n.fail)
 	cache, err := hraft.NewLogCache(8*maxAppendEntries, n.log)
 	if err != nil {
 		return fmt.Errorf("open Raft: %w", err)

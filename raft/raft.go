@@ -19,19 +19,20 @@ import (
 
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft/raftlog"
 )
 
 // Errors of Open, of Node's methods and of Node.Err. Errors of a command itself are placement's.
 var (
-	ErrDamaged  = errors.New("damaged Raft data")
+	ErrDamaged  = raftlog.ErrDamaged
 	ErrNoLeader = errors.New("the cluster has no leader")
-	ErrClosed   = errors.New("the Raft node is closed")
+	ErrClosed   = raftlog.ErrClosed
 	ErrRemoved  = errors.New("this host is no longer a member of the cluster")
 	ErrStuck    = errors.New("cannot follow the catalogue any further")
 	ErrOldCopy  = errors.New("the data directory is an old copy")
 	ErrTwin     = errors.New("another machine runs with this host's identity")
 	ErrQuorum   = errors.New("no majority of living voters would be left")
-	ErrBroken   = errors.New("the Raft log cannot be written until this host is restarted")
+	ErrBroken   = raftlog.ErrBroken
 )
 
 // Stream carries Raft between hosts: connections already authenticated by their TLS certificates. Closing it is the
@@ -111,7 +112,7 @@ var DefaultTiming = Timing{
 
 // Limits that are not configured.
 const (
-	maxAppendEntries = 64               // entries in one batch, hashicorp/raft's own default
+	maxAppendEntries = raftlog.MaxBatch // entries in one batch; hashicorp/raft's own default
 	transportTimeout = 10 * time.Second // of one Raft call; snapshots get more in proportion to their size
 	dialTimeout      = 3 * time.Second  // of one address
 	maxPooledConns   = 3                // to one host: heartbeats, replication, votes

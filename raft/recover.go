@@ -14,6 +14,7 @@ import (
 	hraft "github.com/hashicorp/raft"
 
 	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft/raftlog"
 )
 
 // Offline is a Raft directory that no Node has open: what a host knows while its daemon does not run. It is not safe for
@@ -56,9 +57,10 @@ func OpenOffline(cfg Config) (_ *Offline, err error) {
 		return nil, err
 	}
 	if o.stores.fresh {
-		return nil, damaged(cfg.Dir, "it holds no Raft log")
+		return nil, raftlog.Damaged(cfg.Dir, "it holds no Raft log")
 	}
-	if err := o.n.replay(o.stores, o.n.log.last()); err != nil {
+	_, last := o.n.log.Bounds()
+	if err := o.n.replay(o.stores, last); err != nil {
 		return nil, err
 	}
 	return o, o.readEnds()
@@ -75,7 +77,8 @@ func (o *Offline) readEnds() error {
 		o.end.Term, o.end.Index, conf = metas[0].Term, metas[0].Index, metas[0].Configuration
 	}
 	var l hraft.Log
-	for i := max(o.n.log.first, o.end.Index+1); i <= o.n.log.last(); i++ {
+	first, last := o.n.log.Bounds()
+	for i := max(first, o.end.Index+1); i <= last; i++ {
 		if err := o.n.log.GetLog(i, &l); err != nil {
 			return err
 		}
@@ -91,7 +94,7 @@ func (o *Offline) readEnds() error {
 	}
 	o.n.machine.view(func(s *placement.State) { o.end.Lineage = s.Lineage() })
 	if o.end.Index == 0 {
-		return damaged(o.n.cfg.Dir, "its log is empty: this host never followed a cluster")
+		return raftlog.Damaged(o.n.cfg.Dir, "its log is empty: this host never followed a cluster")
 	}
 	return nil
 }
@@ -163,7 +166,7 @@ func (o *Offline) Recover(remove []placement.HostID, now time.Time) error {
 		return fmt.Errorf("recover: %w", err)
 	}
 	// The log ends before the snapshot: if this is cut short, the next start resets it.
-	if o.n.log.last() > 0 {
+	if _, last := o.n.log.Bounds(); last > 0 {
 		if err := o.n.log.Reset(); err != nil {
 			return fmt.Errorf("recover: %w", err)
 		}

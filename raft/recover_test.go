@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -219,7 +220,7 @@ func TestRecoverIsAtomic(t *testing.T) {
 			}
 			c.destroy(gone...)
 			c.kill(survivor)
-			fault, err := disk.NewFault(disk.OS{}, filepath.Join(c.dir, "attic"), uint64(step))
+			fault, err := disktest.NewFault(disk.OS{}, filepath.Join(c.dir, "attic"), uint64(step))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -17,6 +17,7 @@ import (
 	hraft "github.com/hashicorp/raft"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/raft/raftlog"
 )
 
 const (
@@ -136,7 +137,7 @@ func (s *snapshotStore) head(name string) (_ disk.File, _ *hraft.SnapshotMeta, b
 		err = errors.New("name or length does not fit")
 	}
 	if err != nil {
-		return nil, nil, 0, damaged(path, "its head cannot be read: %v", err)
+		return nil, nil, 0, raftlog.Damaged(path, "its head cannot be read: %v", err)
 	}
 	return f, &hraft.SnapshotMeta{
 		Version: 1, ID: name, Index: h.Index, Term: h.Term, Size: st.Size() - body - snapSum,
@@ -166,7 +167,7 @@ func (s *snapshotStore) Open(id string) (*hraft.SnapshotMeta, io.ReadCloser, err
 		return nil, nil, err
 	}
 	if err := verifySnapshot(f, body+meta.Size); err != nil {
-		return nil, nil, errors.Join(damaged(filepath.Join(s.dir, id), "%v", err), f.Close())
+		return nil, nil, errors.Join(raftlog.Damaged(filepath.Join(s.dir, id), "%v", err), f.Close())
 	}
 	return meta, snapReader{io.NewSectionReader(f, body, meta.Size), f}, nil
 }

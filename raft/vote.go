@@ -9,22 +9,18 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/raft/raftlog"
 )
 
-const (
-	// voteSlot is the size of a slot, a page: what befalls the writing of one leaves the other alone. A handful of short
-	// values fit well.
-	voteSlot = 4096
-	// maxOldVote bounds a vote file of before.
-	maxOldVote = 64 << 10
-)
+// voteSlot is the size of a slot, a page: what befalls the writing of one leaves the other alone. A handful of short values
+// fit well.
+const voteSlot = 4096
 
 // voteStore is the term and the vote on disk: raft.StableStore. A host that forgot its vote could vote twice, and
 // hashicorp/raft ends the process if a term cannot be saved; so the file is made once, with all the room that it will
@@ -47,17 +43,14 @@ type votes struct {
 	Texts   map[string]string `json:"texts"`
 }
 
-// oldVote is where versions before this one kept the vote: a line of JSON and one with its digest, replaced as a whole.
-func oldVote(path string) string { return path + ".json" }
-
-// openVotes reads the file, or the one of before; voted is false if there is none, or neither term nor vote in it.
+// openVotes reads the file; voted is false if there is none, or neither term nor vote in it.
 func openVotes(f disk.FS, path string) (v *voteStore, voted bool, err error) {
 	v = &voteStore{fs: f, path: path, values: votes{Numbers: map[string]uint64{}, Texts: map[string]string{}}}
 	if v.file, err = f.OpenFile(path, os.O_RDWR, 0); errors.Is(err, fs.ErrNotExist) {
 		v.file = nil
-		err = v.adopt()
+		return v, false, nil
 	} else if err == nil {
-		err = errors.Join(v.load(), v.forgetOld())
+		err = v.load()
 	}
 	if err != nil {
 		return nil, false, errors.Join(fmt.Errorf("open Raft vote: %w", err), v.Close())
@@ -81,7 +74,7 @@ func (v *voteStore) load() error {
 		best = 1
 	}
 	if errs[best] != nil {
-		return damaged(v.path, "%v", errs[best])
+		return raftlog.Damaged(v.path, "%v", errs[best])
 	}
 	v.values, v.slot = slots[best], 1-best
 	if errs[1-best] == nil && slots[0].Count == slots[1].Count {
@@ -92,35 +85,6 @@ func (v *voteStore) load() error {
 		return err
 	}
 	return v.put(page)
-}
-
-// adopt takes over the file of before, if there is one.
-func (v *voteStore) adopt() error {
-	p, err := disk.ReadFile(v.fs, oldVote(v.path), maxOldVote)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := v.values.decode(p); err != nil {
-		return damaged(oldVote(v.path), "%v", err)
-	}
-	if err := v.save(v.values); err != nil {
-		return err
-	}
-	return v.forgetOld()
-}
-
-// forgetOld removes the file of before: it must not be taken for the vote if the new one is lost some day.
-func (v *voteStore) forgetOld() error {
-	if err := v.fs.Remove(oldVote(v.path)); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	return v.fs.SyncDir(filepath.Dir(v.path))
 }
 
 func (v *votes) decode(p []byte) error {

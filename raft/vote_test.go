@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
 const keyCandidate = "LastVoteCand"
@@ -109,8 +110,8 @@ func TestVoteSurvivesEveryCrash(t *testing.T) {
 		power bool
 	}
 	for what, f := range map[string]fate{
-		"killed": {err: disk.ErrKilled}, "power lost": {disk.ErrKilled, true}, "torn": {err: disk.ErrTorn},
-		"torn, then power lost": {disk.ErrTorn, true}, "full": {err: disk.NoSpace()}, "full, then power lost": {disk.NoSpace(), true},
+		"killed": {err: disktest.ErrKilled}, "power lost": {disktest.ErrKilled, true}, "torn": {err: disktest.ErrTorn},
+		"torn, then power lost": {disktest.ErrTorn, true}, "full": {err: disktest.NoSpace()}, "full, then power lost": {disktest.NoSpace(), true},
 	} {
 		t.Run(what, func(t *testing.T) {
 			for seed := range uint64(8) {
@@ -127,7 +128,7 @@ func TestVoteSurvivesEveryCrash(t *testing.T) {
 // crashVote has the at-th change fail, and says whether there are so many.
 func crashVote(t *testing.T, fail error, power bool, seed uint64, at int) bool {
 	dir := t.TempDir()
-	fault, err := disk.NewFault(disk.OS{}, filepath.Join(dir, "attic"), seed)
+	fault, err := disktest.NewFault(disk.OS{}, filepath.Join(dir, "attic"), seed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,14 +178,14 @@ func TestVoteIsMendedAtEveryStep(t *testing.T) {
 			if err := os.WriteFile(path, p, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			fault, err := disk.NewFault(disk.OS{}, filepath.Join(dir, "attic"), uint64(at))
+			fault, err := disktest.NewFault(disk.OS{}, filepath.Join(dir, "attic"), uint64(at))
 			if err != nil {
 				t.Fatal(err)
 			}
 			fault.KillAt(at)
 			if v, _, err := openVotes(fault, path); err == nil {
 				v.Close()
-			} else if !errors.Is(err, disk.ErrKilled) || errors.Is(err, ErrDamaged) {
+			} else if !errors.Is(err, disktest.ErrKilled) || errors.Is(err, ErrDamaged) {
 				t.Fatalf("slot %d, step %d: %v", slot, at, err)
 			}
 			if err := fault.PowerOff(); err != nil {
@@ -197,60 +198,9 @@ func TestVoteIsMendedAtEveryStep(t *testing.T) {
 	}
 }
 
-// TestOldVoteIsAdoptedAtEveryStep opens what an earlier version left, and crashes at every step of that.
-func TestOldVoteIsAdoptedAtEveryStep(t *testing.T) {
-	old := votes{Numbers: map[string]uint64{keyTerm: 9}, Texts: map[string]string{keyCandidate: "a@b:1"}}
-	p, err := old.encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for at := 1; ; at++ {
-		dir := t.TempDir()
-		path := filepath.Join(dir, "vote")
-		if err := os.WriteFile(oldVote(path), p, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		fault, err := disk.NewFault(disk.OS{}, filepath.Join(dir, "attic"), uint64(at))
-		if err != nil {
-			t.Fatal(err)
-		}
-		fault.KillAt(at)
-		first, _, firstErr := openVotes(fault, path)
-		if firstErr == nil {
-			first.Close()
-		}
-		steps := fault.Ops()
-		if err := fault.PowerOff(); err != nil {
-			t.Fatal(err)
-		}
-		v := mustOpenVotes(t, disk.OS{}, dir)
-		term, _ := v.GetUint64([]byte(keyTerm))
-		candidate, _ := v.Get([]byte(keyCandidate))
-		if term != 9 || string(candidate) != "a@b:1" {
-			t.Fatalf("step %d: term %d, vote %q", at, term, candidate)
-		}
-		if _, err := os.Lstat(oldVote(path)); err == nil {
-			t.Fatalf("step %d: the old file is still there", at)
-		}
-		if at > steps {
-			return
-		}
-	}
-}
-
-func TestDamagedOldVoteIsNoticed(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "vote")
-	if err := os.WriteFile(oldVote(path), []byte("{}\nb3:00\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := openVotes(disk.OS{}, path); !errors.Is(err, ErrDamaged) {
-		t.Fatalf("open: %v, want ErrDamaged", err)
-	}
-}
-
 // TestVoteNeedsNoRoom votes on a disk on which not a page is free.
 func TestVoteNeedsNoRoom(t *testing.T) {
-	files := disk.NewMemory(0)
+	files := disktest.NewMemory(0)
 	if err := files.MkdirAll("/raft", 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,3 @@
-//go:build !faultdisk
-
 package main
 
 import "github.com/virtswarm/virtswarm/internal/disk"

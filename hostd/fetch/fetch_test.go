@@ -18,7 +18,7 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
-	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/link/linktest"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -54,7 +54,7 @@ func (e *end) Dial(context.Context, placement.HostID) (net.Conn, error) {
 	if e.other.gone {
 		return nil, errors.New("connection refused")
 	}
-	near, far := link.Pipe()
+	near, far := linktest.Pipe()
 	e.pair.serving.Go(func() { e.other.swarm.Serve(context.Background(), far, e.id) })
 	return near, nil
 }

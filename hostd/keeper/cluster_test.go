@@ -17,7 +17,7 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
-	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -64,7 +64,7 @@ func newCluster(t *testing.T, hosts int, seed uint64) *cluster {
 		}
 		s := &seat{cluster: c, id: id, state: placement.New(), changed: make(chan struct{}), dirty: map[content.Digest]bool{}, luck: rand.New(rand.NewPCG(seed, uint64(i))), telling: make(chan struct{}, 1)}
 		var err error
-		s.store, err = store.Open(store.Options{Dir: "/store", FS: disk.NewMemory(0), OnDurable: func(f *store.File) { s.Touch(f.ID()) }})
+		s.store, err = store.Open(store.Options{Dir: "/store", FS: disktest.NewMemory(0), OnDurable: func(f *store.File) { s.Touch(f.ID()) }})
 		if err != nil {
 			t.Fatal(err)
 		}

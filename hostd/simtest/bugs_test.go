@@ -20,24 +20,21 @@ const (
 func TestBugsAreFound(t *testing.T) {
 	switch {
 	case testing.Short():
-		t.Skip("-short: it builds everything six times")
+		t.Skip("-short: it builds everything once for each mistake")
 	case seeds < bugSeeds:
 		t.Skip("with the race detector: the mistakes are no races, and are found without it")
 	case *seedFlag >= 0:
 		t.Skip("not asked for")
 	}
-	for tag, want := range map[string]string{ // what finds it, where that is to be one check
-		"bug_skip_fsync": "", "bug_skip_verify": "", "bug_early_ack": "", "bug_early_rename": "", "bug_lost_event": "",
-		"bug_lost_report": "no order of the reports explains",
-	} {
-		t.Run(tag, func(t *testing.T) {
+	for _, m := range readMistakes(t) {
+		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
-			program := filepath.Join(t.TempDir(), tag)
-			build := exec.Command("go", "test", "-c", "-tags", tag, "-o", program, ".")
+			program := filepath.Join(t.TempDir(), m.name)
+			build := exec.Command("go", "test", "-c", "-overlay", m.overlay(t), "-o", program, ".")
 			if out, err := build.CombinedOutput(); err != nil {
-				t.Fatalf("build with %s: %v\n%s", tag, err, out)
+				t.Fatalf("build with %s: %v\n%s", m.name, err, out)
 			}
-			find(t, program, want)
+			find(t, program, m.foundBy)
 		})
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/virtswarm/virtswarm/hostd"
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
-	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
 const (
@@ -170,7 +170,7 @@ func (w *world) gone(m *machine) (gone bool) {
 
 // discard gives the machine a new disk, and with it a new identity.
 func (m *machine) discard() {
-	m.files = disk.NewMemory(0)
+	m.files = disktest.NewMemory(0)
 	m.disks++
 }
 

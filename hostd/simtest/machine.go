@@ -15,7 +15,8 @@ import (
 	"github.com/virtswarm/virtswarm/hostd"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/disk"
-	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
+	"github.com/virtswarm/virtswarm/internal/link/linktest"
 )
 
 // Timings of the hosts and of those who wait for them, in virtual time.
@@ -31,14 +32,14 @@ type machine struct {
 	w     *world
 	name  string
 	n     int
-	files *disk.Memory // what is on the disk
-	fault *disk.Fault  // the disk as the daemon of this life sees it
-	vms   *vms         // what runs here
+	files *disktest.Memory // what is on the disk
+	fault *disktest.Fault  // the disk as the daemon of this life sees it
+	vms   *vms             // what runs here
 	trap  trap
 	room  room
 	lives int
 	disks int // that this machine has had
-	plug  *link.Plug
+	plug  *linktest.Plug
 	stop  context.CancelFunc
 	done  chan error // the daemon's end
 	busy  sync.Mutex // held while the nemesis has it in hand; only tried
@@ -52,7 +53,7 @@ type machine struct {
 }
 
 func newMachine(w *world, n int) *machine {
-	m := &machine{w: w, n: n, name: string(rune('a' + n)), files: disk.NewMemory(0)}
+	m := &machine{w: w, n: n, name: string(rune('a' + n)), files: disktest.NewMemory(0)}
 	m.vms = newVMs(m)
 	return m
 }
@@ -92,7 +93,7 @@ func (m *machine) call(do func(ctx context.Context, h *hostd.Host) error) (alive
 func (m *machine) start(join, token string) error {
 	m.lives++
 	var err error
-	m.fault, err = disk.NewFault(m.files, fmt.Sprint("/attic", m.lives), m.w.o.Seed+uint64(m.lives))
+	m.fault, err = disktest.NewFault(m.files, fmt.Sprint("/attic", m.lives), m.w.o.Seed+uint64(m.lives))
 	if err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func (m *machine) start(join, token string) error {
 		HostTimeout: hostTimeout, Join: join, Token: token,
 	}, hostd.Options{
 		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, Domains: m.vms,
-		FS:          disk.Ghost{FS: m.fault, Vote: "/raft/vote", Silence: func() { plug.Unplug(true) }},
+		FS:          disktest.Ghost{FS: m.fault, Vote: "/raft/vote", Silence: func() { plug.Unplug(true) }},
 		ListenLocal: func() (net.Listener, error) { return nil, nil },
 	})
 	if err != nil {

@@ -3,7 +3,7 @@ package simtest
 import (
 	"sync"
 
-	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
 // trap kills a machine in the middle of what it writes.
@@ -14,14 +14,14 @@ type trap struct {
 }
 
 // set returns the hook of the disk of a machine that starts.
-func (t *trap) set() func(disk.Op) error {
+func (t *trap) set() func(disktest.Op) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.left, t.sprung = 0, make(chan struct{})
 	return t.op
 }
 
-func (t *trap) op(op disk.Op) error {
+func (t *trap) op(op disktest.Op) error {
 	if op.N == 0 {
 		return nil
 	}
@@ -30,7 +30,7 @@ func (t *trap) op(op disk.Op) error {
 	if t.left > 0 {
 		if t.left--; t.left == 0 {
 			close(t.sprung)
-			return disk.ErrKilled
+			return disktest.ErrKilled
 		}
 	}
 	return nil

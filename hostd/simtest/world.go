@@ -11,7 +11,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/link/linktest"
 )
 
 // Options say what is simulated.
@@ -34,7 +34,7 @@ type Report struct {
 // world is a cluster with its network, clients and nemesis.
 type world struct {
 	o        Options
-	fabric   *link.Fabric
+	fabric   *linktest.Fabric
 	machines []*machine
 	nets     *nets
 	fleet    *fleet
@@ -63,7 +63,7 @@ func Run(t *testing.T, o Options) *Report {
 
 func simulate(o Options) *world {
 	rng := rand.New(rand.NewPCG(o.Seed, 0))
-	w := &world{o: o, fabric: link.NewFabric(), begin: time.Now(), flaws: map[string]bool{}}
+	w := &world{o: o, fabric: linktest.NewFabric(), begin: time.Now(), flaws: map[string]bool{}}
 	w.fleet = newFleet(w)
 	w.nets = &nets{w: w, cuts: map[[2]string]int{}}
 	for n := range hostsOf(rng) {

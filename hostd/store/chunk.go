@@ -66,9 +66,6 @@ func (f *File) readVerified(i int, p []byte) error {
 
 // checkDigest compares bytes with the digest of chunk i.
 func (f *File) checkDigest(i int, p []byte) error {
-	if bugSkipVerify {
-		return nil
-	}
 	return f.manifest.Verify(i, p)
 }
 

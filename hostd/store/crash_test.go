@@ -13,12 +13,13 @@ import (
 
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
 // story is a life of a store in which everything happens once, told to a file system that fails somewhere. It
 // notes what the store has acknowledged.
 type story struct {
-	fs     *disk.Fault
+	fs     *disktest.Fault
 	dir    string
 	source *os.File
 
@@ -37,7 +38,7 @@ type story struct {
 func newStory(t *testing.T, seed uint64) *story {
 	t.Helper()
 	root := t.TempDir()
-	f, err := disk.NewFault(disk.OS{}, filepath.Join(root, "attic"), seed)
+	f, err := disktest.NewFault(disk.OS{}, filepath.Join(root, "attic"), seed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +123,7 @@ func (s *story) drop(ctx context.Context) error {
 // that it may not have lost.
 func (s *story) check(t *testing.T, must content.Bits) {
 	t.Helper()
-	quick, err := disk.NewFault(disk.OS{}, filepath.Join(filepath.Dir(s.dir), "attic"), 0)
+	quick, err := disktest.NewFault(disk.OS{}, filepath.Join(filepath.Dir(s.dir), "attic"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,8 +229,8 @@ func TestErrorAnywhere(t *testing.T) {
 	t.Parallel()
 	failures := map[string]error{
 		"medium error": syscall.EIO,
-		"full disk":    disk.NoSpace(),
-		"torn":         errors.Join(disk.ErrTorn, disk.NoSpace()),
+		"full disk":    disktest.NoSpace(),
+		"torn":         errors.Join(disktest.ErrTorn, disktest.NoSpace()),
 	}
 	for name, failure := range failures {
 		t.Run(name, func(t *testing.T) {
@@ -324,7 +325,7 @@ func TestSyncFailsDuringWrite(t *testing.T) {
 	if err != nil || !todo {
 		t.Fatal(todo, err)
 	}
-	s.fs.OnOp(func(op disk.Op) error {
+	s.fs.OnOp(func(op disktest.Op) error {
 		switch op.Name {
 		case "sync":
 			return syscall.EIO
@@ -360,7 +361,7 @@ func TestBitmapIsWrittenAfterData(t *testing.T) {
 		t.Fatal(err)
 	}
 	var order []string
-	s.fs.OnOp(func(op disk.Op) error {
+	s.fs.OnOp(func(op disktest.Op) error {
 		if op.N > 0 {
 			order = append(order, op.Name+" "+filepath.Base(op.Path))
 		}
@@ -393,7 +394,7 @@ func TestBitmapFailureLosesNothing(t *testing.T) {
 	if err := f.WriteChunk(0, part(f, s.b, 0)); err != nil {
 		t.Fatal(err)
 	}
-	s.fs.OnOp(func(op disk.Op) error {
+	s.fs.OnOp(func(op disktest.Op) error {
 		if op.Name == "write" && filepath.Base(op.Path) == "bitmap" {
 			return &fs.PathError{Op: "write", Path: op.Path, Err: syscall.EIO}
 		}

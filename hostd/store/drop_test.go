@@ -15,7 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/virtswarm/virtswarm/internal/content"
-	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
 // bitsOf returns a set of chunks of f.
@@ -77,7 +77,7 @@ func TestDrop(t *testing.T) {
 func TestDropUnmarksBeforeItPunches(t *testing.T) {
 	fault, _, f := faulty(t, random(1, 6*testChunk))
 	var order []string
-	fault.OnOp(func(op disk.Op) error {
+	fault.OnOp(func(op disktest.Op) error {
 		if op.N > 0 {
 			order = append(order, op.Name+" "+filepath.Base(op.Path))
 		}

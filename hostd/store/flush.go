@@ -152,14 +152,6 @@ func (f *File) Sync(ctx context.Context) error {
 	return nil
 }
 
-// syncData makes the bytes of a file durable.
-func syncData(hd *handle) error {
-	if bugSkipFsync {
-		return nil
-	}
-	return hd.Sync()
-}
-
 // flush syncs the data, then writes the bitmap: never the other way round.
 func (f *File) flush(ctx context.Context) error {
 	if err := f.lockFlush(ctx); err != nil {
@@ -187,7 +179,7 @@ func (f *File) flush(ctx context.Context) error {
 	}
 	defer f.unpin(hd)
 	start := time.Now()
-	if err := syncData(hd); err != nil {
+	if err := hd.Sync(); err != nil {
 		f.forget(err)
 		return f.store.explain(err, 0)
 	}

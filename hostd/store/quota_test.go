@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/virtswarm/virtswarm/internal/content"
-	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
 // evictor is an Evictor that does what a test says.
@@ -77,8 +77,8 @@ func TestWritersAskForRoom(t *testing.T) {
 
 // TestFullDiskAsksForRoom: the disk itself may be full before the account says so.
 func TestFullDiskAsksForRoom(t *testing.T) {
-	m := disk.NewMemory(0)
-	fault, err := disk.NewFault(m, "/attic", 1)
+	m := disktest.NewMemory(0)
+	fault, err := disktest.NewFault(m, "/attic", 1)
 	must(t, err)
 	s := open(t, "/store", func(o *Options) { o.FS = fault })
 	old := put(t, s, random(1, 2*testChunk))
@@ -86,7 +86,7 @@ func TestFullDiskAsksForRoom(t *testing.T) {
 	f := create(t, s, p)
 	e := &evictor{makeRoom: func(int64) error { return old.Drop(t.Context(), bitsOf(old, 0)) }}
 	s.SetEvictor(e)
-	fault.FailAt(1, disk.NoSpace())
+	fault.FailAt(1, disktest.NoSpace())
 	must(t, f.WriteChunk(0, p))
 	if len(e.asked) != 1 || old.HeldBytes() != testChunk {
 		t.Errorf("asked %d times, %d bytes of the old file are left", len(e.asked), old.HeldBytes())
@@ -95,7 +95,7 @@ func TestFullDiskAsksForRoom(t *testing.T) {
 
 // TestBudgetFollowsTheDisk: without a quota the file system sets the limit, less what it keeps free for others.
 func TestBudgetFollowsTheDisk(t *testing.T) {
-	m := disk.NewMemory(64 * testChunk)
+	m := disktest.NewMemory(64 * testChunk)
 	s := open(t, "/store", func(o *Options) { o.FS = m })
 	u := s.Usage()
 	if u.Reserve != 64*testChunk/20 || u.Budget > 64*testChunk-u.Reserve || u.Budget < 60*testChunk {
@@ -160,7 +160,7 @@ func TestHistories(t *testing.T) {
 		manifests[i] = manifestOf(t, contents[i])
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		m := disk.NewMemory(0)
+		m := disktest.NewMemory(0)
 		reopen := func() *Store {
 			s, err := Open(Options{Dir: "/store", FS: m})
 			if err != nil {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
 // mount makes a small file system of its own and returns where it is.
@@ -180,7 +181,7 @@ func TestHalfChunkIsPunched(t *testing.T) {
 	defer store.Close()
 	f, err := store.Create(t.Context(), s.manifest)
 	must(t, err)
-	s.fs.FailAt(1, errors.Join(disk.ErrTorn, disk.NoSpace()))
+	s.fs.FailAt(1, errors.Join(disktest.ErrTorn, disktest.NoSpace()))
 	if err := f.WriteChunk(1, part(f, s.b, 1)); !errors.Is(err, ErrNoSpace) {
 		t.Fatalf("write: %v", err)
 	}

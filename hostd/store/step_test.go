@@ -13,13 +13,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
 // faulty opens a store over a file system that can be told to fail, with p in it.
-func faulty(t *testing.T, p []byte) (*disk.Fault, *Store, *File) {
+func faulty(t *testing.T, p []byte) (*disktest.Fault, *Store, *File) {
 	t.Helper()
 	root := t.TempDir()
-	fault, err := disk.NewFault(disk.OS{}, filepath.Join(root, "attic"), 0)
+	fault, err := disktest.NewFault(disk.OS{}, filepath.Join(root, "attic"), 0)
 	must(t, err)
 	s := open(t, filepath.Join(root, "store"), func(o *Options) { o.FS = fault })
 	return fault, s, put(t, s, p)
@@ -62,7 +63,7 @@ func TestExportAnywhere(t *testing.T) {
 func TestExportSyncsBeforeItNames(t *testing.T) {
 	fault, _, f := faulty(t, random(1, testChunk))
 	var order []string
-	fault.OnOp(func(op disk.Op) error {
+	fault.OnOp(func(op disktest.Op) error {
 		if op.N > 0 {
 			order = append(order, op.Name)
 		}
@@ -81,7 +82,7 @@ func TestUnreadableChunk(t *testing.T) {
 	for _, failures := range []int{1, 2} {
 		fault, s, f := faulty(t, p)
 		left := failures
-		fault.OnOp(func(op disk.Op) error {
+		fault.OnOp(func(op disktest.Op) error {
 			if op.Name == "read" && filepath.Base(op.Path) == "data" && left > 0 {
 				left--
 				return syscall.EIO
@@ -114,7 +115,7 @@ func TestReadOnlyDataIsOpened(t *testing.T) {
 		t.Errorf("exported as %v, %v", st.Mode(), err)
 	}
 	must(t, s.handles.drop(f))
-	fault.OnOp(func(op disk.Op) error { // as for an owner who is not root
+	fault.OnOp(func(op disktest.Op) error { // as for an owner who is not root
 		if st, err := os.Stat(op.Path); op.Name == "open" && err == nil && st.Mode().Perm()&0o200 == 0 {
 			return syscall.EACCES
 		}
@@ -141,9 +142,9 @@ func TestUnreadableStore(t *testing.T) {
 			s := open(t, dir)
 			put(t, s, random(1, testChunk))
 			s.Close()
-			fault, err := disk.NewFault(disk.OS{}, filepath.Join(root, "attic"), 0)
+			fault, err := disktest.NewFault(disk.OS{}, filepath.Join(root, "attic"), 0)
 			must(t, err)
-			fault.OnOp(func(op disk.Op) error {
+			fault.OnOp(func(op disktest.Op) error {
 				if op.N == 0 && filepath.Base(op.Path) == victim {
 					return syscall.EIO
 				}

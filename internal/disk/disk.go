@@ -112,9 +112,6 @@ func writeNew(f FS, path string, data []byte, perm fs.FileMode) (err error) {
 	if _, err := w.WriteAt(data, 0); err != nil {
 		return err
 	}
-	if bugEarlyRename {
-		return nil
-	}
 	return w.Sync()
 }
 

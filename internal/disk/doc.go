@@ -1,9 +1,7 @@
 // Package disk is the file-system seam: what the rooms that keep bytes need of a file system, as named
 // operations, so that one exact step can be made to fail in a test.
 //
-// [OS] is the real thing, [Memory] one that a test can throw away, also inside a testing/synctest bubble. [Fault] wraps
-// either, fails or tears the operation that a test points at, and can lose what was not synced, as a power failure does;
-// [Lossy] does the latter to a real daemon that is killed. Code above decides the order of operations and knows which
+// [OS] is the real thing; package disktest has those for tests. Code above decides the order of operations and knows which
 // ones make others durable; this package only promises what each does on its own.
 //
 // What is durable when: the bytes of a file after File.Sync; its name (created, renamed, linked, removed) after

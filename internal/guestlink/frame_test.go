@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/guestlink"
-	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/link/linktest"
 )
 
 // frame is the bytes of one, as docs/guestlink.md has it.
@@ -30,7 +30,7 @@ func frame(kind guestlink.Kind, id uint32, payload []byte) []byte {
 
 // script is a link on which bytes come and end.
 func script(p []byte) net.Conn {
-	a, b := link.Pipe()
+	a, b := linktest.Pipe()
 	go func() {
 		_, _ = b.Write(p)
 		b.(interface{ CloseWrite() error }).CloseWrite()
@@ -41,7 +41,7 @@ func script(p []byte) net.Conn {
 }
 
 func TestFrames(t *testing.T) {
-	a, b := link.Pipe()
+	a, b := linktest.Pipe()
 	from, to := guestlink.NewConn(a), guestlink.NewConn(b)
 	defer from.Close()
 	defer to.Close()
@@ -138,7 +138,7 @@ func TestLimitsOfFrames(t *testing.T) {
 // TestStall: a side that says nothing, or takes nothing, is given up after StallTimeout; one that beats is not.
 func TestStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := link.Pipe()
+		a, b := linktest.Pipe()
 		silent, c := guestlink.NewConn(a), guestlink.NewConn(b)
 		defer silent.Close()
 		defer c.Close()
@@ -152,7 +152,7 @@ func TestStall(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		a, b := link.Pipe()
+		a, b := linktest.Pipe()
 		alive, c := guestlink.NewConn(a), guestlink.NewConn(b)
 		defer c.Close()
 		begun := time.Now()

@@ -1,4 +1,4 @@
-package link
+package link_test
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/pki"
 )
 
@@ -17,14 +18,14 @@ func BenchmarkBulk(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Run("tls", func(b *testing.B) { bulk(b, id, func(c *tls.Conn, _ *buffered) net.Conn { return c }) })
+	b.Run("tls", func(b *testing.B) { bulk(b, id, func(c *tls.Conn, _ *link.Buffered) net.Conn { return c }) })
 	b.Run("link", func(b *testing.B) {
-		bulk(b, id, func(c *tls.Conn, under *buffered) net.Conn { return secure(c, under) })
+		bulk(b, id, func(c *tls.Conn, under *link.Buffered) net.Conn { return link.Secure(c, under) })
 	})
 }
 
-func bulk(b *testing.B, id *pki.Identity, wrap func(*tls.Conn, *buffered) net.Conn) {
-	ln, err := OS.Listen(context.Background(), "tcp://127.0.0.1:0")
+func bulk(b *testing.B, id *pki.Identity, wrap func(*tls.Conn, *link.Buffered) net.Conn) {
+	ln, err := link.OS.Listen(context.Background(), "tcp://127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -37,7 +38,7 @@ func bulk(b *testing.B, id *pki.Identity, wrap func(*tls.Conn, *buffered) net.Co
 			if err != nil {
 				return err
 			}
-			under := &buffered{Conn: raw}
+			under := &link.Buffered{Conn: raw}
 			inner := tls.Server(under, id.ServerConfig(nil))
 			if err := inner.Handshake(); err != nil {
 				return err
@@ -53,11 +54,11 @@ func bulk(b *testing.B, id *pki.Identity, wrap func(*tls.Conn, *buffered) net.Co
 			return nil
 		}()
 	}()
-	raw, err := OS.Dial(context.Background(), "tcp://"+ln.Addr().String())
+	raw, err := link.OS.Dial(context.Background(), "tcp://"+ln.Addr().String())
 	if err != nil {
 		b.Fatal(err)
 	}
-	under := &buffered{Conn: raw}
+	under := &link.Buffered{Conn: raw}
 	inner := tls.Client(under, id.ClientConfig("", nil))
 	if err := inner.Handshake(); err != nil {
 		b.Fatal(err)

@@ -1,4 +1,4 @@
-package link
+package link_test
 
 import (
 	"crypto/tls"
@@ -6,15 +6,18 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/link/linktest"
 	"github.com/virtswarm/virtswarm/internal/pki"
 )
 
 // TestConns checks every kind of connection; a new one joins with a line.
 func TestConns(t *testing.T) {
-	memory := func(t testing.TB) (net.Conn, net.Conn) { return pair(t, NewMemory(), "tcp://here:1") }
-	tcp := func(t testing.TB) (net.Conn, net.Conn) { return pair(t, OS, "tcp://127.0.0.1:0") }
-	unix := func(t testing.TB) (net.Conn, net.Conn) { return pair(t, OS, "unix://"+filepath.Join(t.TempDir(), "s")) }
+	memory := func(t testing.TB) (net.Conn, net.Conn) { return pair(t, linktest.NewMemory(), "tcp://here:1") }
+	tcp := func(t testing.TB) (net.Conn, net.Conn) { return pair(t, link.OS, "tcp://127.0.0.1:0") }
+	unix := func(t testing.TB) (net.Conn, net.Conn) {
+		return pair(t, link.OS, "unix://"+filepath.Join(t.TempDir(), "s"))
+	}
 	for name, kind := range map[string]linktest.Kind{
 		"memory":     {Pair: memory, Bubble: true},
 		"memory+tls": {Pair: withTLS(memory), Bubble: true, Sealed: true},
@@ -40,7 +43,7 @@ func TestConns(t *testing.T) {
 }
 
 // pair returns the two ends of a connection over a network.
-func pair(t testing.TB, n Network, url string) (a, b net.Conn) {
+func pair(t testing.TB, n link.Network, url string) (a, b net.Conn) {
 	t.Helper()
 	l, err := n.Listen(t.Context(), url)
 	if err != nil {
@@ -66,7 +69,7 @@ func withTLS(pair func(testing.TB) (net.Conn, net.Conn)) func(testing.TB) (net.C
 			t.Fatal(err)
 		}
 		a, b := pair(t)
-		underA, underB := &buffered{Conn: a}, &buffered{Conn: b}
+		underA, underB := &link.Buffered{Conn: a}, &link.Buffered{Conn: b}
 		client, server := tls.Client(underA, id.ClientConfig(id.HostID(), nil)), tls.Server(underB, id.ServerConfig(nil))
 		done := make(chan error, 1)
 		go func() { done <- server.HandshakeContext(t.Context()) }()
@@ -76,15 +79,12 @@ func withTLS(pair func(testing.TB) (net.Conn, net.Conn)) func(testing.TB) (net.C
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		return secure(client, underA), secure(server, underB)
+		return link.Secure(client, underA), link.Secure(server, underB)
 	}
 }
 
 // reset makes a connection end as by a crash.
 func reset(c net.Conn) {
-	if s, ok := c.(*secured); ok {
-		c = s.under.Conn
-	}
-	c.(*net.TCPConn).SetLinger(0)
+	link.Under(c).(*net.TCPConn).SetLinger(0)
 	c.Close()
 }

@@ -1,4 +1,4 @@
-package link
+package link_test
 
 import (
 	"errors"
@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/virtswarm/virtswarm/internal/link"
 )
 
 // TestPeerKilled kills the process at the other end, once as the one that called and once as the one that was called,
@@ -53,7 +55,7 @@ func peerKilled(t *testing.T, listen, dial string) {
 
 // callerDies listens for a process that calls.
 func callerDies(t *testing.T, listen, dial string) {
-	l, err := OS.Listen(t.Context(), listen)
+	l, err := link.OS.Listen(t.Context(), listen)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +77,7 @@ func calledDies(t *testing.T, listen, dial string) {
 	if strings.HasSuffix(dial, ":0") {
 		dial = addr
 	}
-	c, err := OS.Dial(t.Context(), dial)
+	c, err := link.OS.Dial(t.Context(), dial)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,14 +153,14 @@ func TestChild(t *testing.T) {
 	var c net.Conn
 	var err error
 	if what == "listen" {
-		l, lerr := OS.Listen(t.Context(), url)
+		l, lerr := link.OS.Listen(t.Context(), url)
 		if lerr != nil {
 			t.Fatal(lerr)
 		}
 		os.Stdout.WriteString(l.Addr().Network() + "://" + l.Addr().String() + "\n")
 		c, err = l.Accept()
 	} else {
-		c, err = OS.Dial(t.Context(), url)
+		c, err = link.OS.Dial(t.Context(), url)
 	}
 	if err != nil {
 		t.Fatal(err)

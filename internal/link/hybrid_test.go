@@ -1,4 +1,4 @@
-package link
+package link_test
 
 import (
 	"bufio"
@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/virtswarm/virtswarm/internal/link"
 )
 
 // A vmm does with a unix socket what Firecracker, Cloud Hypervisor and vhost-device-vsock do: whoever connects names a port
@@ -94,7 +96,7 @@ func hostCalls(t testing.TB) (host, guest net.Conn) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if host, err = OS.Dial(t.Context(), "hybrid://"+v.socket+":7117"); err != nil {
+	if host, err = link.OS.Dial(t.Context(), "hybrid://"+v.socket+":7117"); err != nil {
 		t.Fatal(err)
 	}
 	if guest, err = l.Accept(); err != nil {
@@ -107,7 +109,7 @@ func hostCalls(t testing.TB) (host, guest net.Conn) {
 func guestCalls(t testing.TB) (guest, host net.Conn) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "vm.sock")
-	l, err := OS.Listen(t.Context(), "hybrid://"+socket+":7117")
+	l, err := link.OS.Listen(t.Context(), "hybrid://"+socket+":7117")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +126,7 @@ func guestCalls(t testing.TB) (guest, host net.Conn) {
 func TestHybridListens(t *testing.T) {
 	dir := t.TempDir()
 	url := "hybrid://" + filepath.Join(dir, "vm.sock") + ":7117"
-	l, err := OS.Listen(t.Context(), url)
+	l, err := link.OS.Listen(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +136,7 @@ func TestHybridListens(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(dir, "vm.sock_7117")); err != nil || info.Mode() != os.ModeSocket|0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
-	if _, err := OS.Listen(t.Context(), url); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), url) {
+	if _, err := link.OS.Listen(t.Context(), url); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), url) {
 		t.Errorf("in use: %v", err)
 	}
 	l.Close()
@@ -152,13 +154,13 @@ func TestHybridAnswers(t *testing.T) {
 	}{
 		"good":       {answer: "OK 1073741824\nfirst\nbytes"},
 		"nobody":     {answer: "", want: syscall.ECONNREFUSED},
-		"cut off":    {answer: "OK 10", want: errAnswer},
-		"refuses":    {answer: "NO\n", want: errAnswer},
-		"no number":  {answer: "OK ten\n", want: errAnswer},
-		"empty line": {answer: "\n", want: errAnswer},
-		"too long":   {answer: "OK " + strings.Repeat("1", 1000), stay: true, want: errAnswer},
+		"cut off":    {answer: "OK 10", want: link.ErrAnswer},
+		"refuses":    {answer: "NO\n", want: link.ErrAnswer},
+		"no number":  {answer: "OK ten\n", want: link.ErrAnswer},
+		"empty line": {answer: "\n", want: link.ErrAnswer},
+		"too long":   {answer: "OK " + strings.Repeat("1", 1000), stay: true, want: link.ErrAnswer},
 		"64 bytes":   {answer: "OK " + strings.Repeat("0", 59) + "1\n"},
-		"65 bytes":   {answer: "OK " + strings.Repeat("0", 60) + "1\n", want: errAnswer},
+		"65 bytes":   {answer: "OK " + strings.Repeat("0", 60) + "1\n", want: link.ErrAnswer},
 		"silent":     {answer: "", stay: true, want: context.DeadlineExceeded},
 		"slow":       {answer: "OK 1", stay: true, want: context.DeadlineExceeded},
 	} {
@@ -193,7 +195,7 @@ func TestHybridAnswers(t *testing.T) {
 				ctx, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
 				defer cancel()
 			}
-			c, err := OS.Dial(ctx, "hybrid://"+socket+":7")
+			c, err := link.OS.Dial(ctx, "hybrid://"+socket+":7")
 			if !errors.Is(err, x.want) || err != nil && (!strings.Contains(err.Error(), socket+":7") || len(err.Error()) > 500) {
 				t.Fatalf("%v, want %v", err, x.want)
 			}
@@ -212,16 +214,16 @@ func TestHybridAnswers(t *testing.T) {
 
 func TestHybridWithoutHypervisor(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
-	if _, err := OS.Dial(t.Context(), "hybrid://"+socket+":7"); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), socket) {
+	if _, err := link.OS.Dial(t.Context(), "hybrid://"+socket+":7"); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), socket) {
 		t.Error(err)
 	}
 	v := newVMM(t)
-	if _, err := OS.Dial(t.Context(), "hybrid://"+v.socket+":7"); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := link.OS.Dial(t.Context(), "hybrid://"+v.socket+":7"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := OS.Dial(ctx, "hybrid://"+v.socket+":7"); !errors.Is(err, context.Canceled) {
+	if _, err := link.OS.Dial(ctx, "hybrid://"+v.socket+":7"); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

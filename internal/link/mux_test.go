@@ -1,4 +1,4 @@
-package link
+package link_test
 
 import (
 	"context"
@@ -14,20 +14,22 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/link/linktest"
 	"github.com/virtswarm/virtswarm/internal/pki"
 )
 
 // port is a Mux on a network, with a listener for each protocol.
 type port struct {
-	*Mux
+	*link.Mux
 	id        *pki.Identity
-	network   Network
+	network   link.Network
 	url       string
 	listeners map[string]net.Listener
 	served    chan error
 }
 
-func newPort(t *testing.T, n Network, id *pki.Identity, c MuxConfig, protos ...string) *port {
+func newPort(t *testing.T, n link.Network, id *pki.Identity, c link.MuxConfig, protos ...string) *port {
 	t.Helper()
 	url := "tcp://127.0.0.1:0"
 	ln, err := n.Listen(t.Context(), url)
@@ -35,7 +37,7 @@ func newPort(t *testing.T, n Network, id *pki.Identity, c MuxConfig, protos ...s
 		t.Fatal(err)
 	}
 	c.Identity = id
-	p := &port{Mux: NewMux(ln, c), id: id, network: n, listeners: map[string]net.Listener{}, served: make(chan error, 1)}
+	p := &port{Mux: link.NewMux(ln, c), id: id, network: n, listeners: map[string]net.Listener{}, served: make(chan error, 1)}
 	p.url = "tcp://" + ln.Addr().String()
 	for _, proto := range protos {
 		p.listeners[proto] = p.Listen(proto)
@@ -54,7 +56,7 @@ func (p *port) close(t *testing.T) {
 
 func (p *port) dial(t *testing.T, id *pki.Identity, proto, expect string) (net.Conn, error) {
 	t.Helper()
-	return (&Dialer{Network: p.network, Identity: id}).Dial(t.Context(), p.url, proto, expect)
+	return (&link.Dialer{Network: p.network, Identity: id}).Dial(t.Context(), p.url, proto, expect)
 }
 
 func newCluster(t *testing.T, name string) *pki.Identity {
@@ -102,33 +104,33 @@ func TestMux(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here := newCluster(t, "one")
 		member := newMember(t, here)
-		p := newPort(t, NewMemory(), here, MuxConfig{}, ProtoWire, ProtoRaft, ProtoHTTP2, ProtoJoin)
+		p := newPort(t, linktest.NewMemory(), here, link.MuxConfig{}, link.ProtoWire, link.ProtoRaft, link.ProtoHTTP2, link.ProtoJoin)
 		defer p.close(t)
-		for _, proto := range []string{ProtoRaft, ProtoWire, ProtoHTTP2} {
+		for _, proto := range []string{link.ProtoRaft, link.ProtoWire, link.ProtoHTTP2} {
 			c, err := p.dial(t, member, proto, here.HostID())
 			if err != nil {
 				t.Fatalf("%s: %v", proto, err)
 			}
 			there := meet(t, p.listeners[proto], c)
-			if peer, ok := PeerOf(there); !ok || peer != member.HostID() {
+			if peer, ok := link.PeerOf(there); !ok || peer != member.HostID() {
 				t.Errorf("the caller is %s", peer)
 			}
-			if peer, ok := PeerOf(c); !ok || peer != here.HostID() {
+			if peer, ok := link.PeerOf(c); !ok || peer != here.HostID() {
 				t.Errorf("the called is %s", peer)
 			}
 			c.Close()
 			there.Close()
 		}
 
-		c, err := DialJoin(t.Context(), p.network, p.url, here.CA().NewToken(time.Hour))
+		c, err := link.DialJoin(t.Context(), p.network, p.url, here.CA().NewToken(time.Hour))
 		if err != nil {
 			t.Fatal(err)
 		}
-		there := meet(t, p.listeners[ProtoJoin], c)
-		if peer, ok := PeerOf(there); ok {
+		there := meet(t, p.listeners[link.ProtoJoin], c)
+		if peer, ok := link.PeerOf(there); ok {
 			t.Errorf("a joining host is %s", peer)
 		}
-		if peer, ok := PeerOf(c); !ok || peer != here.HostID() {
+		if peer, ok := link.PeerOf(c); !ok || peer != here.HostID() {
 			t.Errorf("a joining host is answered by %s", peer)
 		}
 		c.Close()
@@ -146,41 +148,41 @@ func TestMuxRefusals(t *testing.T) {
 			}
 			return nil
 		}
-		p := newPort(t, NewMemory(), here, MuxConfig{Allow: allow}, ProtoWire)
+		p := newPort(t, linktest.NewMemory(), here, link.MuxConfig{Allow: allow}, link.ProtoWire)
 		defer p.close(t)
 
-		if _, err := p.dial(t, member, ProtoWire, removed.HostID()); !errors.Is(err, pki.ErrWrongHost) || !strings.Contains(err.Error(), p.url) {
+		if _, err := p.dial(t, member, link.ProtoWire, removed.HostID()); !errors.Is(err, pki.ErrWrongHost) || !strings.Contains(err.Error(), p.url) {
 			t.Errorf("another host: %v", err)
 		}
-		if _, err := p.dial(t, stranger, ProtoWire, ""); !errors.Is(err, pki.ErrOtherCluster) {
+		if _, err := p.dial(t, stranger, link.ProtoWire, ""); !errors.Is(err, pki.ErrOtherCluster) {
 			t.Errorf("called by another cluster: %v", err)
 		}
-		for _, proto := range []string{ProtoRaft, ProtoJoin, "smtp"} {
-			if _, err := p.dial(t, member, proto, ""); !errors.Is(err, ErrNoProtocol) {
+		for _, proto := range []string{link.ProtoRaft, link.ProtoJoin, "smtp"} {
+			if _, err := p.dial(t, member, proto, ""); !errors.Is(err, link.ErrNoProtocol) {
 				t.Errorf("%s: %v", proto, err)
 			}
 		}
-		if _, err := DialJoin(t.Context(), p.network, p.url, here.CA().NewToken(time.Hour)); !errors.Is(err, ErrNoProtocol) {
+		if _, err := link.DialJoin(t.Context(), p.network, p.url, here.CA().NewToken(time.Hour)); !errors.Is(err, link.ErrNoProtocol) {
 			t.Errorf("joining where nobody admits: %v", err)
 		}
-		c, err := p.dial(t, removed, ProtoWire, "")
+		c, err := p.dial(t, removed, link.ProtoWire, "")
 		if err == nil {
 			_, err = c.Read(make([]byte, 1))
 			c.Close()
 		}
-		if !Refused(err) || !errors.Is(err, ErrRefused) {
+		if !link.Refused(err) || !errors.Is(err, link.ErrRefused) {
 			t.Errorf("a removed host: %v", err)
 		}
-		if _, err := (&Dialer{Network: p.network, Identity: member}).Dial(t.Context(), "tcp://127.0.0.1:9", ProtoWire, ""); !errors.Is(err, syscall.ECONNREFUSED) || Refused(err) {
+		if _, err := (&link.Dialer{Network: p.network, Identity: member}).Dial(t.Context(), "tcp://127.0.0.1:9", link.ProtoWire, ""); !errors.Is(err, syscall.ECONNREFUSED) || link.Refused(err) {
 			t.Errorf("nobody there: %v", err)
 		}
 
 		// Nothing of all that keeps a member out.
-		c, err = p.dial(t, member, ProtoWire, "")
+		c, err = p.dial(t, member, link.ProtoWire, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		meet(t, p.listeners[ProtoWire], c).Close()
+		meet(t, p.listeners[link.ProtoWire], c).Close()
 		c.Close()
 	})
 }
@@ -190,7 +192,7 @@ func TestSlowLoris(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here := newCluster(t, "one")
 		member := newMember(t, here)
-		p := newPort(t, NewMemory(), here, MuxConfig{MaxHandshakes: 4}, ProtoWire)
+		p := newPort(t, linktest.NewMemory(), here, link.MuxConfig{MaxHandshakes: 4}, link.ProtoWire)
 		defer p.close(t)
 		var silent []net.Conn
 		for i := range 20 {
@@ -204,18 +206,15 @@ func TestSlowLoris(t *testing.T) {
 			silent = append(silent, c)
 			synctest.Wait()
 		}
-		p.mu.Lock()
-		busy := p.handshakes.Len()
-		p.mu.Unlock()
-		if busy != 4 {
+		if busy := p.Handshakes(); busy != 4 {
 			t.Errorf("%d handshakes at once", busy)
 		}
 		begin := time.Now()
-		c, err := p.dial(t, member, ProtoWire, "")
+		c, err := p.dial(t, member, link.ProtoWire, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		meet(t, p.listeners[ProtoWire], c).Close()
+		meet(t, p.listeners[link.ProtoWire], c).Close()
 		c.Close()
 		if time.Since(begin) != 0 {
 			t.Errorf("a member had to wait for %v", time.Since(begin))
@@ -227,7 +226,7 @@ func TestSlowLoris(t *testing.T) {
 			}
 			c.Close()
 		}
-		if time.Since(begin) != DefaultTimeout {
+		if time.Since(begin) != link.DefaultTimeout {
 			t.Errorf("the last silent one was closed after %v", time.Since(begin))
 		}
 	})
@@ -237,10 +236,10 @@ func TestSlowLoris(t *testing.T) {
 func TestBacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here := newCluster(t, "one")
-		p := newPort(t, NewMemory(), here, MuxConfig{Backlog: 3}, ProtoWire, ProtoRaft)
+		p := newPort(t, linktest.NewMemory(), here, link.MuxConfig{Backlog: 3}, link.ProtoWire, link.ProtoRaft)
 		var waiting []net.Conn
 		for range 5 {
-			c, err := p.dial(t, here, ProtoRaft, "")
+			c, err := p.dial(t, here, link.ProtoRaft, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -252,11 +251,11 @@ func TestBacklog(t *testing.T) {
 				t.Error("one too many is open")
 			}
 		}
-		c, err := p.dial(t, here, ProtoWire, "")
+		c, err := p.dial(t, here, link.ProtoWire, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		there := meet(t, p.listeners[ProtoWire], c)
+		there := meet(t, p.listeners[link.ProtoWire], c)
 		p.close(t)
 		for _, c := range waiting {
 			if _, err := c.Read(make([]byte, 1)); err == nil {
@@ -264,7 +263,7 @@ func TestBacklog(t *testing.T) {
 			}
 			c.Close()
 		}
-		if _, err := p.listeners[ProtoRaft].Accept(); !errors.Is(err, net.ErrClosed) {
+		if _, err := p.listeners[link.ProtoRaft].Accept(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("accept: %v", err)
 		}
 		go there.Write([]byte{1}) // what was accepted lives on
@@ -280,11 +279,11 @@ func TestBacklog(t *testing.T) {
 func TestListenerCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here := newCluster(t, "one")
-		p := newPort(t, NewMemory(), here, MuxConfig{}, ProtoWire, ProtoRaft)
+		p := newPort(t, linktest.NewMemory(), here, link.MuxConfig{}, link.ProtoWire, link.ProtoRaft)
 		defer p.close(t)
-		p.listeners[ProtoRaft].Close()
-		p.listeners[ProtoRaft].Close()
-		c, err := p.dial(t, here, ProtoRaft, "")
+		p.listeners[link.ProtoRaft].Close()
+		p.listeners[link.ProtoRaft].Close()
+		c, err := p.dial(t, here, link.ProtoRaft, "")
 		if err == nil {
 			_, err = c.Read(make([]byte, 1))
 			c.Close()
@@ -292,11 +291,11 @@ func TestListenerCloses(t *testing.T) {
 		if err == nil {
 			t.Error("somebody answers")
 		}
-		c, err = p.dial(t, here, ProtoWire, "")
+		c, err = p.dial(t, here, link.ProtoWire, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		meet(t, p.listeners[ProtoWire], c).Close()
+		meet(t, p.listeners[link.ProtoWire], c).Close()
 		c.Close()
 	})
 }
@@ -322,16 +321,16 @@ func (p *poor) Accept() (net.Conn, error) {
 func TestAcceptFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here := newCluster(t, "one")
-		n := NewMemory()
+		n := linktest.NewMemory()
 		ln, err := n.Listen(t.Context(), "a:1")
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := NewMux(&poor{Listener: ln, failures: 12}, MuxConfig{Identity: here})
-		wire := m.Listen(ProtoWire)
+		m := link.NewMux(&poor{Listener: ln, failures: 12}, link.MuxConfig{Identity: here})
+		wire := m.Listen(link.ProtoWire)
 		served := make(chan error, 1)
 		go func() { served <- m.Serve() }()
-		c, err := (&Dialer{Network: n, Identity: here}).Dial(t.Context(), "a:1", ProtoWire, "")
+		c, err := (&link.Dialer{Network: n, Identity: here}).Dial(t.Context(), "a:1", link.ProtoWire, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -346,8 +345,8 @@ func TestAcceptFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m = NewMux(&poor{Listener: ln, final: syscall.EINVAL}, MuxConfig{Identity: here})
-		wire = m.Listen(ProtoWire)
+		m = link.NewMux(&poor{Listener: ln, final: syscall.EINVAL}, link.MuxConfig{Identity: here})
+		wire = m.Listen(link.ProtoWire)
 		if err := m.Serve(); !errors.Is(err, syscall.EINVAL) {
 			t.Errorf("serve: %v", err)
 		}
@@ -362,18 +361,18 @@ func TestAcceptFails(t *testing.T) {
 func TestHTTP(t *testing.T) {
 	here := newCluster(t, "one")
 	member := newMember(t, here)
-	ln, err := OS.Listen(t.Context(), "tcp://127.0.0.1:0")
+	ln, err := link.OS.Listen(t.Context(), "tcp://127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := NewMux(ln, MuxConfig{Identity: here})
-	api := m.Listen(ProtoHTTP2, ProtoHTTP1)
+	m := link.NewMux(ln, link.MuxConfig{Identity: here})
+	api := m.Listen(link.ProtoHTTP2, link.ProtoHTTP1)
 	go m.Serve()
 	defer m.Close()
 	type key struct{}
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			peer, _ := PeerOf(r.Context().Value(key{}).(net.Conn))
+			peer, _ := link.PeerOf(r.Context().Value(key{}).(net.Conn))
 			io.WriteString(w, r.Proto+" "+peer)
 		}),
 		Protocols:   new(http.Protocols),
@@ -396,10 +395,10 @@ func TestHTTP(t *testing.T) {
 		}
 		client.CloseIdleConnections()
 	}
-	d := &Dialer{Identity: member}
+	d := &link.Dialer{Identity: member}
 	ours := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return d.Dial(ctx, ln.Addr().String(), ProtoHTTP2, here.HostID())
+			return d.Dial(ctx, ln.Addr().String(), link.ProtoHTTP2, here.HostID())
 		},
 		Protocols: new(http.Protocols),
 	}

@@ -1,4 +1,4 @@
-package link
+package link_test
 
 import (
 	"context"
@@ -12,6 +12,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/virtswarm/virtswarm/internal/link"
+	"github.com/virtswarm/virtswarm/internal/link/linktest"
 )
 
 func TestSplit(t *testing.T) {
@@ -56,11 +59,11 @@ func TestSplit(t *testing.T) {
 		"tcp://ho\nst:7":                "",
 		strings.Repeat("x", 1000) + "/": "",
 	} {
-		network, address, err := Split(url)
+		network, address, err := link.Split(url)
 		if got := strings.TrimSpace(network + " " + address); got != want || (err == nil) != (want != "") {
 			t.Errorf("%.50q: %q, %v", url, got, err)
 		}
-		if err != nil && (!errors.Is(err, ErrBadURL) || len(err.Error()) > 400) {
+		if err != nil && (!errors.Is(err, link.ErrBadURL) || len(err.Error()) > 400) {
 			t.Errorf("%.50q: %v", url, err)
 		}
 	}
@@ -74,13 +77,13 @@ func TestUnixSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OS.Listen(t.Context(), url); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), path) {
+	if _, err := link.OS.Listen(t.Context(), url); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), path) {
 		t.Errorf("in use: %v", err)
 	}
 	old.SetUnlinkOnClose(false)
 	old.Close() // as if killed: the socket stays
 
-	l, err := OS.Listen(t.Context(), url)
+	l, err := link.OS.Listen(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +93,7 @@ func TestUnixSocket(t *testing.T) {
 	if l.Addr().String() != path {
 		t.Errorf("address %v", l.Addr())
 	}
-	c, err := OS.Dial(t.Context(), url)
+	c, err := link.OS.Dial(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,14 +102,14 @@ func TestUnixSocket(t *testing.T) {
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
-	if _, err := OS.Dial(t.Context(), url); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := link.OS.Dial(t.Context(), url); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("nobody there: %v", err)
 	}
 
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OS.Listen(t.Context(), url); !errors.Is(err, fs.ErrExist) {
+	if _, err := link.OS.Listen(t.Context(), url); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("over a file: %v", err)
 	}
 	if p, err := os.ReadFile(path); string(p) != "precious" {
@@ -115,7 +118,7 @@ func TestUnixSocket(t *testing.T) {
 }
 
 func TestPortInUse(t *testing.T) {
-	for name, n := range map[string]Network{"os": OS, "memory": NewMemory()} {
+	for name, n := range map[string]link.Network{"os": link.OS, "memory": linktest.NewMemory()} {
 		l, err := n.Listen(t.Context(), "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -134,20 +137,20 @@ func TestPortInUse(t *testing.T) {
 
 func TestDialGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := NewMemory()
+		n := linktest.NewMemory()
 		l, err := n.Listen(t.Context(), "tcp://a:1") // which nobody accepts from
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		d := &Dialer{Network: n, Identity: newCluster(t, "one"), Timeout: time.Minute}
+		d := &link.Dialer{Network: n, Identity: newCluster(t, "one"), Timeout: time.Minute}
 		begin := time.Now()
-		if _, err := d.Dial(t.Context(), "a:1", ProtoWire, ""); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != time.Minute {
+		if _, err := d.Dial(t.Context(), "a:1", link.ProtoWire, ""); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != time.Minute {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := d.Dial(ctx, "a:1", ProtoWire, ""); !errors.Is(err, context.Canceled) {
+		if _, err := d.Dial(ctx, "a:1", link.ProtoWire, ""); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	})

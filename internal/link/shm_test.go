@@ -1,4 +1,4 @@
-package link
+package link_test
 
 import (
 	"errors"
@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/shmring"
 )
 
@@ -24,12 +25,12 @@ func region(t testing.TB) (url string) {
 func shm(t testing.TB) (guest, host net.Conn) {
 	t.Helper()
 	url := region(t)
-	l, err := OS.Listen(t.Context(), url)
+	l, err := link.OS.Listen(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	if guest, err = OS.Dial(t.Context(), l.Addr().Network()+"://"+l.Addr().String()); err != nil {
+	if guest, err = link.OS.Dial(t.Context(), l.Addr().Network()+"://"+l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
 	if host, err = l.Accept(); err != nil {
@@ -49,13 +50,13 @@ func otherWay(pair func(testing.TB) (net.Conn, net.Conn)) func(testing.TB) (net.
 
 func TestShmErrors(t *testing.T) {
 	missing := "shm://" + filepath.Join(t.TempDir(), "region")
-	if l, err := OS.Listen(t.Context(), missing); !errors.Is(err, os.ErrNotExist) || l != nil {
+	if l, err := link.OS.Listen(t.Context(), missing); !errors.Is(err, os.ErrNotExist) || l != nil {
 		t.Errorf("listens at nothing: %v, %v", l, err)
 	}
-	if c, err := OS.Dial(t.Context(), missing); !errors.Is(err, os.ErrNotExist) || c != nil {
+	if c, err := link.OS.Dial(t.Context(), missing); !errors.Is(err, os.ErrNotExist) || c != nil {
 		t.Errorf("calls nothing: %v, %v", c, err)
 	}
-	if c, err := OS.Dial(t.Context(), region(t)); !errors.Is(err, shmring.ErrNoRegion) || c != nil {
+	if c, err := link.OS.Dial(t.Context(), region(t)); !errors.Is(err, shmring.ErrNoRegion) || c != nil {
 		t.Errorf("calls at a region that nobody has ever served: %v, %v", c, err)
 	}
 }

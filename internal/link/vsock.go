@@ -25,14 +25,11 @@ const vsockBuffer = 2 << 20
 // through TLS. It is the kernel's word, not the peer's, and it holds for as long as the connection does: a guest that
 // migrates gets another one, and its connections end. ok is false for every other kind of link.
 func PeerCID(c net.Conn) (cid uint32, ok bool) {
-	switch addr := c.RemoteAddr().(type) {
-	case *vsock.Addr:
-		return addr.ContextID, true
-	case memoryAddr: // where a host that is called by a number is a guest
-		n, err := number(addr.address)
-		return n, err == nil && addr.network == "vsock"
+	addr, ok := c.RemoteAddr().(*vsock.Addr)
+	if !ok {
+		return 0, false
 	}
-	return 0, false
+	return addr.ContextID, true
 }
 
 // splitVsock reads CID:PORT; without a CID it is any.

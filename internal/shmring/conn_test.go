@@ -2,12 +2,8 @@ package shmring
 
 import (
 	"context"
-	"net"
 	"path/filepath"
 	"testing"
-	"time"
-
-	"github.com/virtswarm/virtswarm/internal/link/linktest"
 )
 
 // newRegion makes the file of a region.
@@ -63,35 +59,5 @@ func mute(c *Conn) {
 		if l, ok := w.(*Listener); ok && l.m == c.m {
 			l.muted.Store(true)
 		}
-	}
-}
-
-// TestConn holds both sides against what every link has to do, with rings that are small and not, and with and without
-// spinning.
-func TestConn(t *testing.T) {
-	for _, kind := range []struct {
-		name  string
-		size  int64
-		spin  time.Duration
-		guest bool // the first of the pair
-	}{
-		{"Host", MinSize, 0, false},
-		{"Guest", MinSize, 0, true},
-		{"HostSleeps", DefaultSize, -1, false},
-		{"GuestSleeps", DefaultSize, -1, true},
-		{"HostSpins", MinSize, time.Millisecond, false},
-	} {
-		t.Run(kind.name, func(t *testing.T) {
-			linktest.Conn(t, linktest.Kind{
-				Pair: func(t testing.TB) (a, b net.Conn) {
-					host, guest := newPair(t, kind.size, Options{Spin: kind.spin, Timeout: minTimeout})
-					if kind.guest {
-						return guest, host
-					}
-					return host, guest
-				},
-				Kill: func(c net.Conn) { mute(c.(*Conn)) },
-			})
-		})
 	}
 }

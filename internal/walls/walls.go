@@ -77,3 +77,9 @@ var noImport = map[string][]string{
 	"cmd/virtswarm-agent": {"hostd", "raft", "placement", "qmp", "internal/api", "internal/pki"},
 	"hostd/hook":          {"hostd/virt"}, // libvirt waits for a hook: it would wait for itself
 }
+
+// doubles are the packages that stand in for something in tests, or test it: those whose name ends in "test". Only they
+// themselves and what is named here may import them, or package testing; for all else they are there in tests alone.
+const doubles = "test"
+
+var mayUseDoubles = []string{"acceptance"}

@@ -66,6 +66,24 @@ func TestRoomsImportOnlyFromLowerFloors(t *testing.T) {
 	}
 }
 
+// double says whether a package is for tests.
+func double(path string) bool { return strings.HasSuffix(path, doubles) }
+
+// TestNoDoubleIsInTheProduct keeps what stands in for disks, networks and hosts out of all that is installed.
+func TestNoDoubleIsInTheProduct(t *testing.T) {
+	for _, p := range load(t) {
+		from, _ := room(p.PkgPath)
+		if double(p.PkgPath) || slices.Contains(mayUseDoubles, from) {
+			continue
+		}
+		for path := range p.Imports {
+			if within(path, Module) && double(path) || path == "testing" {
+				t.Errorf("%s imports %s, which is for tests", p.PkgPath, path)
+			}
+		}
+	}
+}
+
 func checkImport(t *testing.T, from, path string) {
 	t.Helper()
 	for pkg, owner := range onlyImporter {
