@@ -279,6 +279,7 @@ func (e claimed) apply(j *job) {
 	if len(j.claims) == 1 {
 		j.seek(time.Now())
 	}
+	c.report() // its caller may give up another claim on the same chunks now
 }
 
 // dropped: a caller has gone.

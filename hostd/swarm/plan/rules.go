@@ -4,7 +4,7 @@ import "math"
 
 // The rules, in this order. docs/swarm.md gives their reasons and where they come from.
 //
-//  1. Demand before ReadAhead before Distribute before Repair.
+//  1. Demand before ReadAhead before Start before Distribute before Repair.
 //  2. A demanded chunk goes to the source that will deliver it first; if a slow one owes it already, to another as well.
 //  3. Sources that do not give are asked for the rarest that each has. One in another rack is asked only for what nobody in
 //     the own rack has, and of that for what falls to this host by rendezvous hashing over its rack-mates; zones alike.
@@ -87,7 +87,10 @@ func (p *Picker) Next() (Request, bool) {
 }
 
 // ended says whether nothing is open that is not demanded: what is missing is on its way.
-func (p *Picker) ended() bool { return p.opens[ReadAhead]+p.opens[Distribute]+p.opens[Repair] == 0 }
+func (p *Picker) ended() bool { return p.opens[ReadAhead]+p.drawable() == 0 }
+
+// drawable returns how many open chunks may come of a draw: those of which any is as welcome as another.
+func (p *Picker) drawable() int { return p.opens[Start] + p.opens[Distribute] + p.opens[Repair] }
 
 // seed says whether s is drawn from: it gives, and does not fetch.
 func (s *Source) seed() bool { return s.gives && !s.fellow }
@@ -122,10 +125,10 @@ func fromFellow(p *Picker, s *Source) (Request, bool) {
 
 // draw asks a seed for a chunk of its choice (rule 4).
 func draw(p *Picker, s *Source) (Request, bool) {
-	if !s.seed() || p.drawing >= p.opens[Distribute]+p.opens[Repair] {
+	if !s.seed() || p.drawing >= p.drawable() {
 		return Request{}, false
 	}
-	for prio := Distribute; prio >= Repair && prio >= s.least; prio-- {
+	for prio := Start; prio >= Repair && prio >= s.least; prio-- {
 		if p.opens[prio] == 0 {
 			continue
 		}
@@ -222,7 +225,7 @@ func (p *Picker) rarest(s *Source, set, part mask) (int, bool) {
 			return c, true
 		}
 	}
-	for prio := Distribute; prio >= Repair && prio >= s.least; prio-- {
+	for prio := Start; prio >= Repair && prio >= s.least; prio-- {
 		for r := 1; r <= maxRarity; r++ {
 			if p.count[prio][r] == 0 {
 				continue
