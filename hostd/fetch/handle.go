@@ -146,7 +146,10 @@ func (h *Handle) readPart(ctx context.Context, i, skip int, p []byte) (int, erro
 	length := h.Manifest().ChunkLen(i)
 	n := min(len(p), length-skip)
 	if n == length {
-		return n, h.readChunk(ctx, i, p[:n:n])
+		if err := h.readChunk(ctx, i, p[:n:n]); err != nil {
+			return 0, err
+		}
+		return n, nil
 	}
 	buf := h.chunks.Get().(*[]byte)
 	defer h.chunks.Put(buf)

@@ -144,6 +144,9 @@ func (m *machine) drew(t *rapid.T, r Request, room, demand bool) {
 		if !m.scope[c] {
 			t.Fatalf("draws of [%d, %d), chunk %d was never wanted", r.Lo, r.Hi, c)
 		}
+		if p := m.prio[c]; p != Unwanted && p < r.Priority && len(m.askers(c)) == 0 {
+			t.Fatalf("draws of [%d, %d) for %d, chunk %d is open for %d", r.Lo, r.Hi, r.Priority, c, p)
+		}
 		useful = useful || m.has[r.Source][c] && m.prio[c] == r.Priority && len(m.askers(c)) == 0
 	}
 	switch s := r.Source; {

@@ -133,13 +133,29 @@ func draw(p *Picker, s *Source) (Request, bool) {
 			continue
 		}
 		if c, ok := firstFrom(p.start, p.open[prio], s.fresh, nil, nil); ok {
-			lo, hi := run(p.scope, c, p.n)
+			lo, hi := p.span(c, prio)
 			s.draws++
 			p.drawing++
 			return Request{Source: s, Draw: true, Lo: lo, Hi: hi, Len: p.chunk, Priority: prio}, true
 		}
 	}
 	return Request{}, false
+}
+
+// span returns what a draw for an open chunk may range over: all around it that is or was wanted, as far as nothing is open
+// there at a lower priority, which the source might choose instead.
+func (p *Picker) span(c int, prio Priority) (lo, hi int) {
+	lo, hi = run(p.scope, c, p.n)
+	for less := prio - 1; less >= Repair; less-- {
+		if p.opens[less] == 0 {
+			continue
+		}
+		if i, ok := firstIn(c, p.open[less], nil, nil, nil); ok {
+			hi = min(hi, i)
+		}
+		lo = max(lo, p.open[less].before(c)+1)
+	}
+	return lo, hi
 }
 
 // faster asks a spent seed for anything if it is faster than all fellows together, or there are none (rule 5).
