@@ -19,7 +19,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// ErrClosed: the handle was closed.
+// ErrClosed says that the handle was closed.
 var ErrClosed = errors.New("the handle is closed")
 
 // Priority says who waits for a chunk: see package plan. That of a handle is the purpose for which it is opened.

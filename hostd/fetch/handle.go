@@ -306,8 +306,8 @@ func bytesOf(m *content.Manifest, chunks content.Bits) (bytes int64) {
 
 // get has the swarm bring chunks, at the handle's priority.
 func (h *Handle) get(ctx context.Context, chunks content.Bits, progress func(Progress)) error {
-	t := h.start(chunks)
-	defer h.end(t)
+	t := h.track(chunks)
+	defer h.untrack(t)
 	return h.call(ctx, t, chunks, h.prio, func(p swarm.Progress) {
 		if progress != nil {
 			progress(Progress{Done: p.Done, Total: p.Total, Fetched: h.bytesFetched(), Rate: p.Rate, Sources: p.Sources()})

@@ -112,8 +112,8 @@ func (h *Handle) pursue(ctx context.Context, now *wants, all []Want) {
 
 // getWant gets what one Want names. asked is called once the swarm knows of it, or of its beginning.
 func (h *Handle) getWant(ctx context.Context, w Want, asked func()) error {
-	t := h.start(h.bits(w.Ranges...))
-	defer h.end(t)
+	t := h.track(h.bits(w.Ranges...))
+	defer h.untrack(t)
 	if w.Priority < swarm.ReadAhead {
 		return h.call(ctx, t, t.chunks, w.Priority, func(swarm.Progress) { asked() })
 	}
@@ -173,7 +173,7 @@ type task struct {
 	sources int
 }
 
-func (h *Handle) start(chunks content.Bits) *task {
+func (h *Handle) track(chunks content.Bits) *task {
 	t := &task{chunks: chunks}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -182,7 +182,7 @@ func (h *Handle) start(chunks content.Bits) *task {
 	return t
 }
 
-func (h *Handle) end(t *task) {
+func (h *Handle) untrack(t *task) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.count()

@@ -21,7 +21,8 @@ const (
 	ReadAhead                      // a reader will likely want it next
 	Demand                         // a reader waits for it now
 
-	Unwanted Priority = 0
+	Unwanted    Priority = 0
+	AnyPriority          = Demand + 1 // above all
 )
 
 const (
