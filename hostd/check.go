@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
@@ -209,7 +210,7 @@ func (c *check) heal(ctx context.Context, f *store.File, bad []int) int {
 	defer c.host.keeper.Recheck() // what was not healed may be a duty
 	healing, cancel := context.WithTimeout(ctx, healPatience)
 	defer cancel()
-	if err := c.host.fetches.Ensure(healing, f.ID(), bitsOf(f, bad), swarm.Distribute, nil); err != nil {
+	if err := c.host.bring(healing, f.ID(), bad); err != nil {
 		c.host.log.Warn("cannot heal a damaged file now", "id", f.ID(), "chunks", len(bad), "error", err)
 	}
 	healed := 0
@@ -219,6 +220,20 @@ func (c *check) heal(ctx context.Context, f *store.File, bad []int) int {
 		}
 	}
 	return healed
+}
+
+// bring fetches chunks of a content.
+func (h *Host) bring(ctx context.Context, id content.Digest, chunks []int) error {
+	handle, err := h.fetch.Open(ctx, id, swarm.Distribute)
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	var ranges []fetch.Range
+	for _, i := range chunks {
+		ranges = append(ranges, fetch.Range{First: i, End: i + 1})
+	}
+	return handle.Wait(ctx, nil, ranges...)
 }
 
 // end sends the last event.

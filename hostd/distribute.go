@@ -262,10 +262,10 @@ func (h *Host) progressOf(id content.Digest) *v1.ProgressResponse {
 	if !ok {
 		return &v1.ProgressResponse{}
 	}
-	p, fetching := h.fetches.underWay()[id]
+	p, fetching := h.fetch.UnderWay()[id]
 	return &v1.ProgressResponse{
 		Known: true, HeldBytes: uint64(file.HeldBytes()), TotalBytes: uint64(file.Manifest().DataBytes()),
-		Fetching: fetching, Rate: p.Rate, Sources: uint32(p.Sources()),
+		Fetching: fetching, Rate: p.Rate, Sources: uint32(p.Sources),
 	}
 }
 

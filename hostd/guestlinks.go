@@ -17,7 +17,7 @@ const vhostDevice = "/dev/vhost-vsock"
 // openGuests opens the host's end of guest links.
 func (h *Host) openGuests() {
 	h.guests = guest.New(guest.Config{
-		Catalogue: h.node, Domains: h.domains, Files: h.fetches.fetch, Room: h.store.MakeRoom, Pin: h.keeper.Pin,
+		Catalogue: h.node, Domains: h.domains, Files: h.fetch,
 		Publisher: guestPublisher{h}, Plugger: h.plugger,
 		Host: h.cfg.Name, Version: h.version, Network: h.network,
 		VSock: h.cfg.Guests.VSock == guestsOn || h.cfg.Guests.VSock == guestsAuto && haveVhost(), Hybrid: h.cfg.Guests.Hybrid,

@@ -73,7 +73,7 @@ type Host struct {
 	members   atomic.Pointer[raft.Node] // node, for handshakes that begin before it is open
 	store     *store.Store
 	swarm     *swarm.Swarm
-	fetches   *fetches
+	fetch     *fetch.Fetcher
 	keeper    *keeper.Keeper
 	facts     *facts
 	hook      *hook.Hook
@@ -230,9 +230,10 @@ func (h *Host) open() error {
 		return err
 	}
 	h.facts.node, h.facts.store = h.node, h.store
-	h.fetches = newFetches(fetch.New(h.store, h.swarm, h.log.Named("fetch")))
+	pin := func(id content.Digest) func() { return h.keeper.Pin(id) } // nobody opens anything before it is there
+	h.fetch = fetch.New(fetch.Config{Store: h.store, Swarm: h.swarm, Pin: pin, Logger: h.log.Named("fetch")})
 	h.keeper = keeper.New(keeper.Config{
-		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: h.fetches, Reporter: h.facts, KeepStrays: h.cfg.KeepStrays, Fetches: h.cfg.Fetches,
+		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: h.fetch.Unpinned(), Reporter: h.facts, KeepStrays: h.cfg.KeepStrays, Fetches: h.cfg.Fetches,
 		Logger: h.log.Named("keeper"), Metrics: h.registry,
 	})
 	h.facts.told = h.keeper.Told
@@ -249,7 +250,7 @@ func (h *Host) open() error {
 // openDomains opens what knows of domains, and what serves them.
 func (h *Host) openDomains(seen DomainSource) (err error) {
 	h.hook, err = hook.New(hook.Config{
-		Catalogue: h.node, Fetch: h.fetches, Room: h.store.MakeRoom, Pin: h.keeper.Pin, FS: h.fs, Dir: h.cfg.Data, Logger: h.log.Named("hook"),
+		Catalogue: h.node, Fetch: h.fetch, FS: h.fs, Dir: h.cfg.Data, Logger: h.log.Named("hook"),
 	})
 	if err != nil {
 		return err

@@ -6,16 +6,12 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
-	"github.com/virtswarm/virtswarm/internal/content"
 )
-
-// maxHeals bounds how often a pull fetches again what its export found damaged: a disk that damages what was written
-// a moment ago is beyond help.
-const maxHeals = 3
 
 // Pull implements server.Host.
 func (h *Host) Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.PullProgress) error) error {
@@ -26,26 +22,21 @@ func (h *Host) Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.Pull
 	if err != nil {
 		return err
 	}
-	unpin := h.keeper.Pin(v.ID)
-	defer unpin()
-	p := &pull{host: h, send: send, event: v1.PullProgress{Phase: v1.PullPhase_PULL_PHASE_FETCHING}}
-	file, err := h.fetches.File(ctx, v.ID)
+	handle, err := h.fetch.Open(ctx, v.ID, swarm.Distribute)
 	if err != nil {
 		return Explain(err, req.GetName())
 	}
-	h.keeper.Remember(file)
-	if err := h.store.MakeRoom(ctx, file.Manifest().DataBytes()-file.HeldBytes()); err != nil {
-		return Explain(err, req.GetName())
-	}
-	p.event.LocalBytes = uint64(file.HeldBytes())
-	if err := p.fetch(ctx, file, content.Bits{}); err != nil {
+	defer handle.Close()
+	h.keeper.Remember(handle.Stored())
+	p := newPull(send, handle.Stored().HeldBytes())
+	if err := handle.Wait(ctx, p.progress, handle.All()); err != nil {
 		return Explain(err, req.GetName())
 	}
 	h.cache.note(p.event.LocalBytes, p.event.RemoteBytes)
-	if err := p.export(ctx, file, req.GetDest(), exportModes[req.GetMode()]); err != nil {
+	if err := handle.Export(ctx, req.GetDest(), exportModes[req.GetMode()], p.progress); err != nil {
 		return Explain(err, req.GetDest())
 	}
-	m := file.Manifest()
+	m := handle.Manifest()
 	p.event.Phase, p.event.Rate, p.event.Done, p.event.Total = v1.PullPhase_PULL_PHASE_DONE, 0, uint64(m.DataBytes()), uint64(m.DataBytes())
 	p.event.Result = &v1.PullResult{
 		Name: req.GetName(), Id: v.ID.String(), Size: uint64(m.Size()), DataBytes: uint64(m.DataBytes()), Dest: req.GetDest(),
@@ -73,63 +64,32 @@ func (h *Host) checkDestination(dest string) error {
 	return nil
 }
 
-// pull is one call of Pull.
+// pull tells the caller of Pull how it goes.
 type pull struct {
-	host  *Host
 	send  func(*v1.PullProgress) error
 	event v1.PullProgress
+	pace  *pace
 }
 
-// fetch brings the wanted chunks to this disk, the zero Bits meaning all.
-func (p *pull) fetch(ctx context.Context, file *store.File, want content.Bits) error {
-	pace := newPace()
-	remote, held := int64(p.event.RemoteBytes), heldBytes(file, want)
-	return p.host.fetches.Ensure(ctx, file.ID(), want, swarm.Distribute, func(s swarm.Progress) {
-		p.event.RemoteBytes = uint64(remote + s.Done - held)
-		p.event.Done, p.event.Total, p.event.Rate, p.event.Sources = uint64(s.Done), uint64(s.Total), s.Rate, uint32(s.Sources())
-		pace.tick(s.Done, func(float64) { p.send(&p.event) }) // if the caller is gone, ctx ends
+func newPull(send func(*v1.PullProgress) error, local int64) *pull {
+	return &pull{send: send, pace: newPace(), event: v1.PullProgress{Phase: v1.PullPhase_PULL_PHASE_FETCHING, LocalBytes: uint64(local)}}
+}
+
+// progress tells of fetching and of exporting, now and then.
+func (p *pull) progress(now fetch.Progress) {
+	phase := v1.PullPhase_PULL_PHASE_FETCHING
+	if now.Exporting {
+		phase = v1.PullPhase_PULL_PHASE_EXPORTING
+	}
+	if phase != p.event.Phase {
+		p.event.Phase, p.pace = phase, newPace()
+	}
+	p.event.RemoteBytes, p.event.Sources = uint64(now.Fetched), uint32(now.Sources)
+	p.event.Done, p.event.Total = uint64(now.Done), uint64(now.Total)
+	p.pace.tick(now.Done, func(rate float64) {
+		if p.event.Rate = now.Rate; now.Exporting {
+			p.event.Rate = rate
+		}
+		p.send(&p.event) // if the caller is gone, ctx ends
 	})
-}
-
-// export writes the file to its destination, and heals what it finds damaged on the way.
-func (p *pull) export(ctx context.Context, file *store.File, dest string, mode store.ExportMode) error {
-	for heals := 0; ; heals++ {
-		pace := newPace()
-		err := file.Export(ctx, dest, mode, func(done, total int64) {
-			pace.tick(done, func(rate float64) {
-				p.event.Phase, p.event.Sources = v1.PullPhase_PULL_PHASE_EXPORTING, 0
-				p.event.Done, p.event.Total, p.event.Rate = uint64(done), uint64(total), rate
-				p.send(&p.event)
-			})
-		})
-		damage, ok := errors.AsType[*store.CorruptError](err)
-		if !ok || heals == maxHeals {
-			return err
-		}
-		p.host.log.Warn("a stored file is damaged, fetching the damaged chunks again", "id", file.ID(), "chunks", len(damage.Chunks))
-		p.event.Phase = v1.PullPhase_PULL_PHASE_FETCHING
-		if err := p.fetch(ctx, file, bitsOf(file, damage.Chunks)); err != nil {
-			return errors.Join(damage, err)
-		}
-	}
-}
-
-// heldBytes is how many bytes of data of the wanted chunks (the zero Bits: all) can be read already.
-func heldBytes(file *store.File, want content.Bits) (bytes int64) {
-	m, have := file.Manifest(), file.Have()
-	for c, ok := have.NextSet(0); ok; c, ok = have.NextSet(c + 1) {
-		if !m.IsHole(c) && (want.Len() == 0 || want.Has(c)) {
-			bytes += int64(m.ChunkLen(c))
-		}
-	}
-	return bytes
-}
-
-// bitsOf makes a set of a file's chunks.
-func bitsOf(file *store.File, chunks []int) content.Bits {
-	b := content.NewBits(file.Manifest().Chunks())
-	for _, c := range chunks {
-		b.Set(c)
-	}
-	return b
 }

@@ -19,7 +19,7 @@ func (h *Host) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusRes
 	r.RaftState, r.Term, r.AppliedIndex, r.CommitIndex = string(status.Role), status.Term, status.Applied, status.Commit
 	r.Store = h.storeUsage()
 	var asked []placement.Host
-	active := h.fetches.underWay()
+	active := h.fetch.UnderWay()
 	h.node.View(func(s *placement.State) {
 		for _, host := range s.Hosts() {
 			d := h.describeHost(host, status)
@@ -50,7 +50,7 @@ func (h *Host) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusRes
 				name = c.Names[0]
 			}
 			r.Fetches = append(r.Fetches, &v1.ActiveFetch{
-				Name: name, Id: id.String(), Done: uint64(p.Done), Total: uint64(p.Total), Rate: p.Rate, Sources: uint32(p.Sources()),
+				Name: name, Id: id.String(), Done: uint64(p.Done), Total: uint64(p.Total), Rate: p.Rate, Sources: uint32(p.Sources),
 			})
 		}
 	})

@@ -1,14 +1,16 @@
-// Package fetch is the read path: whoever on this host needs bytes of a file, whole or in part, asks here. What the
-// store has is taken from there; what it lacks, or what turns out to be damaged, comes from the swarm.
+// Package fetch is the read path: whoever on this host needs bytes of a content, whole or in part, opens a Handle here. What
+// the store has is taken from there; what it lacks, or what turns out to be damaged, comes from the swarm.
 //
-// It promises that every byte it returns was verified by this call, that a chunk which several callers wait for is
-// fetched once, and that what was fetched stays in the store.
+// It promises that every byte a Handle returns or exports was verified since this process began; that a chunk which several
+// handles wait for is fetched once; that what was fetched stays in the store, and is not dropped or evicted while a handle
+// is open; and that nothing is fetched which no open handle wants.
 package fetch
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -17,9 +19,17 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// maxHeals is how often one read fetches a chunk that then cannot be read. A disk that damages what was just written to it
-// more often than that is beyond healing.
-const maxHeals = 3
+// ErrClosed says that the handle was closed.
+var ErrClosed = errors.New("the handle is closed")
+
+// Priority says who waits for a chunk: see package plan. That of a handle is the purpose for which it is opened.
+type Priority = swarm.Priority
+
+// Swarm is where chunks come from that the store lacks: package swarm. It is called concurrently.
+type Swarm interface {
+	Manifest(ctx context.Context, id content.Digest) (*content.Manifest, error)
+	Fetch(ctx context.Context, file swarm.File, want content.Bits, prio swarm.Priority, progress func(swarm.Progress)) error
+}
 
 // Files is a store as the swarm wants to see it: what swarm.Config.Store takes.
 func Files(st *store.Store) swarm.Store { return files{st} }
@@ -31,79 +41,118 @@ func (f files) Get(id content.Digest) (swarm.File, bool) {
 	return file, ok
 }
 
-// Fetcher reads through the store. It is safe for concurrent use and keeps nothing running between calls.
+// Config is what a Fetcher works with. Pin and Logger may be nil.
+type Config struct {
+	Store *store.Store
+	Swarm Swarm
+	// Pin keeps a content, also one that is not here yet, from being dropped until unpin is called.
+	Pin    func(id content.Digest) (unpin func())
+	Logger hclog.Logger
+}
+
+// Fetcher opens handles. It is safe for concurrent use, and keeps nothing running but what its handles do.
 type Fetcher struct {
+	*shared
+	pin func(id content.Digest) (unpin func())
+}
+
+// shared is what the Fetchers of one store have in common.
+type shared struct {
 	store *store.Store
-	swarm *swarm.Swarm
+	swarm Swarm
 	log   hclog.Logger
+
+	mu      sync.Mutex
+	handles map[content.Digest]map[*Handle]struct{} // those that are open
 }
 
-// New makes a Fetcher over a store and the swarm that serves it. A nil logger is silent.
-func New(st *store.Store, sw *swarm.Swarm, logger hclog.Logger) *Fetcher {
-	if logger == nil {
-		logger = hclog.NewNullLogger()
+// New makes a Fetcher.
+func New(cfg Config) *Fetcher {
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
 	}
-	return &Fetcher{store: st, swarm: sw, log: logger}
+	f := &Fetcher{pin: cfg.Pin, shared: &shared{
+		store: cfg.Store, swarm: cfg.Swarm, log: cfg.Logger, handles: map[content.Digest]map[*Handle]struct{}{},
+	}}
+	if f.pin == nil {
+		return f.Unpinned()
+	}
+	return f
 }
 
-// File returns the file of this id, which may lack some or all of its chunks. If the store does not know it yet, its
-// manifest is fetched and the file created, with the chunks that other local files already hold.
+// Unpinned returns a Fetcher whose handles pin nothing: for the one who decides what is dropped. Nothing is evicted under
+// them either.
+func (f *Fetcher) Unpinned() *Fetcher {
+	return &Fetcher{shared: f.shared, pin: func(content.Digest) func() { return func() {} }}
+}
+
+// Open opens a content for a purpose, which is the priority of all that the handle fetches unless Want says otherwise. If the
+// store does not know the content yet, its manifest is fetched and the file created, with the chunks that other local
+// files hold. ctx is for that alone: the handle stays open until Close, which must be called.
 //
 // Errors: those of swarm.Manifest and store.Create.
-func (f *Fetcher) File(ctx context.Context, id content.Digest) (*store.File, error) {
-	if file, ok := f.store.Get(id); ok {
+func (f *Fetcher) Open(ctx context.Context, id content.Digest, purpose Priority) (*Handle, error) {
+	unpin := f.pin(id)
+	file, err := f.find(ctx, id)
+	if err != nil {
+		unpin()
+		return nil, err
+	}
+	h := newHandle(f.shared, file, purpose, unpin)
+	f.enter(h)
+	return h, nil
+}
+
+// find returns the file of a content.
+func (s *shared) find(ctx context.Context, id content.Digest) (*store.File, error) {
+	if file, ok := s.store.Get(id); ok {
 		return file, nil
 	}
-	m, err := f.swarm.Manifest(ctx, id)
+	m, err := s.swarm.Manifest(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	file, err := f.store.Create(ctx, m)
+	file, err := s.store.Create(ctx, m)
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", id.Short(), err)
 	}
 	return file, nil
 }
 
-// Ensure returns nil once the store holds every chunk in want of the file, or all of them if want is the zero Bits.
-// Everything then is in the store, but not yet durable: see store.File.Sync. progress may be nil; see swarm.Fetch.
-//
-// Errors: those of File and of swarm.Fetch.
-func (f *Fetcher) Ensure(ctx context.Context, id content.Digest, want content.Bits, prio swarm.Priority, progress func(swarm.Progress)) error {
-	file, err := f.File(ctx, id)
-	if err != nil {
-		return err
+func (s *shared) enter(h *Handle) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := h.file.ID()
+	if s.handles[id] == nil {
+		s.handles[id] = map[*Handle]struct{}{}
 	}
-	defer file.Use()() // nothing of it is evicted meanwhile
-	return f.swarm.Fetch(ctx, file, want, prio, progress)
+	s.handles[id][h] = struct{}{}
 }
 
-// ReadChunk reads chunk i of file into buf (grown if it is too small) and returns it. A chunk that the store lacks, or
-// has damaged, is fetched first, at the highest priority.
-//
-// Errors: those of swarm.Fetch, and of file.ReadChunk as far as fetching does not help.
-func (f *Fetcher) ReadChunk(ctx context.Context, file *store.File, i int, buf []byte) ([]byte, error) {
-	for tries := 0; ; tries++ {
-		p, err := file.ReadChunk(i, buf)
-		if err == nil {
-			return p, nil
-		}
-		damaged := errors.Is(err, store.ErrCorrupt)
-		if !damaged && !errors.Is(err, store.ErrMissing) || tries == maxHeals {
-			return nil, err
-		}
-		if err := f.fetch(ctx, file, i); err != nil {
-			return nil, err
-		}
-		if damaged {
-			f.log.Warn("healed a damaged chunk", "file", file.ID().Short(), "chunk", i)
-		}
+func (s *shared) leave(h *Handle) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := h.file.ID()
+	delete(s.handles[id], h)
+	if len(s.handles[id]) == 0 {
+		delete(s.handles, id)
 	}
 }
 
-// fetch gets one chunk that a reader waits for.
-func (f *Fetcher) fetch(ctx context.Context, file *store.File, i int) error {
-	want := content.NewBits(file.Manifest().Chunks())
-	want.Set(i)
-	return f.swarm.Fetch(ctx, file, want, swarm.Demand, nil)
+// UnderWay returns how far each content is that is being fetched now, for whomever: of all chunks that any handle is getting
+// together.
+func (s *shared) UnderWay() map[content.Digest]Progress {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := map[content.Digest]Progress{}
+	for id, handles := range s.handles {
+		var sum sum
+		for h := range handles {
+			h.addTo(&sum)
+		}
+		if sum.file != nil {
+			all[id] = sum.progress()
+		}
+	}
+	return all
 }

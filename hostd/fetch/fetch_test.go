@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -32,6 +33,7 @@ type pair struct {
 	fetch   *Fetcher
 	data    []byte
 	id      content.Digest
+	handles []*Handle
 	serving sync.WaitGroup
 }
 
@@ -39,6 +41,7 @@ type pair struct {
 type end struct {
 	id      placement.HostID
 	dir     string
+	quota   int64
 	store   *store.Store
 	swarm   *swarm.Swarm
 	metrics *prometheus.Registry
@@ -59,18 +62,25 @@ func (e *end) Dial(context.Context, placement.HostID) (net.Conn, error) {
 	return near, nil
 }
 
-func (p *pair) end(n int) *end {
+func (p *pair) end(n int, quota int64) *end {
 	p.t.Helper()
-	e := &end{id: placement.HostID(fmt.Sprintf("%032x", n)), dir: filepath.Join(p.t.TempDir(), "store"), metrics: prometheus.NewRegistry(), pair: p}
+	e := &end{id: placement.HostID(fmt.Sprintf("%032x", n)), dir: filepath.Join(p.t.TempDir(), "store"), pair: p, quota: quota}
+	e.start()
+	return e
+}
+
+// start starts a host, for the first time or again.
+func (e *end) start() {
+	e.pair.t.Helper()
 	var err error
-	if e.store, err = store.Open(store.Options{Dir: e.dir}); err != nil {
-		p.t.Fatal(err)
+	if e.store, err = store.Open(store.Options{Dir: e.dir, Quota: store.Quota{Bytes: e.quota}}); err != nil {
+		e.pair.t.Fatal(err)
 	}
+	e.metrics = prometheus.NewRegistry()
 	e.swarm, err = swarm.New(swarm.Config{Self: e.id, Store: Files(e.store), Directory: e, Dialer: e, Metrics: e.metrics})
 	if err != nil {
-		p.t.Fatal(err)
+		e.pair.t.Fatal(err)
 	}
-	return e
 }
 
 func (e *end) close() {
@@ -119,104 +129,157 @@ func inPair(t *testing.T, f func(t *testing.T, p *pair)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &pair{t: t, data: make([]byte, 20*chunk-7)}
 		rand.NewChaCha8([32]byte{}).Read(p.data)
-		p.holder, p.reader = p.end(1), p.end(2)
+		p.holder, p.reader = p.end(1, 0), p.end(2, 0)
 		p.holder.other, p.reader.other = p.reader, p.holder
 		p.id = p.holder.put(p.data)
-		p.fetch = New(p.reader.store, p.reader.swarm, nil)
+		p.fetch = New(Config{Store: p.reader.store, Swarm: p.reader.swarm})
 		defer p.serving.Wait()
 		defer p.holder.close()
 		defer p.reader.close()
+		defer func() {
+			for _, h := range p.handles {
+				h.Close()
+			}
+		}()
 		f(t, p)
 	})
 }
 
-func (p *pair) file() *store.File {
+// open opens the file at the reader until the end of the test.
+func (p *pair) open(purpose Priority) *Handle {
 	p.t.Helper()
-	f, err := p.fetch.File(context.Background(), p.id)
+	h, err := p.fetch.Open(context.Background(), p.id, purpose)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return f
+	p.handles = append(p.handles, h)
+	return h
 }
 
 // read checks one chunk.
-func (p *pair) read(f *store.File, i int) {
+func (p *pair) read(h *Handle, i int) {
 	p.t.Helper()
-	got, err := p.fetch.ReadChunk(context.Background(), f, i, nil)
-	if err != nil {
-		p.t.Errorf("read chunk %d: %v", i, err)
-		return
+	p.readAt(h, i*chunk, h.Manifest().ChunkLen(i))
+}
+
+// readAt checks n bytes from off on.
+func (p *pair) readAt(h *Handle, off, n int) {
+	p.t.Helper()
+	got := make([]byte, n)
+	if k, err := h.ReadAt(context.Background(), got, int64(off)); err != nil || k != n {
+		p.t.Errorf("read %d bytes at %d: %d, %v", n, off, k, err)
+	} else if !bytes.Equal(got, p.data[off:off+n]) {
+		p.t.Errorf("read %d bytes at %d: wrong bytes", n, off)
 	}
-	if want := p.data[i*chunk : min((i+1)*chunk, len(p.data))]; !bytes.Equal(got, want) {
-		p.t.Errorf("chunk %d: wrong bytes", i)
+}
+
+// whole fetches all.
+func (p *pair) whole(h *Handle) {
+	p.t.Helper()
+	if err := h.Wait(context.Background(), nil, h.All()); err != nil {
+		p.t.Fatal(err)
 	}
 }
 
 // damage flips a byte of a stored chunk behind the store's back.
 func (e *end) damage(id content.Digest, i int) {
 	e.pair.t.Helper()
-	f, err := os.OpenFile(filepath.Join(e.dir, "files", id.Hex(), "data"), os.O_RDWR, 0)
+	flip(e.pair.t, e.dir, id, i)
+}
+
+// flip flips the first byte of a chunk in the store of a directory.
+func flip(t *testing.T, dir string, id content.Digest, i int) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(dir, "files", id.Hex(), "data"), os.O_RDWR, 0)
 	if err != nil {
-		e.pair.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer f.Close()
 	var b [1]byte
 	if _, err := f.ReadAt(b[:], int64(i)*chunk); err != nil {
-		e.pair.t.Fatal(err)
+		t.Fatal(err)
 	}
 	b[0] ^= 0xff
 	if _, err := f.WriteAt(b[:], int64(i)*chunk); err != nil {
-		e.pair.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
 
-func TestEnsureWhole(t *testing.T) {
+func TestWaitWhole(t *testing.T) {
 	inPair(t, func(t *testing.T, p *pair) {
-		var last swarm.Progress
-		err := p.fetch.Ensure(context.Background(), p.id, content.Bits{}, swarm.Distribute, func(s swarm.Progress) { last = s })
-		if err != nil {
+		h := p.open(swarm.Distribute)
+		var last Progress
+		if err := h.Wait(context.Background(), func(s Progress) { last = s }, h.All()); err != nil {
 			t.Fatal(err)
 		}
-		f := p.file()
-		if !f.Complete() || last.Done != int64(len(p.data)) {
-			t.Errorf("complete: %v, progress %+v", f.Complete(), last)
+		size := int64(len(p.data))
+		if !h.Stored().Complete() || last.Done != size || last.Total != size || last.Fetched != size {
+			t.Errorf("complete: %v, progress %+v", h.Stored().Complete(), last)
 		}
 		for i := range 20 {
-			p.read(f, i)
+			p.read(h, i)
 		}
 		if n := p.reader.received(); n != 20 {
 			t.Errorf("received %d chunks, want 20", n)
 		}
+		if got := h.Progress(); got != (Progress{Fetched: size}) || len(p.fetch.UnderWay()) > 0 {
+			t.Errorf("progress %+v, under way %v with nothing wanted", got, p.fetch.UnderWay())
+		}
 	})
 }
 
-func TestEnsurePart(t *testing.T) {
+func TestWaitPart(t *testing.T) {
 	inPair(t, func(t *testing.T, p *pair) {
-		f := p.file()
-		want := content.NewBits(20)
-		want.SetRange(5, 9)
-		if err := p.fetch.Ensure(context.Background(), p.id, want, swarm.ReadAhead, nil); err != nil {
+		h := p.open(swarm.ReadAhead)
+		if err := h.Wait(context.Background(), nil, Range{5, 7}, Range{8, 9}, Range{19, 99}, Range{3, 3}); err != nil {
 			t.Fatal(err)
 		}
-		if have := f.Have(); !have.Equal(want) {
-			t.Errorf("%d chunks are held, want 4", have.Count())
+		have := h.Stored().Have()
+		if want := h.bits(Range{5, 7}, Range{8, 9}, Range{19, 20}); !have.Equal(want) {
+			t.Errorf("held: %v", Ranges(have))
 		}
-		if err := p.fetch.Ensure(context.Background(), p.id, content.NewBits(3), swarm.ReadAhead, nil); err == nil {
-			t.Error("a set of another length is accepted")
+		if r := Ranges(have); fmt.Sprint(r) != "[{5 7} {8 9} {19 20}]" {
+			t.Errorf("as ranges: %v", r)
 		}
 	})
 }
 
-// TestReadFetchesOnce: many readers of a missing chunk, one flight.
+func TestReadAt(t *testing.T) {
+	inPair(t, func(t *testing.T, p *pair) {
+		h := p.open(swarm.Demand)
+		for _, c := range []struct{ off, n int }{
+			{5, 10}, {chunk - 3, 6}, {3 * chunk, chunk}, {3*chunk + 1, 4 * chunk}, {0, len(p.data)}, {len(p.data) - 9, 9}, {7, 0},
+		} {
+			p.readAt(h, c.off, c.n)
+		}
+		if n := p.reader.received(); n != 20 {
+			t.Errorf("received %d chunks, want each of 20 once", n)
+		}
+		for _, c := range []struct {
+			off  int64
+			n    int
+			want int
+		}{{int64(len(p.data)) - 5, 10, 5}, {int64(len(p.data)), 1, 0}, {1 << 40, 10, 0}} {
+			if n, err := h.ReadAt(context.Background(), make([]byte, c.n), c.off); n != c.want || err != io.EOF {
+				t.Errorf("%d bytes at %d: %d, %v", c.n, c.off, n, err)
+			}
+		}
+		if _, err := h.ReadAt(context.Background(), make([]byte, 1), -1); err == nil {
+			t.Error("reads before the beginning")
+		}
+	})
+}
+
+// TestReadFetchesOnce: many readers of a missing chunk, by handles of their own, one flight.
 func TestReadFetchesOnce(t *testing.T) {
 	inPair(t, func(t *testing.T, p *pair) {
-		f := p.file()
 		var readers sync.WaitGroup
 		for range 10 {
-			readers.Go(func() { p.read(f, 19) })
+			h := p.open(swarm.Demand)
+			readers.Go(func() { p.read(h, 19) })
 		}
 		readers.Wait()
-		p.read(f, 19)
+		p.read(p.open(swarm.Repair), 19)
 		if n := p.reader.received(); n != 1 {
 			t.Errorf("received %d chunks, want 1", n)
 		}
@@ -225,17 +288,18 @@ func TestReadFetchesOnce(t *testing.T) {
 
 func TestReadHeals(t *testing.T) {
 	inPair(t, func(t *testing.T, p *pair) {
-		if err := p.fetch.Ensure(context.Background(), p.id, content.Bits{}, swarm.Distribute, nil); err != nil {
-			t.Fatal(err)
-		}
-		f := p.file()
+		h := p.open(swarm.Distribute)
+		p.whole(h)
 		p.reader.damage(p.id, 7)
-		p.read(f, 7)
+		p.read(h, 7)
 		if n := p.reader.received(); n != 21 {
 			t.Errorf("received %d chunks, want the 20 and one again", n)
 		}
-		if _, err := f.ReadChunk(7, nil); err != nil {
+		if _, err := h.Stored().ReadChunk(7, nil); err != nil {
 			t.Errorf("the store still has it damaged: %v", err)
+		}
+		if got := h.Progress().Fetched; got != int64(len(p.data)+chunk) {
+			t.Errorf("%d bytes fetched, want all and one chunk again", got)
 		}
 	})
 }
@@ -244,27 +308,24 @@ func TestReadHeals(t *testing.T) {
 func TestDamageIsNotPassedOn(t *testing.T) {
 	inPair(t, func(t *testing.T, p *pair) {
 		p.holder.damage(p.id, 7)
-		f := p.file()
-		if _, err := p.fetch.ReadChunk(context.Background(), f, 7, nil); !errors.Is(err, swarm.ErrNoHolder) {
+		h := p.open(swarm.Demand)
+		if _, err := h.ReadAt(context.Background(), make([]byte, chunk), 7*chunk); !errors.Is(err, swarm.ErrNoHolder) {
 			t.Errorf("error %v", err)
 		}
-		p.read(f, 8)
+		p.read(h, 8)
 	})
 }
 
 // TestKnownChunksAreNotFetched: a new version costs what has changed.
 func TestKnownChunksAreNotFetched(t *testing.T) {
 	inPair(t, func(t *testing.T, p *pair) {
-		if err := p.fetch.Ensure(context.Background(), p.id, content.Bits{}, swarm.Distribute, nil); err != nil {
-			t.Fatal(err)
-		}
+		p.whole(p.open(swarm.Distribute))
 		p.data[3*chunk]++
 		p.id = p.holder.put(p.data)
-		if err := p.fetch.Ensure(context.Background(), p.id, content.Bits{}, swarm.Distribute, nil); err != nil {
-			t.Fatal(err)
-		}
+		h := p.open(swarm.Distribute)
+		p.whole(h)
 		for i := range 20 {
-			p.read(p.file(), i)
+			p.read(h, i)
 		}
 		if n := p.reader.received(); n != 21 {
 			t.Errorf("received %d chunks, want the 20 and the one that changed", n)
@@ -274,19 +335,19 @@ func TestKnownChunksAreNotFetched(t *testing.T) {
 
 func TestErrorsPass(t *testing.T) {
 	inPair(t, func(t *testing.T, p *pair) {
-		if _, err := p.fetch.File(context.Background(), content.Sum([]byte("unknown"))); !errors.Is(err, swarm.ErrNoHolder) {
+		if _, err := p.fetch.Open(context.Background(), content.Sum([]byte("unknown")), swarm.Demand); !errors.Is(err, swarm.ErrNoHolder) {
 			t.Errorf("unknown file: %v", err)
 		}
-		f := p.file()
+		h := p.open(swarm.Demand)
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		if _, err := p.fetch.ReadChunk(ctx, f, 1, nil); !errors.Is(err, context.Canceled) {
+		if _, err := h.ReadAt(ctx, make([]byte, chunk), chunk); !errors.Is(err, context.Canceled) {
 			t.Errorf("cancelled: %v", err)
 		}
 		if err := p.reader.store.Remove(p.id); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.fetch.ReadChunk(context.Background(), f, 1, nil); !errors.Is(err, store.ErrRemoved) {
+		if _, err := h.ReadAt(context.Background(), make([]byte, chunk), chunk); !errors.Is(err, store.ErrRemoved) {
 			t.Errorf("removed: %v", err)
 		}
 	})

@@ -19,8 +19,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
-	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/guestlink"
 	"github.com/virtswarm/virtswarm/internal/link"
@@ -65,9 +65,7 @@ type Domains interface {
 
 // Files is the read path: package fetch. It is called concurrently.
 type Files interface {
-	File(ctx context.Context, id content.Digest) (*store.File, error)
-	ReadChunk(ctx context.Context, file *store.File, i int, buf []byte) ([]byte, error)
-	Ensure(ctx context.Context, id content.Digest, want content.Bits, prio swarm.Priority, progress func(swarm.Progress)) error
+	Open(ctx context.Context, id content.Digest, purpose fetch.Priority) (*fetch.Handle, error)
 }
 
 // Publisher takes in what guests publish. It is called concurrently.
@@ -92,8 +90,6 @@ type Config struct {
 	Catalogue Catalogue
 	Domains   Domains
 	Files     Files
-	Room      func(ctx context.Context, bytes int64) error // makes room in the store
-	Pin       func(id content.Digest) (unpin func())
 	Publisher Publisher
 	Plugger   func(d placement.Domain) (Plugger, error)
 

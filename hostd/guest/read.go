@@ -8,9 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
-	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/guestlink"
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -25,10 +25,9 @@ const (
 // opened is the file that a session reads.
 type opened struct {
 	name    string
-	file    *store.File
-	unpin   func()
-	stop    context.CancelFunc // of fetching what this host lacks
-	fetched chan struct{}      // closed when that has ended
+	handle  *fetch.Handle  // nil if it could not be opened
+	ahead   bool           // the rest of the file is wanted, too
+	wanting sync.WaitGroup // that it is, is being said
 	buffers [2][]byte
 	held    int64 // bytes of the guest's that it takes
 }
@@ -128,14 +127,14 @@ func (x *session) openFile(ctx context.Context, d placement.Domain, id uint32, r
 	if !ok {
 		return guestlink.Fail(guestlink.CodeNotFound, "%.200q: there is no such file for this domain", req.Name)
 	}
-	o := &opened{name: req.Name, unpin: x.server.cfg.Pin(v.ID), stop: func() {}}
+	o := &opened{name: req.Name}
 	x.open = o
-	file, err := x.server.cfg.Files.File(ctx, v.ID)
+	handle, err := x.server.cfg.Files.Open(ctx, v.ID, swarm.Demand)
 	if err != nil {
 		return x.cannot(ctx, "learn what it consists of", o, err)
 	}
-	o.file = file
-	m := file.Manifest()
+	o.handle = handle
+	m := handle.Manifest()
 	if len(m.Encode()) > guestlink.MaxManifest {
 		return guestlink.Fail(guestlink.CodeFailed, "%.200q has chunks of %d bytes, too small for a file of its size to go over a guest link", req.Name, m.ChunkSize())
 	}
@@ -157,23 +156,17 @@ func (x *session) openFile(ctx context.Context, d placement.Domain, id uint32, r
 // fetch fetches ahead of the reader what this host lacks of a file, from the chunk on that it reads first: a guest that
 // arrives in the middle of a pull has what is before that.
 func (x *session) fetch(ctx context.Context, o *opened, first int) {
-	if o.fetched != nil || o.file.Complete() {
+	if o.ahead || o.handle.Stored().Complete() {
 		return
 	}
-	want := content.NewBits(o.file.Manifest().Chunks())
-	want.SetRange(first, want.Len())
-	ctx, o.stop = context.WithCancel(ctx)
-	o.fetched = make(chan struct{})
-	go func() {
-		defer close(o.fetched)
-		err := x.server.cfg.Room(ctx, o.file.Manifest().DataBytes()-o.file.HeldBytes())
-		if err == nil {
-			err = x.server.cfg.Files.Ensure(ctx, o.file.ID(), want, swarm.Distribute, nil)
-		}
-		if err != nil && ctx.Err() == nil { // whoever reads will hear of it
+	o.ahead = true
+	rest := fetch.Want{Ranges: []fetch.Range{{First: first, End: o.handle.All().End}}, Priority: swarm.Distribute}
+	o.wanting.Go(func() { // to make room may take its time
+		err := o.handle.Want(ctx, rest)
+		if err != nil && ctx.Err() == nil && !errors.Is(err, fetch.ErrClosed) { // whoever reads will hear of it
 			x.server.log.Warn("cannot fetch all of a file that a guest reads", "file", o.name, "domain", x.guest.uuid, "error", err)
 		}
-	}()
+	})
 }
 
 // closeFile lets go of the open file.
@@ -183,28 +176,27 @@ func (x *session) closeFile() {
 		return
 	}
 	x.open = nil
-	o.stop()
-	if o.fetched != nil {
-		<-o.fetched
+	if o.handle != nil {
+		o.handle.Close()
 	}
+	o.wanting.Wait()
 	x.guest.held.Release(o.held)
-	o.unpin()
 }
 
 // read sends chunks of the open file.
 func (x *session) read(ctx context.Context, d placement.Domain, f guestlink.Frame, req guestlink.ReadRequest) error {
 	o := x.open
-	if o == nil || o.file == nil {
+	if o == nil || o.handle == nil {
 		return guestlink.Fail(guestlink.CodeNotFound, "no file is open on this link")
 	}
-	m := o.file.Manifest()
+	m := o.handle.Manifest()
 	switch {
 	case req.First < 0 || req.Count < 1 || req.First >= m.Chunks() || req.Count > m.Chunks()-req.First:
 		return violation(f, "asks for %d chunks from %d on of a file that has %d", req.Count, req.First, m.Chunks())
 	case req.Count > 1 && int64(req.Count)*int64(m.ChunkSize()) > guestlink.MaxRead:
 		return violation(f, "asks for %d chunks of %d bytes, more than %d together", req.Count, m.ChunkSize(), guestlink.MaxRead)
 	}
-	if _, ok := x.server.mayRead(d, guestlink.OpenRequest{Name: o.name, ID: o.file.ID()}); !ok {
+	if _, ok := x.server.mayRead(d, guestlink.OpenRequest{Name: o.name, ID: m.ID()}); !ok {
 		return guestlink.Fail(guestlink.CodeNotFound, "%.200q: there is no such file for this domain any more", o.name)
 	}
 	x.fetch(ctx, o, req.First)
@@ -230,7 +222,7 @@ func (x *session) sendChunks(ctx context.Context, o *opened, id uint32, req gues
 	go func() {
 		defer close(full)
 		for i := req.First; i < req.First+req.Count; i++ {
-			if o.file.Manifest().IsHole(i) {
+			if o.handle.Manifest().IsHole(i) {
 				continue
 			}
 			c := x.readChunk(ctx, o, i, <-free)
@@ -271,11 +263,15 @@ func (x *session) readChunk(ctx context.Context, o *opened, i int, buf []byte) c
 	case <-ctx.Done():
 		return chunk{buf: buf, err: ctx.Err()}
 	}
-	p, err := x.server.cfg.Files.ReadChunk(ctx, o.file, i, buf)
-	if err != nil {
+	m := o.handle.Manifest()
+	if n := m.ChunkLen(i); len(buf) < n {
+		buf = make([]byte, n)
+	}
+	p := buf[:m.ChunkLen(i)]
+	if _, err := o.handle.ReadAt(ctx, p, m.Offset(i)); err != nil {
 		return chunk{buf: buf, err: x.cannot(ctx, "read it", o, err)}
 	}
-	return chunk{buf: p[:cap(p)], p: p}
+	return chunk{buf: buf, p: p}
 }
 
 // cannot tells the guest what it needs to know of an error, and the log the rest.

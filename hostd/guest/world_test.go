@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/virtswarm/virtswarm/guestagent"
+	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/guest"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
@@ -72,7 +73,7 @@ func newWorld(t testing.TB) *world {
 // start starts the host's end.
 func (w *world) start() {
 	w.server = guest.New(guest.Config{
-		Catalogue: w, Domains: theDomains{w}, Files: w, Room: w.store.MakeRoom, Pin: func(content.Digest) func() { return func() {} },
+		Catalogue: w, Domains: theDomains{w}, Files: fetch.New(fetch.Config{Store: w.store, Swarm: nobody{}}),
 		Publisher: w, Plugger: func(placement.Domain) (guest.Plugger, error) { return nil, errors.New("none") }, Host: "alpha",
 		Version: "test", Hybrid: []string{filepath.Join(w.dir, "{uuid}.sock")}, ShmDir: w.dir, Logger: w.logger(), Metrics: w.registry(),
 	})
@@ -172,19 +173,18 @@ func (w *world) setDomains(edit func(list []placement.Domain) []placement.Domain
 	w.moved = make(chan struct{})
 }
 
-func (w *world) File(_ context.Context, id content.Digest) (*store.File, error) {
-	f, ok := w.store.Get(id)
-	if !ok {
-		return nil, store.ErrUnknown
+// nobody is a swarm without other hosts.
+type nobody struct{}
+
+func (nobody) Manifest(context.Context, content.Digest) (*content.Manifest, error) {
+	return nil, swarm.ErrNoHolder
+}
+
+func (nobody) Fetch(_ context.Context, f swarm.File, want content.Bits, _ swarm.Priority, _ func(swarm.Progress)) error {
+	lack := want.Clone()
+	if lack.AndNot(f.Have()); lack.Count() > 0 {
+		return swarm.ErrNoHolder
 	}
-	return f, nil
-}
-
-func (w *world) ReadChunk(_ context.Context, file *store.File, i int, buf []byte) ([]byte, error) {
-	return file.ReadChunk(i, buf)
-}
-
-func (w *world) Ensure(context.Context, content.Digest, content.Bits, swarm.Priority, func(swarm.Progress)) error {
 	return nil
 }
 

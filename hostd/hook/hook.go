@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -21,8 +22,6 @@ import (
 const (
 	// readPatience is how long a file that this host's catalogue does not know is asked of the leader's.
 	readPatience = 3 * time.Second
-	// maxHeals bounds how often an export that found damage is repeated with what was fetched anew.
-	maxHeals = 3
 	// dirPerm is that of a directory that is made for a path.
 	dirPerm = 0o755
 )
@@ -40,18 +39,15 @@ type Catalogue interface {
 	View(f func(*placement.State))
 }
 
-// Fetcher brings content to this disk. It is called concurrently.
+// Fetcher is the read path. It is called concurrently.
 type Fetcher interface {
-	File(ctx context.Context, id content.Digest) (*store.File, error)
-	Ensure(ctx context.Context, id content.Digest, want content.Bits, prio swarm.Priority, progress func(swarm.Progress)) error
+	Open(ctx context.Context, id content.Digest, purpose fetch.Priority) (*fetch.Handle, error)
 }
 
 // Config is what a Hook works with. All fields but Logger are needed.
 type Config struct {
 	Catalogue Catalogue
 	Fetch     Fetcher
-	Room      func(ctx context.Context, bytes int64) error // makes room in the store
-	Pin       func(id content.Digest) (unpin func())
 	FS        disk.FS
 	Dir       string // where the journal is kept; it must exist
 	Logger    hclog.Logger
@@ -123,12 +119,20 @@ func (h *Hook) prepare(ctx context.Context, need placement.Need, progress func(P
 	if err != nil {
 		return err
 	}
-	defer h.cfg.Pin(id)()
-	file, err := h.fetch(ctx, id, content.Bits{}, progress)
-	if err != nil || need.Path == "" {
+	image, err := h.cfg.Fetch.Open(ctx, id, swarm.Start)
+	if err != nil {
 		return err
 	}
-	return h.expose(ctx, file, need, progress)
+	defer image.Close()
+	tell := func(p fetch.Progress) {
+		if !p.Exporting {
+			progress(Progress{Have: p.Done, Total: p.Total, Rate: p.Rate})
+		}
+	}
+	if err := image.Wait(ctx, tell, image.All()); err != nil || need.Path == "" {
+		return err
+	}
+	return h.expose(ctx, image, need, tell)
 }
 
 // claim waits until nobody else fills a path.
@@ -202,53 +206,20 @@ func (h *Hook) resolve(ctx context.Context, need placement.Need) (content.Digest
 	return v.ID, nil
 }
 
-// fetch brings the wanted chunks (the zero Bits: all) to the store.
-func (h *Hook) fetch(ctx context.Context, id content.Digest, want content.Bits, progress func(Progress)) (*store.File, error) {
-	file, err := h.cfg.Fetch.File(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	total := file.Manifest().DataBytes()
-	if lack := total - file.HeldBytes(); lack > 0 {
-		if err := h.cfg.Room(ctx, lack); err != nil {
-			return nil, err
-		}
-	}
-	err = h.cfg.Fetch.Ensure(ctx, id, want, swarm.ReadAhead, func(p swarm.Progress) {
-		progress(Progress{Have: p.Done, Total: p.Total, Rate: p.Rate})
-	})
-	if err != nil {
-		return nil, err
-	}
-	return file, nil
-}
-
-// expose puts a file at its path and notes that it did.
-func (h *Hook) expose(ctx context.Context, file *store.File, need placement.Need, progress func(Progress)) error {
+// expose puts an image at its path and notes that it did.
+func (h *Hook) expose(ctx context.Context, image *fetch.Handle, need placement.Need, progress func(fetch.Progress)) error {
 	if err := disk.MakeDir(h.cfg.FS, filepath.Dir(need.Path), dirPerm); err != nil {
 		return fmt.Errorf("make the directory of %s: %w", need.Path, err)
 	}
-	for heals := 0; ; heals++ {
-		err := file.Export(ctx, need.Path, store.Auto, nil)
-		if errors.Is(err, store.ErrExists) {
-			return h.adopt(ctx, file, need.Path)
-		}
-		if err == nil {
-			h.log.Info("put a file at its path", "file", need.Name, "id", file.ID(), "path", need.Path)
-			return h.note(need.Path, file.ID())
-		}
-		damage, ok := errors.AsType[*store.CorruptError](err)
-		if !ok || heals == maxHeals {
-			return err
-		}
-		again := content.NewBits(file.Manifest().Chunks())
-		for _, c := range damage.Chunks {
-			again.Set(c)
-		}
-		if _, err := h.fetch(ctx, file.ID(), again, progress); err != nil {
-			return errors.Join(damage, err)
-		}
+	m := image.Manifest()
+	switch err := image.Export(ctx, need.Path, store.Auto, progress); {
+	case errors.Is(err, store.ErrExists):
+		return h.adopt(ctx, m, need.Path)
+	case err != nil:
+		return err
 	}
+	h.log.Info("put a file at its path", "file", need.Name, "id", m.ID(), "path", need.Path)
+	return h.note(need.Path, m.ID())
 }
 
 // note enters what is at a path in the journal.
@@ -262,11 +233,10 @@ func (h *Hook) note(path string, id content.Digest) error {
 
 // adopt takes what is at a path, but was not put there as far as the journal knows, for the file if it has all of its
 // bytes: it was pulled there, or comes from a crash before the journal was written.
-func (h *Hook) adopt(ctx context.Context, file *store.File, path string) error {
-	m := file.Manifest()
+func (h *Hook) adopt(ctx context.Context, m *content.Manifest, path string) error {
 	fi, err := h.cfg.FS.Lstat(path)
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() != m.Size() { // a pipe would keep who opens it
-		return fmt.Errorf("%w: %s is not %s", ErrOccupied, path, file.ID())
+		return fmt.Errorf("%w: %s is not %s", ErrOccupied, path, m.ID())
 	}
 	f, err := h.cfg.FS.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
@@ -283,11 +253,11 @@ func (h *Hook) adopt(ctx context.Context, file *store.File, path string) error {
 			return fmt.Errorf("read %s: %w", path, err)
 		}
 		if m.Verify(i, p) != nil {
-			return fmt.Errorf("%w: %s is not %s", ErrOccupied, path, file.ID())
+			return fmt.Errorf("%w: %s is not %s", ErrOccupied, path, m.ID())
 		}
 	}
-	h.log.Info("found a file at its path", "id", file.ID(), "path", path)
-	return h.note(path, file.ID())
+	h.log.Info("found a file at its path", "id", m.ID(), "path", path)
+	return h.note(path, m.ID())
 }
 
 // Exposed returns which content is at a path, if this host has put it there and it was not changed since.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -19,12 +20,12 @@ import (
 // room is a Hook over a real store and a real catalogue. What the store does not hold nobody holds.
 type room struct {
 	*testing.T
-	dir     string
-	store   *store.Store
-	state   *placement.State
-	index   uint64
-	fetched int
-	hook    *Hook
+	dir    string
+	store  *store.Store
+	state  *placement.State
+	index  uint64
+	opened int
+	hook   *Hook
 }
 
 const self = placement.HostID("00000000000000000000000000000001")
@@ -46,7 +47,7 @@ func (r *room) open() {
 	r.Helper()
 	var err error
 	r.hook, err = New(Config{
-		Catalogue: r, Fetch: r, Room: r.store.MakeRoom, Pin: func(content.Digest) func() { return func() {} }, FS: disk.OS{}, Dir: r.dir,
+		Catalogue: r, Fetch: r, FS: disk.OS{}, Dir: r.dir,
 	})
 	if err != nil {
 		r.Fatal(err)
@@ -66,16 +67,23 @@ func (r *room) View(f func(*placement.State))         { f(r.state) }
 func (r *room) path(name string) string               { return filepath.Join(r.dir, name) }
 func (r *room) prepare(needs ...placement.Need) error { return r.hook.Prepare(r.Context(), needs, nil) }
 
-func (r *room) File(_ context.Context, id content.Digest) (*store.File, error) {
-	r.fetched++
-	f, ok := r.store.Get(id)
-	if !ok {
-		return nil, swarm.ErrNoHolder
-	}
-	return f, nil
+func (r *room) Open(ctx context.Context, id content.Digest, purpose fetch.Priority) (*fetch.Handle, error) {
+	r.opened++
+	return fetch.New(fetch.Config{Store: r.store, Swarm: nobody{}}).Open(ctx, id, purpose)
 }
 
-func (r *room) Ensure(context.Context, content.Digest, content.Bits, swarm.Priority, func(swarm.Progress)) error {
+// nobody is a swarm without other hosts.
+type nobody struct{}
+
+func (nobody) Manifest(context.Context, content.Digest) (*content.Manifest, error) {
+	return nil, swarm.ErrNoHolder
+}
+
+func (nobody) Fetch(_ context.Context, f swarm.File, want content.Bits, _ swarm.Priority, _ func(swarm.Progress)) error {
+	lack := want.Clone()
+	if lack.AndNot(f.Have()); lack.Count() > 0 {
+		return swarm.ErrNoHolder
+	}
 	return nil
 }
 
@@ -122,10 +130,10 @@ func TestExposes(t *testing.T) {
 	if got, ok := r.hook.Exposed(need.Path); !ok || got != id {
 		t.Errorf("exposed: %v, %v", got, ok)
 	}
-	before := r.fetched
+	before := r.opened
 	r.open()
-	if err := r.prepare(need); err != nil || r.fetched != before {
-		t.Errorf("again, after a restart: %v; looked at the store %d times", err, r.fetched-before)
+	if err := r.prepare(need); err != nil || r.opened != before {
+		t.Errorf("again, after a restart: %v; looked at the store %d times", err, r.opened-before)
 	}
 	if err := os.Remove(need.Path); err != nil {
 		t.Fatal(err)

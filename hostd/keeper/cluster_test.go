@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -68,7 +69,7 @@ func newCluster(t *testing.T, hosts int, seed uint64) *cluster {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.keeper = New(Config{Self: id, Catalogue: s, Store: s.store, Fetch: s, Reporter: s, Fetches: 2})
+		s.keeper = New(Config{Self: id, Catalogue: s, Store: s.store, Fetch: fetch.New(fetch.Config{Store: s.store, Swarm: s}), Reporter: s, Fetches: 2})
 		c.seats = append(c.seats, s)
 	}
 	return c
@@ -223,31 +224,24 @@ func (s *seat) others(id content.Digest) (files []*store.File) {
 	return files
 }
 
-// File implements Fetcher.
-func (s *seat) File(ctx context.Context, id content.Digest) (*store.File, error) {
-	if f, ok := s.store.Get(id); ok {
-		return f, nil
-	}
+// Manifest implements fetch.Swarm.
+func (s *seat) Manifest(_ context.Context, id content.Digest) (*content.Manifest, error) {
 	for _, f := range s.others(id) {
-		return s.store.Create(ctx, f.Manifest())
+		return f.Manifest(), nil
 	}
 	return nil, swarm.ErrNoHolder
 }
 
-// Ensure implements Fetcher.
-func (s *seat) Ensure(ctx context.Context, id content.Digest, want content.Bits, _ swarm.Priority, _ func(swarm.Progress)) error {
-	f, ok := s.store.Get(id)
-	if !ok {
-		return store.ErrRemoved
-	}
-	defer f.Use()()
+// Fetch implements fetch.Swarm.
+func (s *seat) Fetch(_ context.Context, f swarm.File, want content.Bits, _ swarm.Priority, _ func(swarm.Progress)) error {
+	have := f.Have()
 	for c, ok := want.NextSet(0); ok; c, ok = want.NextSet(c + 1) {
-		if f.Has(c) {
+		if have.Has(c) {
 			continue
 		}
 		time.Sleep(time.Millisecond)
 		err := error(swarm.ErrNoHolder)
-		for _, from := range s.others(id) {
+		for _, from := range s.others(f.ID()) {
 			var p []byte
 			if p, err = from.ReadChunk(c, nil); err == nil {
 				err = f.WriteChunk(c, p)

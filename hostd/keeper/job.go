@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -180,19 +181,21 @@ func (k *Keeper) fetch(ctx context.Context, id content.Digest, j *job, must plac
 	if must.Empty() {
 		return nil
 	}
-	f, err := k.cfg.Fetch.File(ctx, id)
+	h, err := k.cfg.Fetch.Open(ctx, id, prio)
 	if err != nil {
 		return err
 	}
+	defer h.Close()
+	f := h.Stored()
 	k.Remember(f) // before anybody counts on what is here
 	lack, start := missing(f, must), time.Now()
 	lack, full := k.fitting(ctx, f, lack)
 	if !lack.Empty() {
-		err := k.cfg.Fetch.Ensure(ctx, id, lack.Chunks(f.Manifest()), prio, func(p swarm.Progress) {
+		err := h.Wait(ctx, func(p fetch.Progress) {
 			k.mu.Lock()
 			j.rate = p.Rate
 			k.mu.Unlock()
-		})
+		}, fetch.Ranges(lack.Chunks(f.Manifest()))...)
 		if err != nil {
 			return err
 		}

@@ -33,6 +33,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -60,10 +61,10 @@ type Catalogue interface {
 	Changed() <-chan struct{}
 }
 
-// Fetcher brings content to this disk. It is called concurrently.
+// Fetcher is the read path. Its handles must not pin what they open: what an operator has removed is dropped while it is still
+// being fetched. It is called concurrently.
 type Fetcher interface {
-	File(ctx context.Context, id content.Digest) (*store.File, error)
-	Ensure(ctx context.Context, id content.Digest, want content.Bits, prio swarm.Priority, progress func(swarm.Progress)) error
+	Open(ctx context.Context, id content.Digest, purpose fetch.Priority) (*fetch.Handle, error)
 }
 
 // Config is what a Keeper works with. All fields but Logger and Metrics are needed.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -95,9 +96,9 @@ func (c *catalogue) publishAt(t *testing.T, name string, f *store.File, at time.
 	}})
 }
 
-// remote is a Fetcher that takes everything from another store, as long as that is up.
+// remote is a fetch.Swarm that takes everything from another store, as long as that is up.
 type remote struct {
-	from, to *store.Store
+	from *store.Store
 
 	hold chan struct{} // if not nil, a fetch waits for it to be closed
 
@@ -130,16 +131,16 @@ func (r *remote) source(id content.Digest) (*store.File, error) {
 	return f, nil
 }
 
-func (r *remote) File(ctx context.Context, id content.Digest) (*store.File, error) {
+func (r *remote) Manifest(_ context.Context, id content.Digest) (*content.Manifest, error) {
 	f, err := r.source(id)
 	if err != nil {
 		return nil, err
 	}
-	return r.to.Create(ctx, f.Manifest())
+	return f.Manifest(), nil
 }
 
-func (r *remote) Ensure(ctx context.Context, id content.Digest, want content.Bits, prio swarm.Priority, _ func(swarm.Progress)) error {
-	f, err := r.source(id)
+func (r *remote) Fetch(ctx context.Context, to swarm.File, want content.Bits, prio swarm.Priority, _ func(swarm.Progress)) error {
+	f, err := r.source(to.ID())
 	if err != nil {
 		return err
 	}
@@ -153,7 +154,6 @@ func (r *remote) Ensure(ctx context.Context, id content.Digest, want content.Bit
 			return ctx.Err()
 		}
 	}
-	to, _ := r.to.Get(id)
 	for c, ok := want.NextSet(0); ok; c, ok = want.NextSet(c + 1) {
 		p, err := f.ReadChunk(c, nil)
 		if err != nil {
@@ -218,7 +218,7 @@ type room struct {
 func newRoom(t *testing.T) *room {
 	r := &room{T: t, catalogue: newCatalogue(t)}
 	r.here, r.there = r.open("here"), r.open("there")
-	r.fetch = &remote{from: r.there, to: r.here}
+	r.fetch = &remote{from: r.there}
 	r.reporter.room = r
 	return r
 }
@@ -235,7 +235,7 @@ func (r *room) open(name string) *store.Store {
 // run starts the keeper.
 func (r *room) run() {
 	r.keeper = New(Config{
-		Self: self, Catalogue: r.catalogue, Store: r.here, Fetch: r.fetch, Reporter: &r.reporter, KeepStrays: r.keepStrays, Fetches: 2,
+		Self: self, Catalogue: r.catalogue, Store: r.here, Fetch: fetch.New(fetch.Config{Store: r.here, Swarm: r.fetch}), Reporter: &r.reporter, KeepStrays: r.keepStrays, Fetches: 2,
 	})
 	r.reporter.keeper = r.keeper
 	ctx, cancel := context.WithCancel(context.Background())

@@ -46,6 +46,7 @@ func (f *File) read(i int, buf []byte) ([]byte, error) {
 	if err != nil {
 		return nil, f.chunkError("read", i, err)
 	}
+	f.prove(i)
 	f.store.metrics.readBytes.Add(float64(n))
 	return buf, nil
 }
@@ -184,6 +185,7 @@ func (f *File) end(i int, hd *handle, epoch *uint64) (again bool, err error) {
 		return false, f.gone
 	default:
 		f.mark(i)
+		f.proven.Set(i)
 		if f.pinned == nil {
 			f.store.handles.pinAgain(hd)
 			f.store.handles.pins.Add(1)

@@ -33,6 +33,8 @@ type File struct {
 	written *sync.Cond // a chunk has left busy
 	have    content.Bits
 	durable content.Bits // a subset of have
+	proven  content.Bits // a subset of have: verified since the store was opened
+	cleared bool         // what the manifest has as holes was made holes since then
 	busy    content.Bits // chunks that are being written
 	missing int          // chunks not in have
 	held    int64        // data bytes in have
@@ -51,6 +53,7 @@ func newFile(s *Store, m *content.Manifest, dir string) *File {
 		bitmap:   bitmap{path: bitmapIn(dir), id: m.ID(), chunks: m.Chunks()},
 		have:     m.Holes(),
 		durable:  m.Holes(),
+		proven:   content.NewBits(m.Chunks()),
 		busy:     content.NewBits(m.Chunks()),
 		missing:  m.DataChunks(),
 	}
@@ -126,6 +129,7 @@ func (f *File) take(i int) {
 	}
 	f.have.Clear(i)
 	f.durable.Clear(i)
+	f.proven.Clear(i)
 	f.missing++
 	f.count(-int64(f.manifest.ChunkLen(i)))
 }

@@ -211,6 +211,7 @@ func (f *File) rehash() error {
 			p := buf[:f.manifest.ChunkLen(i)]
 			if _, err := data.ReadAt(p, f.manifest.Offset(i)); err == nil && f.manifest.Verify(i, p) == nil {
 				f.mark(i)
+				f.proven.Set(i)
 				found++
 			}
 		}

@@ -99,6 +99,7 @@ type Priority = plan.Priority
 const (
 	Repair     = plan.Repair
 	Distribute = plan.Distribute
+	Start      = plan.Start
 	ReadAhead  = plan.ReadAhead
 	Demand     = plan.Demand
 )

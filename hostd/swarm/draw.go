@@ -69,9 +69,12 @@ func (j *job) drewNothing(r *request) {
 	}
 }
 
-// undraw gives up the draws that wait at a source.
-func (j *job) undraw(src *source) {
+// undraw gives up the draws that wait at a source for something below a priority.
+func (j *job) undraw(src *source, below Priority) {
 	for r := range src.draws {
+		if r.prio >= below {
+			continue
+		}
 		delete(src.draws, r)
 		j.pick.Refused(src.pick)
 		r.cancel()

@@ -279,6 +279,12 @@ func (e claimed) apply(j *job) {
 	if len(j.claims) == 1 {
 		j.seek(time.Now())
 	}
+	if c.prio <= plan.Start { // the draws that wait for less may be for the same chunks, and would keep their place in the line
+		for _, src := range j.sources {
+			j.undraw(src, c.prio)
+		}
+	}
+	c.report() // its caller may give up another claim on the same chunks now
 }
 
 // dropped: a caller has gone.
@@ -308,7 +314,7 @@ func (j *job) finish(c *claim, err error) {
 	}
 	if len(j.claims) == 0 {
 		for _, src := range j.sources {
-			j.undraw(src)
+			j.undraw(src, plan.AnyPriority)
 		}
 	}
 	c.finish(err)

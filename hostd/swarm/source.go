@@ -162,7 +162,7 @@ func (j *job) drop(src *source, err error) {
 	for i := range src.requests {
 		src.cancel(i)
 	}
-	j.undraw(src)
+	j.undraw(src, plan.AnyPriority)
 	j.leave(src)
 	c := src.cand
 	c.tried = true

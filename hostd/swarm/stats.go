@@ -78,8 +78,8 @@ func (f *flow) measure(now time.Time, s wire.Stats) {
 	f.last, f.at = s, now
 }
 
-// Recent returns the latest fetches that have succeeded, the newest first, at most 32. Single chunks that a reader waited for
-// are left out.
+// Recent returns the latest fetches that have succeeded, the newest first, at most 32. What a reader waited for or
+// will read next is left out: that is a few chunks at a time.
 func (s *Swarm) Recent() []FetchStat { return s.recent.list() }
 
 // recent remembers fetches. It is safe for concurrent use.
@@ -130,7 +130,7 @@ func (t *tally) from(id wire.PeerID) {
 // stat sums up a claim that has got all.
 func (j *job) stat(c *claim) {
 	t := c.tally
-	if c.prio == Demand || t.bytes == 0 {
+	if c.prio >= ReadAhead || t.bytes == 0 {
 		return
 	}
 	now := time.Now()

@@ -110,8 +110,9 @@ func (s *Swarm) Serve(ctx context.Context, conn net.Conn, peer placement.HostID)
 }
 
 // Fetch returns nil once file holds every chunk in want (the zero Bits: all of it). Several calls for one file share a
-// job; a chunk's priority is the highest that any of them gives it. progress, which may be nil, is called now and then
-// from Fetch's own goroutine, and once at the end.
+// job; a chunk's priority is the highest that any of them gives it. progress, which may be nil, is called from Fetch's
+// own goroutine as soon as the chunks are wanted, now and then, and once at the end. So a caller who wants something else
+// from now on calls Fetch anew, and ends the call before at the first progress: what both want is not given up in between.
 //
 // Errors: ErrNoHolder after PatienceTime without anybody to ask for what is missing; what file.WriteChunk said when this
 // host's disk failed; that of ctx; ErrClosed. What was fetched until then stays.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -411,6 +412,72 @@ func TestFileMadeAnew(t *testing.T) {
 			if err := b.store.Remove(id); err != nil {
 				t.Fatal(err)
 			}
+		}
+	})
+}
+
+// TestWantsChange: who wants something else ends the call before once the new one is known; nothing comes twice.
+func TestWantsChange(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		a, b := l.host(1), l.host(2)
+		id := a.publish(200)
+		limit(slowRate, a)
+		f := b.file(id)
+		ctx, stop := context.WithCancel(context.Background())
+		before, changed := make(chan error, 1), make(chan struct{})
+		go func() { before <- b.Fetch(ctx, f, content.Bits{}, Repair, nil) }()
+		until(t, "some chunks", func() bool { return b.got() > 20 })
+		var once sync.Once
+		after := make(chan error, 1)
+		go func() {
+			after <- b.Fetch(context.Background(), f, content.Bits{}, Start, func(Progress) { once.Do(func() { close(changed) }) })
+		}()
+		<-changed
+		stop()
+		if err := <-before; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		if err := <-after; err != nil || b.got() != 200 || a.sent() > 204 { // a few draws were granted just when they were given up
+			t.Errorf("%v: got %d chunks of %d sent, want each of 200 once", err, b.got(), a.sent())
+		}
+	})
+}
+
+// TestStartOvertakesRepair: who joins a fetch at a higher priority does not wait in the line with the draws of a lower one.
+func TestStartOvertakesRepair(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		a, b := l.host(1), l.host(2)
+		id := a.publish(200)
+		limit(slowRate, a)
+		f := b.file(id)
+		ctx, stop := context.WithCancel(context.Background())
+		before := make(chan error, 1)
+		go func() { before <- b.Fetch(ctx, f, content.Bits{}, Repair, nil) }()
+		until(t, "it has found its pace", func() bool { return b.got() > 100 })
+		var others []*labHost
+		var done []func()
+		for i := range 6 {
+			o := l.host(3 + i)
+			others, done = append(others, o), append(done, o.mustFetch(a.publish(100+i))) // at the priority between the two
+		}
+		distributed := func() (n int) {
+			for _, o := range others {
+				n += o.got()
+			}
+			return n
+		}
+		until(t, "the others go first", func() bool { return distributed() > 60 })
+		got := distributed()
+		if err := b.Fetch(context.Background(), f, content.Bits{}, Start, nil); err != nil {
+			t.Error(err)
+		}
+		if n := distributed() - got; n > 300 {
+			t.Errorf("%d chunks were distributed before the last that a start waits for", n)
+		}
+		stop()
+		<-before
+		for _, wait := range done {
+			wait()
 		}
 	})
 }

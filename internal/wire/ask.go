@@ -72,6 +72,7 @@ type asks struct {
 	files     map[content.Digest]*openFile
 	handles   []*openFile // by handle; as long as there have ever been
 	maxFiles  int
+	features  uint64 // of the other side; set before there is a place in free
 	manifests chan struct{}
 }
 

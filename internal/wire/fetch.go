@@ -32,7 +32,7 @@ func (s *Session) Chunk(ctx context.Context, file content.Digest, index, n int, 
 			return nil, fmt.Errorf("fetch chunk %d of %s: it has %d", index, file.Short(), f.chunks)
 		}
 		a.buf = buf[:n:n]
-		m := request{handle: f.handle, index: uint32(index), length: uint32(n), prio: bounded(prio)}
+		m := request{handle: f.handle, index: uint32(index), length: uint32(n), prio: prio.code(s.asks.features)}
 		return m.append(p, a.id), nil
 	})
 	if err != nil {
@@ -64,7 +64,7 @@ func (s *Session) Draw(ctx context.Context, file content.Digest, lo, hi int, pri
 			return nil, fmt.Errorf("draw chunks %d to %d of %s: it has %d", lo, hi, file.Short(), f.chunks)
 		}
 		a.granted, a.lo, a.hi = granted, lo, hi
-		m := draw{handle: f.handle, first: uint32(lo), count: uint32(hi - lo), prio: bounded(prio)}
+		m := draw{handle: f.handle, first: uint32(lo), count: uint32(hi - lo), prio: prio.code(s.asks.features)}
 		return m.append(p, a.id), nil
 	})
 	if err != nil {
@@ -73,9 +73,6 @@ func (s *Session) Draw(ctx context.Context, file content.Digest, lo, hi int, pri
 	got, err := s.await(ctx, a)
 	return got.index, err
 }
-
-// bounded makes any priority one that may be told.
-func bounded(p Priority) Priority { return min(max(p, 1), MaxPriority) }
 
 // Manifest fetches the encoded manifest of file, which need not be open: at most MaxManifest bytes, unverified.
 func (s *Session) Manifest(ctx context.Context, file content.Digest) ([]byte, error) {

@@ -176,6 +176,7 @@ func (s *Session) readHello() error {
 		return &versionError{theirs: m.version}
 	}
 	s.framesIn.Add(1)
+	s.asks.features = m.features
 	s.asks.allow(int(m.requests), int(m.files))
 	close(s.ready)
 	return nil

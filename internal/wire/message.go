@@ -33,10 +33,13 @@ const (
 // helloMagic is how a stream of this protocol begins (behind the header), so that a wrong caller is noticed at once.
 const helloMagic = "vswp"
 
+// featureFifth says that a side knows the fifth code of a priority.
+const featureFifth uint64 = 1 << 0
+
 // A hello is the first message of each side.
 type hello struct {
 	version  uint16 // the highest that the sender speaks; the lower of the two is spoken
-	features uint64 // of which none exists yet; those that both have are used
+	features uint64 // those that both have are used
 	requests uint32 // that the sender lets wait at a time; 0 if it serves nothing
 	files    uint32 // that the sender lets be open at a time
 }
@@ -99,7 +102,7 @@ func parseOpen(p []byte) (open, error) {
 // A request asks for the chunk at index of an open file; length is the one that it must have.
 type request struct {
 	handle, index, length uint32
-	prio                  Priority
+	prio                  byte // its code
 }
 
 func (m request) append(p []byte, id uint32) []byte {
@@ -107,7 +110,7 @@ func (m request) append(p []byte, id uint32) []byte {
 	p = binary.LittleEndian.AppendUint32(p, m.handle)
 	p = binary.LittleEndian.AppendUint32(p, m.index)
 	p = binary.LittleEndian.AppendUint32(p, m.length)
-	return append(p, byte(m.prio), 0, 0, 0)
+	return append(p, m.prio, 0, 0, 0)
 }
 
 func parseRequest(p []byte) (request, error) {
@@ -115,7 +118,7 @@ func parseRequest(p []byte) (request, error) {
 		handle: binary.LittleEndian.Uint32(p),
 		index:  binary.LittleEndian.Uint32(p[4:]),
 		length: binary.LittleEndian.Uint32(p[8:]),
-		prio:   Priority(p[12]),
+		prio:   p[12],
 	}
 	if m.length == 0 || m.length > content.MaxChunkSize {
 		return m, fmt.Errorf("a chunk has 1 to %d bytes, not %d", content.MaxChunkSize, m.length)
@@ -126,7 +129,7 @@ func parseRequest(p []byte) (request, error) {
 // A draw asks for any one chunk of an open file that the holder likes to give, of count from first on.
 type draw struct {
 	handle, first, count uint32
-	prio                 Priority
+	prio                 byte // its code
 }
 
 func (m draw) append(p []byte, id uint32) []byte {
@@ -134,7 +137,7 @@ func (m draw) append(p []byte, id uint32) []byte {
 	p = binary.LittleEndian.AppendUint32(p, m.handle)
 	p = binary.LittleEndian.AppendUint32(p, m.first)
 	p = binary.LittleEndian.AppendUint32(p, m.count)
-	return append(p, byte(m.prio), 0, 0, 0)
+	return append(p, m.prio, 0, 0, 0)
 }
 
 func parseDraw(p []byte) (draw, error) {
@@ -142,7 +145,7 @@ func parseDraw(p []byte) (draw, error) {
 		handle: binary.LittleEndian.Uint32(p),
 		first:  binary.LittleEndian.Uint32(p[4:]),
 		count:  binary.LittleEndian.Uint32(p[8:]),
-		prio:   Priority(p[12]),
+		prio:   p[12],
 	}
 	if m.count == 0 || m.count > content.MaxChunks || m.first > content.MaxChunks {
 		return m, fmt.Errorf("a file has no %d chunks from %d on", m.count, m.first)
@@ -152,8 +155,8 @@ func parseDraw(p []byte) (draw, error) {
 
 // checkPriority checks a priority and the three bytes behind it.
 func checkPriority(p []byte) error {
-	if p[0] == 0 || Priority(p[0]) > MaxPriority || p[1] != 0 || p[2] != 0 || p[3] != 0 {
-		return fmt.Errorf("want a priority from 1 to %d and zeros, not % x", MaxPriority, p[:4])
+	if priorityOf(p[0]) == 0 || p[1] != 0 || p[2] != 0 || p[3] != 0 {
+		return fmt.Errorf("want the code of a priority, from 1 to %d, and zeros, not % x", MaxPriority, p[:4])
 	}
 	return nil
 }

@@ -138,7 +138,7 @@ func (s *Session) writeAll() error {
 }
 
 func (s *Session) hello() hello {
-	h := hello{version: Version}
+	h := hello{version: Version, features: featureFifth}
 	if s.handler != nil {
 		h.requests, h.files = uint32(s.o.MaxRequests), uint32(s.o.MaxFiles)
 	}

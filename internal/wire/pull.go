@@ -95,13 +95,13 @@ func (s *Session) begun(p *Pull) error {
 
 func (s *Session) handleRequest(h header, m request) error {
 	return s.pull(h, &Pull{
-		First: int(m.index), Count: 1, Length: int(m.length), Priority: m.prio, handle: m.handle,
+		First: int(m.index), Count: 1, Length: int(m.length), Priority: priorityOf(m.prio), handle: m.handle,
 	})
 }
 
 func (s *Session) handleDraw(h header, m draw) error {
 	return s.pull(h, &Pull{
-		Drawn: true, First: int(m.first), Count: int(m.count), Priority: m.prio, handle: m.handle,
+		Drawn: true, First: int(m.first), Count: int(m.count), Priority: priorityOf(m.prio), handle: m.handle,
 	})
 }
 

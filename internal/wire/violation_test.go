@@ -45,7 +45,7 @@ func TestViolations(t *testing.T) {
 		"request length":      {"Request 1", func(p *rawPeer) { request(p, 1, 0, 0, content.MaxChunkSize+1) }},
 		"request after close": {"Request 1", func(p *rawPeer) { p.send(frameClose, 0, 0); request(p, 1, 0, 0, 100) }},
 		"request no priority": {"Request 1", func(p *rawPeer) { p.send(frameRequest, 0, 1, le(0, 0, 100, 0)...) }},
-		"request priority":    {"Request 1", func(p *rawPeer) { p.send(frameRequest, 0, 1, le(0, 0, 100, 5)...) }},
+		"request priority":    {"Request 1", func(p *rawPeer) { p.send(frameRequest, 0, 1, le(0, 0, 100, 6)...) }},
 		"request reserved":    {"Request 1", func(p *rawPeer) { p.send(frameRequest, 0, 1, le(0, 0, 100, 0x101)...) }},
 		"draw twice":          {"Draw 3", func(p *rawPeer) { request(p, 3, 0, 5, 100); draw(p, 3, 0, 0, 8) }},
 		"draw no handle":      {"Draw 1", func(p *rawPeer) { draw(p, 1, 9, 0, 8) }},

@@ -70,7 +70,30 @@ const (
 type Priority uint8
 
 // MaxPriority is the highest.
-const MaxPriority Priority = 4
+const MaxPriority Priority = 5
+
+// priorityCodes are the priorities as frames say them. The first four had the codes 1 to 4 before there was a fifth, 5, in
+// their middle; a side that does not know it is told the next lower one.
+var priorityCodes = [MaxPriority + 1]byte{1: 1, 2: 2, 3: 5, 4: 3, 5: 4}
+
+// code returns what a frame says for p to a side of these features.
+func (p Priority) code(features uint64) byte {
+	p = min(max(p, 1), MaxPriority)
+	if c := priorityCodes[p]; c <= 4 || features&featureFifth != 0 {
+		return c
+	}
+	return priorityCodes[p-1]
+}
+
+// priorityOf is the reverse of code; 0 for a code that there is not.
+func priorityOf(code byte) Priority {
+	for p, c := range priorityCodes {
+		if c == code {
+			return Priority(p)
+		}
+	}
+	return 0
+}
 
 // A PeerID names a party that the swarm may talk to. For hosts it is the host id; wire gives it no meaning.
 type PeerID [16]byte

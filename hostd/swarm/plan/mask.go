@@ -69,6 +69,22 @@ func firstFrom(from int, a, b, c, d mask) (int, bool) {
 	return firstIn(0, a, b, c, d)
 }
 
+// before returns the highest index below from that is in m, -1 if there is none.
+func (m mask) before(from int) int {
+	w := from >> 6
+	if w < len(m) {
+		if x := m[w] & (1<<(from&63) - 1); x != 0 {
+			return w<<6 + bits.Len64(x) - 1
+		}
+	}
+	for w = min(w, len(m)) - 1; w >= 0; w-- {
+		if m[w] != 0 {
+			return w<<6 + bits.Len64(m[w]) - 1
+		}
+	}
+	return -1
+}
+
 // within returns the first index in [lo, hi) that is in m, counted from start and around the end.
 func within(m mask, start, lo, hi int) (int, bool) {
 	if start > lo && start < hi {

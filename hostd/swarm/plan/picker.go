@@ -9,17 +9,20 @@ import (
 type Priority uint8
 
 // The order is a standing rule of the house: a reader that waits goes before
-// prefetch, prefetch before copies that an operator asked for, those before
-// repair. Demand and ReadAhead are fetched in file order, because a reader
-// walks forward; Distribute and Repair are fetched rarest first, which is what
-// lets a whole swarm end early.
+// prefetch, prefetch before whole images that a start waits for, those before
+// copies that an operator asked for, and those before repair. Demand and
+// ReadAhead are fetched in file order, because a reader walks forward; the others
+// are fetched rarest first, which is what lets a whole swarm end early: a hundred
+// hosts that start guests of one image at once are a swarm.
 const (
 	Repair     Priority = iota + 1 // the cluster's own wish: put back a lost replica
 	Distribute                     // a copy that someone asked for
+	Start                          // a domain cannot start before all of it is here, or will soon read it
 	ReadAhead                      // a reader will likely want it next
 	Demand                         // a reader waits for it now
 
-	Unwanted Priority = 0
+	Unwanted    Priority = 0
+	AnyPriority          = Demand + 1 // above all
 )
 
 const (

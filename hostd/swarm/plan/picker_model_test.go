@@ -76,7 +76,7 @@ func (m *machine) openFor(s *Source) (best Priority) {
 // drawable returns how many chunks are open that may come of a draw.
 func (m *machine) drawable() (n int) {
 	for c := range m.n {
-		if len(m.askers(c)) == 0 && (m.prio[c] == Distribute || m.prio[c] == Repair) {
+		if len(m.askers(c)) == 0 && m.prio[c] >= Repair && m.prio[c] <= Start {
 			n++
 		}
 	}
@@ -144,12 +144,15 @@ func (m *machine) drew(t *rapid.T, r Request, room, demand bool) {
 		if !m.scope[c] {
 			t.Fatalf("draws of [%d, %d), chunk %d was never wanted", r.Lo, r.Hi, c)
 		}
+		if p := m.prio[c]; p != Unwanted && p < r.Priority && len(m.askers(c)) == 0 {
+			t.Fatalf("draws of [%d, %d) for %d, chunk %d is open for %d", r.Lo, r.Hi, r.Priority, c, p)
+		}
 		useful = useful || m.has[r.Source][c] && m.prio[c] == r.Priority && len(m.askers(c)) == 0
 	}
 	switch s := r.Source; {
 	case !m.gives[s] || m.fellow[s]:
 		t.Fatal("draws of a source that does not give")
-	case !useful || r.Priority > Distribute || r.Priority < m.least[s]:
+	case !useful || r.Priority > Start || r.Priority < m.least[s]:
 		t.Fatalf("draws of [%d, %d) for %d what is not to be had there", r.Lo, r.Hi, r.Priority)
 	case !room || demand:
 		t.Fatalf("draws although there is no room (%v), or while a reader waits (%v)", !room, demand)

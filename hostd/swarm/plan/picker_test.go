@@ -172,3 +172,27 @@ func BenchmarkPick(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/chunk")
 }
+
+// TestStartGoesBetween: what a start waits for goes after what is read ahead and before what is distributed, and is drawn
+// of a seed like that.
+func TestStartGoesBetween(t *testing.T) {
+	p := NewPicker(1, Place{}, 4*testChunk, testChunk)
+	s := p.Add(1, Place{}, all)
+	p.SetPace(s, 0, 100*testChunk)
+	for c, prio := range []Priority{Distribute, Start, ReadAhead, Demand} {
+		p.Want(c, prio)
+	}
+	for _, want := range []int{3, 2, 1, 0} {
+		r, ok := p.Next()
+		if !ok || r.Draw || r.Chunk != want {
+			t.Fatalf("asks for %+v, want chunk %d", r, want)
+		}
+		p.Done(r.Chunk)
+	}
+	p.Gives(s)
+	p.Want(1, Start)
+	p.Want(0, Distribute)
+	if r, ok := p.Next(); !ok || !r.Draw || r.Priority != Start || r.Lo > 1 || r.Hi < 2 {
+		t.Fatalf("asks for %+v, want a draw for the start", r)
+	}
+}

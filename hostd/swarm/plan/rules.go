@@ -4,7 +4,7 @@ import "math"
 
 // The rules, in this order. docs/swarm.md gives their reasons and where they come from.
 //
-//  1. Demand before ReadAhead before Distribute before Repair.
+//  1. Demand before ReadAhead before Start before Distribute before Repair.
 //  2. A demanded chunk goes to the source that will deliver it first; if a slow one owes it already, to another as well.
 //  3. Sources that do not give are asked for the rarest that each has. One in another rack is asked only for what nobody in
 //     the own rack has, and of that for what falls to this host by rendezvous hashing over its rack-mates; zones alike.
@@ -87,7 +87,10 @@ func (p *Picker) Next() (Request, bool) {
 }
 
 // ended says whether nothing is open that is not demanded: what is missing is on its way.
-func (p *Picker) ended() bool { return p.opens[ReadAhead]+p.opens[Distribute]+p.opens[Repair] == 0 }
+func (p *Picker) ended() bool { return p.opens[ReadAhead]+p.drawable() == 0 }
+
+// drawable returns how many open chunks may come of a draw: those of which any is as welcome as another.
+func (p *Picker) drawable() int { return p.opens[Start] + p.opens[Distribute] + p.opens[Repair] }
 
 // seed says whether s is drawn from: it gives, and does not fetch.
 func (s *Source) seed() bool { return s.gives && !s.fellow }
@@ -122,21 +125,37 @@ func fromFellow(p *Picker, s *Source) (Request, bool) {
 
 // draw asks a seed for a chunk of its choice (rule 4).
 func draw(p *Picker, s *Source) (Request, bool) {
-	if !s.seed() || p.drawing >= p.opens[Distribute]+p.opens[Repair] {
+	if !s.seed() || p.drawing >= p.drawable() {
 		return Request{}, false
 	}
-	for prio := Distribute; prio >= Repair && prio >= s.least; prio-- {
+	for prio := Start; prio >= Repair && prio >= s.least; prio-- {
 		if p.opens[prio] == 0 {
 			continue
 		}
 		if c, ok := firstFrom(p.start, p.open[prio], s.fresh, nil, nil); ok {
-			lo, hi := run(p.scope, c, p.n)
+			lo, hi := p.span(c, prio)
 			s.draws++
 			p.drawing++
 			return Request{Source: s, Draw: true, Lo: lo, Hi: hi, Len: p.chunk, Priority: prio}, true
 		}
 	}
 	return Request{}, false
+}
+
+// span returns what a draw for an open chunk may range over: all around it that is or was wanted, as far as nothing is open
+// there at a lower priority, which the source might choose instead.
+func (p *Picker) span(c int, prio Priority) (lo, hi int) {
+	lo, hi = run(p.scope, c, p.n)
+	for less := prio - 1; less >= Repair; less-- {
+		if p.opens[less] == 0 {
+			continue
+		}
+		if i, ok := firstIn(c, p.open[less], nil, nil, nil); ok {
+			hi = min(hi, i)
+		}
+		lo = max(lo, p.open[less].before(c)+1)
+	}
+	return lo, hi
 }
 
 // faster asks a spent seed for anything if it is faster than all fellows together, or there are none (rule 5).
@@ -222,7 +241,7 @@ func (p *Picker) rarest(s *Source, set, part mask) (int, bool) {
 			return c, true
 		}
 	}
-	for prio := Distribute; prio >= Repair && prio >= s.least; prio-- {
+	for prio := Start; prio >= Repair && prio >= s.least; prio-- {
 		for r := 1; r <= maxRarity; r++ {
 			if p.count[prio][r] == 0 {
 				continue

@@ -135,7 +135,7 @@ func TestUplinkServesAll(t *testing.T) {
 					t.Skip("nobody")
 				}
 				a := rapid.SampledFrom(askers).Draw(t, "asker")
-				waiting[u.Push(a, Priority(rapid.IntRange(1, 4).Draw(t, "prio")), rapid.Bool().Draw(t, "draw"), len(waiting))] = true
+				waiting[u.Push(a, Priority(rapid.IntRange(int(Repair), int(Demand)).Draw(t, "prio")), rapid.Bool().Draw(t, "draw"), len(waiting))] = true
 			},
 			"next": func(t *rapid.T) { next() },
 			"done": func(t *rapid.T) {
