@@ -351,6 +351,9 @@ func TestCloseWithdraws(t *testing.T) {
 		if !a.Stored().InUse() || pins != 2 {
 			t.Errorf("in use: %v, pinned %d times", a.Stored().InUse(), pins)
 		}
+		if err := a.Stored().Drop(context.Background(), a.Stored().Have()); !errors.Is(err, store.ErrInUse) {
+			t.Errorf("evicted under a handle: %v", err)
+		}
 		if now := p.fetch.UnderWay()[p.id]; now.Total != int64(len(p.data)) || now.Done == 0 || now.Sources != 1 {
 			t.Errorf("under way: %+v", now)
 		}
