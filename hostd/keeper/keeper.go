@@ -104,8 +104,9 @@ type Keeper struct {
 	lineage lineage
 	// found are the contents that were in the store at the beginning, until it is clear whether they are strays: this
 	// host's catalogue may be older than they are.
-	found  map[content.Digest]bool
-	strays map[content.Digest]*stray
+	found   map[content.Digest]bool
+	strays  map[content.Digest]*stray
+	unnoted bool // one of strays came since they were noted; for Run alone
 	// failed are the contents of publications of this run that have ended, until it is clear how.
 	failed map[content.Digest]bool
 	// settled is closed once found is decided on.
@@ -225,6 +226,10 @@ func (k *Keeper) Run(ctx context.Context) {
 		seen, looked = k.compare(ctx, seen)
 		k.rememberAll(looked)
 		k.settle(ctx)
+		if k.unnoted {
+			k.noteStrays()
+			k.unnoted = false
+		}
 		select {
 		case <-ctx.Done():
 			return

@@ -84,6 +84,7 @@ func (k *Keeper) vanished(id content.Digest, replaced bool) {
 	k.forget(id)
 	if f, ok := k.cfg.Store.Get(id); ok {
 		k.strays[id] = &stray{since: firstSeen(f)}
+		k.unnoted = true
 	}
 }
 
