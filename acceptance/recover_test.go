@@ -105,6 +105,62 @@ func TestTheOnlyVoterStays(t *testing.T) {
 	l.await("the other host leads", second.leads)
 }
 
+// All hosts that were drained, one after the other, are switched off at once: the only one that is left goes on.
+func TestDrainedHostsMayBeSwitchedOffAtOnce(t *testing.T) {
+	l := newLab(t, 3, "")
+	l.voters(3)
+	for _, name := range []string{"h3", "h2"} {
+		l.hosts[0].must("drain", name, "--wait")
+	}
+	for _, h := range l.hosts[1:] {
+		h.cmd.Process.Kill()
+	}
+	for _, h := range l.hosts[1:] {
+		h.kill()
+	}
+	l.await("the host that is left leads", l.hosts[0].leads)
+	for _, h := range l.hosts[1:] {
+		h.start()
+		h.must("undrain")
+	}
+	l.voters(3)
+}
+
+// The voters that a recovery left out come back with their old directories, a majority. They have a leader of their own, and
+// both sides say that something critical is wrong. A second recovery, at one of those that were left out, is refused.
+func TestLeftOutHostsComeBack(t *testing.T) {
+	l := newLab(t, 3, "")
+	l.voters(3)
+	for _, h := range l.hosts {
+		h.kill()
+	}
+	first, other := l.hosts[0], l.hosts[1]
+	if r := first.recover("--without", "h2,h3"); r.code != 0 {
+		t.Fatalf("recover: %+v", r)
+	}
+	first.start()
+	other.refusedToRecover(38, "h1: the host is up and does not take this one for a member", "--without", "h1,h3")
+	if r := other.recover(); r.code != 0 || !strings.Contains(r.stdout, "h1 is up and goes on without this host") {
+		t.Errorf("the survey at a host that was left out: %+v", r)
+	}
+	for _, h := range l.hosts[1:] {
+		h.launch()
+	}
+	for h, kind := range map[*host]string{first: "removed-host", other: "refused", l.hosts[2]: "refused"} {
+		l.await(h.name+" says what is wrong", func() bool {
+			r := h.run("health")
+			return r.code == 2 && strings.Contains(r.stdout, kind)
+		})
+	}
+	// The way out: those who were left out join anew.
+	for _, h := range l.hosts[1:] {
+		h.stop()
+		h.join(first)
+	}
+	l.voters(3)
+	l.await("all is well again", func() bool { return first.run("health").code != 2 })
+}
+
 // What recover refuses, and why. Nothing is changed by it.
 func TestRecoverRefuses(t *testing.T) {
 	l := newLab(t, 3, "")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft"
 )
 
 // Drain implements server.Host.
@@ -46,7 +48,56 @@ func (h *Host) Drain(ctx context.Context, req *v1.DrainRequest, send func(*v1.Dr
 		left := h.draining(host.ID)
 		return report(left, left, 0)
 	}
-	return Explain(h.awaitDrained(ctx, host, report), host.Name)
+	var all placement.Drain
+	err = h.awaitDrained(ctx, host, func(left, total placement.Drain, rate float64) error {
+		if all = total; left.Shards == 0 { // the last word comes when the votes are where they are to be, too
+			return nil
+		}
+		return report(left, total, rate)
+	})
+	if err == nil {
+		err = h.awaitVotes(ctx)
+	}
+	if err != nil {
+		return Explain(err, host.Name)
+	}
+	return report(placement.Drain{}, all, 0)
+}
+
+// votePatience bounds the wait for votes to move: a host that is new has to be healthy for a while first.
+const votePatience = 30 * time.Second
+
+// awaitVotes waits until more than half of the voters are hosts that are there to stay: then all that are drained may be
+// switched off at once. Where all hosts are drained, there is nothing to wait for.
+func (h *Host) awaitVotes(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, votePatience)
+	defer cancel()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		voters := h.node.Status().Voters
+		staying, voting := 0, 0
+		h.node.View(func(s *placement.State) {
+			for _, host := range s.Hosts() {
+				if host.State != placement.Alive {
+					continue
+				}
+				staying++
+				if slices.Contains(voters, host.ID) {
+					voting++
+				}
+			}
+		})
+		if staying == 0 || voting > len(voters)/2 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: its data is safe elsewhere, but of %d voters only %d are hosts that are up and not drained",
+				raft.ErrQuorum, len(voters), voting)
+		case <-poll.C:
+		}
+	}
 }
 
 // Undrain implements server.Host.

@@ -38,7 +38,7 @@ const (
 var findingKinds = []string{
 	kindHostDown, kindHostLost, kindFewVoters, kindNoLeader, kindMissing, kindUnavailable, kindDiskFull, kindDamaged, kindSplit,
 	kindCertificate, string(raft.TroubleAhead), string(raft.TroubleApart), string(raft.TroubleOldCopy), string(raft.TroubleTwin),
-	string(raft.TroubleRemoved),
+	string(raft.TroubleRemoved), string(raft.TroubleRefused),
 }
 
 const (

@@ -211,13 +211,14 @@ var troubleNext = map[raft.TroubleKind]string{
 	raft.TroubleOldCopy: "run virtswarm leave --force HOST, and let it join anew: its stored files stay",
 	raft.TroubleTwin:    "stop one of the two machines; a cloned one joins anew, with a directory and a name of its own",
 	raft.TroubleRemoved: "stop virtswarmd there, or let the host join anew",
+	raft.TroubleRefused: "look at virtswarm health on HOST; if its cluster is to stay, stop virtswarmd here and let this host join it anew",
 }
 
 func troubleRule(o own) (all []*v1.Finding) {
 	for _, t := range o.trouble {
 		s := warning
-		if t.Kind == raft.TroubleAhead || t.Kind == raft.TroubleApart { // two catalogues are in use
-			s = critical
+		if t.Kind == raft.TroubleAhead || t.Kind == raft.TroubleApart || t.Kind == raft.TroubleRefused || t.LeftOut {
+			s = critical // two catalogues are in use
 		}
 		all = append(all, finding(s, string(t.Kind), t.peer, t.Since, t.Text, strings.ReplaceAll(troubleNext[t.Kind], "HOST", t.peer)))
 	}

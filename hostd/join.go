@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"connectrpc.com/connect"
+
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/disk"
@@ -66,6 +68,9 @@ func (h *Host) join(ctx context.Context, addr, text string) error {
 	token, err := pki.ParseToken(text)
 	if err != nil {
 		return err
+	}
+	if addr == h.advertise {
+		return api.NewError(api.Usage, addr, errors.New("this is the address of this host itself")).WithHint("name the address of a member of the cluster")
 	}
 	dir := h.pkiDir()
 	if _, err := pki.Load(h.fs, dir); !errors.Is(err, pki.ErrNoIdentity) || exists(h.fs, h.raftDir()) {
@@ -235,8 +240,8 @@ func joinError(addr string, err error) error {
 		}
 	}
 	e := api.AsError(err)
-	if e.Reason == api.Unreachable {
-		return api.NewError(api.Unreachable, addr, e.Err).WithHint("check that virtswarmd runs there and that the address is the one of its port")
+	if e.Reason == api.Unreachable || errors.Is(err, context.DeadlineExceeded) || connect.CodeOf(err) == connect.CodeDeadlineExceeded {
+		return api.NewError(api.Unreachable, addr, e.Err).WithHint("check that virtswarmd runs there as a member of a cluster, and that the address is the one of its port")
 	}
 	return e
 }

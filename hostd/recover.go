@@ -19,6 +19,9 @@ import (
 // surveyPatience bounds the wait for the answers of other hosts.
 const surveyPatience = 5 * time.Second
 
+// refusalPatience bounds the wait for a host to refuse this one.
+const refusalPatience = 2 * time.Second
+
 // Recovery is a host whose daemon does not run, in a cluster that has lost the majority of its voters. It is not safe for
 // concurrent use.
 type Recovery struct {
@@ -35,6 +38,7 @@ type Survivor struct {
 	Voter   bool
 	Answers bool   // its daemon runs, or it is this host
 	Why     string // why it does not answer
+	Refuses bool   // it is up, and does not take this host for a member
 	End     raft.LogEnd
 }
 
@@ -51,13 +55,13 @@ func OpenRecovery(cfg Config, o Options) (_ *Recovery, err error) {
 			err = errors.Join(err, r.Close())
 		}
 	}()
-	if !exists(h.fs, cfg.Data) {
-		return nil, fmt.Errorf("%w: there is no %s", pki.ErrNoIdentity, cfg.Data)
-	}
-	if err := h.takeDirectory(); err != nil {
+	if h.id, err = pki.Load(h.fs, h.pkiDir()); err != nil { // first: where there is no host, nothing is written
 		return nil, err
 	}
-	if h.id, err = pki.Load(h.fs, h.pkiDir()); err != nil {
+	if data, err := raft.HasData(h.fs, h.raftDir()); err != nil || !data {
+		return nil, errors.Join(fmt.Errorf("%w: %s holds no Raft log", raft.ErrDamaged, h.raftDir()), err)
+	}
+	if err := h.takeDirectory(); err != nil {
 		return nil, err
 	}
 	h.self = placement.HostID(h.id.HostID())
@@ -92,13 +96,32 @@ func (r *Recovery) Survey(ctx context.Context) []Survivor {
 		}
 		asking.Go(func() {
 			end, err := r.raft.Ask(ctx, s.ID)
-			if s.Answers, s.End = err == nil, end; err != nil {
-				s.Why = unreachable(err)
+			if s.Answers, s.End = err == nil, end; err == nil {
+				return
+			}
+			if s.Why, s.Refuses = unreachable(err), r.refusedBy(ctx, *s); s.Refuses {
+				s.Why = "it does not take this host for a member"
 			}
 		})
 	}
 	asking.Wait()
 	return all
+}
+
+// refusedBy reports whether a host is up and refuses this one's certificate. Nothing is written to it: then its refusal
+// arrives, and not the end of a connection that it did not read.
+func (r *Recovery) refusedBy(ctx context.Context, s Survivor) bool {
+	dialer := &link.Dialer{Network: r.host.network, Identity: r.host.id, Timeout: refusalPatience}
+	conn, err := dialer.Dial(ctx, s.Addr, link.ProtoRaft, string(s.ID))
+	if err != nil {
+		return link.Refused(err)
+	}
+	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(refusalPatience)); err != nil {
+		return false
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return link.Refused(err)
 }
 
 // Recover makes this host the first of a cluster without the hosts that are named. Unless forced, it refuses what would
@@ -149,6 +172,9 @@ func objections(members []Survivor, gone map[placement.HostID]bool) error {
 	const forced = "; --force goes on all the same"
 	for _, s := range members {
 		switch {
+		case s.Refuses:
+			return api.NewError(api.UnsafeRecovery, s.Name, errors.New("the host is up and does not take this one for a member: the cluster goes on without it")).
+				WithHint("let this host join anew: start its daemon with --join " + s.Addr + " and a token; its stored files stay" + forced)
 		case gone[s.ID] && s.Answers:
 			return api.NewError(api.UnsafeRecovery, s.Name, errors.New("the host answers: it is not gone")).
 				WithHint("stop its daemon for good, or leave it among the survivors" + forced)

@@ -10,12 +10,12 @@ import (
 )
 
 // members reads survivors like "a*v4/10 bv- c4/12": * this host, v votes, - does not answer, else term/entry; ~ follows
-// another recovery.
+// another recovery, ! refuses this host.
 func members(text string) (all []Survivor) {
 	for _, f := range strings.Fields(text) {
 		s := Survivor{
-			ID: placement.HostID(f[:1]), Name: f[:1], Self: strings.Contains(f, "*"), Voter: strings.Contains(f, "v"), Answers: !strings.Contains(f, "-"),
-			Why: "connection refused",
+			ID: placement.HostID(f[:1]), Name: f[:1], Self: strings.Contains(f, "*"), Voter: strings.Contains(f, "v"), Answers: !strings.ContainsAny(f, "-!"),
+			Why: "connection refused", Refuses: strings.Contains(f, "!"),
 		}
 		if strings.Contains(f, "~") {
 			s.End.Lineage = "other"
@@ -52,6 +52,7 @@ func TestCheckRecovery(t *testing.T) {
 		{"one is not accounted for", "a*v4/10 bv- cv-", "b", false, api.UnsafeRecovery, "c: the host does not answer"},
 		{"the majority lives", "a*v4/10 bv4/10 cv-", "c", false, api.UnsafeRecovery, "2 of 3 voters answer"},
 		{"it was recovered elsewhere", "a*v4/10 b~5/11 cv- dv-", "c,d", false, api.UnsafeRecovery, "another recovery"},
+		{"it was recovered without this host", "a*v4/10 bv! cv-", "b,c", false, api.UnsafeRecovery, "b: the host is up and does not take this one for a member"},
 		{"itself", "a*v4/10 bv- cv-", "a,b,c", false, api.Usage, "this is the host"},
 		{"nobody of that name", "a*v4/10 bv- cv-", "b,x", false, api.NoSuchHost, "x"},
 		{"nobody of that name, forced", "a*v4/10 bv- cv-", "b,x", true, api.NoSuchHost, "x"},

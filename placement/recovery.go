@@ -71,3 +71,9 @@ func (s *State) Lineage() string {
 	}
 	return ""
 }
+
+// LeftOut reports whether a recovery removed a host.
+func (s *State) LeftOut(id HostID) bool {
+	removed, ok := s.gone[id]
+	return ok && slices.ContainsFunc(s.recoveries, func(r Recovery) bool { return r.Index+1 == removed })
+}

@@ -33,6 +33,9 @@ func TestRecover(t *testing.T) {
 		if _, in := w.Host(hostID(n)); in != (n <= 2) || w.WasRemoved(hostID(n)) != (n > 2) {
 			t.Errorf("host %d: a member %v", n, in)
 		}
+		if left := w.LeftOut(hostID(n)); left != (n > 2) {
+			t.Errorf("host %d was left out: %v", n, left)
+		}
 	}
 	if !w.Held(hostID(3), id).Empty() || !w.Held(hostID(1), id).Has(0) {
 		t.Error("what the lost host held counts, or what a survivor holds does not")

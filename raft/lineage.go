@@ -62,7 +62,9 @@ type Trouble struct {
 	Host  placement.HostID // the other one
 	Text  string           // what is wrong
 	Since time.Time
-	last  time.Time // when it was noticed last
+	// LeftOut says of a host that was removed that a recovery did it: it may lead a majority of its own.
+	LeftOut bool
+	last    time.Time // when it was noticed last
 }
 
 // TroubleKind is a stable word for a Trouble.
@@ -77,6 +79,8 @@ const (
 	TroubleOldCopy TroubleKind = "old-copy"
 	// TroubleTwin: a second machine runs with the other host's identity.
 	TroubleTwin TroubleKind = "twin"
+	// TroubleRefused: the other host does not take this one for a member, though it is one in the catalogue here.
+	TroubleRefused TroubleKind = "refused"
 	// TroubleRemoved: a host that was removed still runs and tries to take part.
 	TroubleRemoved TroubleKind = "removed-host"
 )
@@ -118,8 +122,8 @@ const (
 	maxTroubles = 256
 	// knockAfter is how long a host that was removed may take to learn it, and knockFor how long it is remembered after it
 	// knocked last.
-	knockAfter = 30 * time.Second
-	knockFor   = 5 * time.Minute
+	knockAfter = 10 * time.Second
+	knockFor   = 30 * time.Second
 )
 
 // Trouble returns what is wrong between this host and others, ordered by host.
@@ -130,12 +134,29 @@ func (n *Node) Trouble() []Trouble {
 	now := time.Now()
 	var all []Trouble
 	for _, one := range t.all {
-		if one.Kind == TroubleRemoved && (one.last.Sub(one.Since) < knockAfter || now.Sub(one.last) > knockFor) {
-			continue
+		if one.Kind == TroubleRemoved {
+			n.machine.view(func(s *placement.State) { one.LeftOut = s.LeftOut(one.Host) })
+			if now.Sub(one.last) > knockFor || !one.LeftOut && one.last.Sub(one.Since) < knockAfter {
+				continue
+			}
 		}
 		all = append(all, one)
 	}
+	all = append(all, n.refusing(now)...)
 	slices.SortFunc(all, func(a, b Trouble) int { return cmp.Compare(a.Host, b.Host) })
+	return all
+}
+
+// refusing returns the members that have been refusing this host for longer than it takes to learn of a removal.
+func (n *Node) refusing(now time.Time) (all []Trouble) {
+	n.machine.view(func(s *placement.State) {
+		for _, h := range s.Hosts() {
+			if since, ok := n.refusals.of(h.ID, now, knockAfter, time.Minute); ok {
+				all = append(all, Trouble{Kind: TroubleRefused, Host: h.ID, Since: since, Text: fmt.Sprintf(
+					"%s does not take this host for a member: it goes on in a cluster without it, after a recovery perhaps", h.Name)})
+			}
+		}
+	})
 	return all
 }
 

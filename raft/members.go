@@ -66,19 +66,35 @@ func (n *Node) Known(hostID string) bool {
 
 // refusals remembers which hosts do not take this one for a member.
 type refusals struct {
-	mu    sync.Mutex
-	since map[placement.HostID]time.Time
+	mu  sync.Mutex
+	all map[placement.HostID]refusing
 }
+
+// refusing is since when a host refuses, and when it did so last.
+type refusing struct{ first, last time.Time }
 
 // note records the outcome of speaking to a host.
 func (r *refusals) note(host placement.HostID, refused bool, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !refused {
-		delete(r.since, host)
-	} else if _, ok := r.since[host]; !ok {
-		r.since[host] = now
+		delete(r.all, host)
+		return
 	}
+	was, ok := r.all[host]
+	if !ok {
+		was.first = now
+	}
+	was.last = now
+	r.all[host] = was
+}
+
+// of returns since when a host refuses; it has done so for some time, and did so lately.
+func (r *refusals) of(host placement.HostID, now time.Time, atLeast, lately time.Duration) (since time.Time, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was, ok := r.all[host]
+	return was.first, ok && was.last.Sub(was.first) >= atLeast && now.Sub(was.last) <= lately
 }
 
 // count returns how many of the hosts have refused for at least that long.
@@ -87,7 +103,7 @@ func (r *refusals) count(hosts []placement.HostID, now time.Time, atLeast time.D
 	defer r.mu.Unlock()
 	n := 0
 	for _, h := range hosts {
-		if at, ok := r.since[h]; ok && now.Sub(at) >= atLeast {
+		if was, ok := r.all[h]; ok && now.Sub(was.first) >= atLeast {
 			n++
 		}
 	}

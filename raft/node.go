@@ -65,7 +65,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	}
 	n := &Node{
 		cfg: cfg, logger: cfg.Logger, machine: newMachine(), leaderSeen: make(chan struct{}, 1), committed: make(chan struct{}, 1),
-		refusals: refusals{since: map[placement.HostID]time.Time{}}, failed: make(chan struct{}), ready: make(chan struct{}),
+		refusals: refusals{all: map[placement.HostID]refusing{}}, failed: make(chan struct{}), ready: make(chan struct{}),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	layer := newStreamLayer(n)

@@ -89,6 +89,7 @@ type survivorShape struct {
 	Voter   bool   `json:"voter"`
 	Answers bool   `json:"answers"`
 	Why     string `json:"why,omitempty"`
+	Refuses bool   `json:"refuses"`
 	Term    uint64 `json:"term"`
 	Index   uint64 `json:"index"`
 }
@@ -97,7 +98,7 @@ func printRecoveryJSON(out io.Writer, r *hostd.Recovery, members []hostd.Survivo
 	shape := recoveryShape{Cluster: r.Cluster(), Recovered: len(without) > 0, Hosts: []survivorShape{}}
 	for _, m := range members {
 		shape.Hosts = append(shape.Hosts, survivorShape{
-			ID: string(m.ID), Name: m.Name, Address: m.Addr, Self: m.Self, Voter: m.Voter, Answers: m.Answers, Why: m.Why,
+			ID: string(m.ID), Name: m.Name, Address: m.Addr, Self: m.Self, Voter: m.Voter, Answers: m.Answers, Why: m.Why, Refuses: m.Refuses,
 			Term: m.End.Term, Index: m.End.Index,
 		})
 	}
@@ -109,6 +110,7 @@ func printRecovery(out io.Writer, r *hostd.Recovery, members []hostd.Survivor, w
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "HOST\tADDRESS\tVOTES\tANSWERS\tLAST ENTRY")
 	best, silent := members[0], []string{}
+	var refusing hostd.Survivor
 	for _, m := range members {
 		votes, answers, end := "no", "yes", fmt.Sprintf("%d of term %d", m.End.Index, m.End.Term)
 		if m.Voter {
@@ -117,6 +119,9 @@ func printRecovery(out io.Writer, r *hostd.Recovery, members []hostd.Survivor, w
 		switch {
 		case m.Self:
 			answers = "this host"
+		case m.Refuses:
+			answers, end = "refuses", "unknown: "+m.Why
+			refusing = m
 		case !m.Answers:
 			answers, end = "no", "unknown: "+m.Why
 			silent = append(silent, m.Name)
@@ -134,6 +139,8 @@ func printRecovery(out io.Writer, r *hostd.Recovery, members []hostd.Survivor, w
 	case len(without) > 0:
 		next = fmt.Sprintf("Recovered without %s. Start the daemon here: the other survivors follow by themselves.\n"+
 			"Hosts that were removed join anew, with an empty data directory.", strings.Join(without, ", "))
+	case refusing.Refuses:
+		next = fmt.Sprintf("%s is up and goes on without this host. Let this host join anew: virtswarmd --join %s --token T", refusing.Name, refusing.Addr)
 	case !best.Self:
 		next = fmt.Sprintf("%s has the most advanced log: start the daemon here again, stop it on %s, and recover there.", best.Name, best.Name)
 	case len(silent) == 0:

@@ -184,7 +184,7 @@ var explanations = []Explanation{
 	}, {
 		Reason: OldCopy, code: connect.CodeDataLoss,
 		Sentence: "the data directory is not this host's newest",
-		Hint:     "remove the host at another one (virtswarm leave --force), delete pki/ and raft/ in the directory, and join anew",
+		Hint:     "remove the host at another one (virtswarm leave --force), delete raft/ in the directory, and start with --join and --token",
 	}, {
 		Reason: UnsafeRecovery, code: connect.CodeFailedPrecondition,
 		Sentence: "the recovery is not needed, or would lose what a survivor has",
