@@ -78,7 +78,7 @@ func hostsRule(w whole) (all []*v1.Finding) {
 func votersRule(w whole) []*v1.Finding {
 	up := map[placement.HostID]bool{}
 	settled := 0
-	var down []string
+	var down, drained []string
 	for _, h := range w.hosts {
 		up[h.ID] = h.State.Serves()
 		if w.now.Sub(time.Unix(h.JoinAt, 0)) >= settleVoters {
@@ -86,6 +86,9 @@ func votersRule(w whole) []*v1.Finding {
 		}
 		if !h.State.Serves() {
 			down = append(down, h.Name)
+		}
+		if h.State == placement.Leaving {
+			drained = append(drained, h.Name)
 		}
 	}
 	living := 0
@@ -100,9 +103,13 @@ func votersRule(w whole) []*v1.Finding {
 	text := fmt.Sprintf("%d of %s %s up: if one more fails, nothing can be published or changed",
 		living, count(len(w.voters), "voter"), verb(living, "is", "are"))
 	next := "look at the logs of the hosts that do not vote: a healthy one becomes a voter within seconds"
-	if len(down) > 0 {
+	switch {
+	case len(down) > 0:
 		slices.Sort(down)
 		next = "bring back " + few(down) + ", or add a host"
+	case len(drained) > 0:
+		slices.Sort(drained)
+		next = "end the maintenance of " + few(drained) + " (virtswarm undrain), or add a host"
 	}
 	return []*v1.Finding{finding(warning, kindFewVoters, "", time.Time{}, text, next)}
 }
