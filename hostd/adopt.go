@@ -12,6 +12,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -49,16 +50,16 @@ func (h *Host) Adopt(ctx context.Context, req *v1.AdoptRequest) (*v1.AdoptRespon
 func checkAdopt(req *v1.AdoptRequest) error {
 	switch {
 	case req.GetAll() && (len(req.GetWhich()) > 0 || req.GetAs() != ""):
-		return api.NewError(api.Usage, "--all", errors.New("it goes with no NAME or ID, and not with --as"))
+		return reason.Wrap(reason.Usage, "--all", errors.New("it goes with no NAME or ID, and not with --as"))
 	case !req.GetAll() && len(req.GetWhich()) == 0:
-		return api.NewError(api.Usage, "adopt", errors.New("nothing is named")).WithHint("name strays, or give --all; list them with: virtswarm strays --all")
+		return reason.Wrap(reason.Usage, "adopt", errors.New("nothing is named")).WithHint("name strays, or give --all; list them with: virtswarm strays --all")
 	case int64(req.GetReplicas()) > placement.MaxReplicas:
-		return api.NewError(api.Usage, "--replicas", fmt.Errorf("%d is more than %d; take 'all' for every host", req.GetReplicas(), placement.MaxReplicas))
+		return reason.Wrap(reason.Usage, "--replicas", fmt.Errorf("%d is more than %d; take 'all' for every host", req.GetReplicas(), placement.MaxReplicas))
 	}
 	if req.GetAs() == "" {
 		return nil
 	}
-	return Explain(placement.ValidateName(req.GetAs()), fmt.Sprintf("%.200q", req.GetAs()))
+	return reason.Explain(placement.ValidateName(req.GetAs()), fmt.Sprintf("%.200q", req.GetAs()))
 }
 
 // errNoStray is wrapped by the error about what names no stray.
@@ -82,7 +83,7 @@ func choose(req *v1.AdoptRequest, lost map[content.Digest]*lostContent) ([]*lost
 			}
 		}
 		if !found {
-			return nil, api.NewError(api.NotFound, which, errNoStray)
+			return nil, reason.Wrap(reason.NotFound, which, errNoStray)
 		}
 	}
 	var list []*lostContent
@@ -91,7 +92,7 @@ func choose(req *v1.AdoptRequest, lost map[content.Digest]*lostContent) ([]*lost
 	}
 	slices.SortFunc(list, func(a, b *lostContent) int { return slices.Compare(a.like.ID[:], b.like.ID[:]) })
 	if req.GetAs() != "" && len(list) != 1 {
-		return nil, api.NewError(api.Usage, req.GetAs(), fmt.Errorf("--as gives a name to one stray, and %d are meant", len(list))).
+		return nil, reason.Wrap(reason.Usage, req.GetAs(), fmt.Errorf("--as gives a name to one stray, and %d are meant", len(list))).
 			WithHint("name it by its id; see: virtswarm strays --all")
 	}
 	return list, nil
@@ -205,6 +206,6 @@ func refuseIncomplete(entries []*entry, lost map[content.Digest]*lostContent, si
 			continue
 		}
 		shards := lost[e.cmd.ID].missing()
-		e.refused = api.NewError(api.NoHolder, e.cmd.Name, fmt.Errorf("no host that answers has shards %s of %d", shards, e.cmd.Shards)).WithHint(hint)
+		e.refused = reason.Wrap(reason.NoHolder, e.cmd.Name, fmt.Errorf("no host that answers has shards %s of %d", shards, e.cmd.Shards)).WithHint(hint)
 	}
 }

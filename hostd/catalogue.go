@@ -7,9 +7,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
 )
@@ -47,7 +47,7 @@ func (h *Host) lookup(ctx context.Context, name, id string) (placement.Version, 
 	h.fresh(ctx)
 	var v placement.Version
 	h.node.View(func(s *placement.State) { v, err = s.Lookup(name, digest) })
-	return v, Explain(err, name)
+	return v, reason.Explain(err, name)
 }
 
 // parseID reads a version's digest; none gives the zero digest, which means the newest version.
@@ -57,7 +57,7 @@ func parseID(id string) (content.Digest, error) {
 	}
 	d, err := content.ParseDigest(id)
 	if err != nil {
-		return d, api.NewError(api.Usage, id, err)
+		return d, reason.Wrap(reason.Usage, id, err)
 	}
 	return d, nil
 }
@@ -108,7 +108,7 @@ func (h *Host) Show(ctx context.Context, req *v1.ShowRequest) (*v1.ShowResponse,
 		r.Holdings = holdings(s, v.ID)
 	})
 	if err != nil {
-		return nil, Explain(err, req.GetName())
+		return nil, reason.Explain(err, req.GetName())
 	}
 	return r, nil
 }
@@ -258,7 +258,7 @@ func (h *Host) hostNamed(name string) (placement.Host, error) {
 	}
 	h.node.View(func(s *placement.State) { host, ok = s.HostByName(name) })
 	if !ok {
-		return host, api.NewError(api.NoSuchHost, fmt.Sprintf("%.200q", name), nil)
+		return host, reason.Wrap(reason.NoSuchHost, fmt.Sprintf("%.200q", name), nil)
 	}
 	return host, nil
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/placement"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 const (
@@ -37,7 +39,7 @@ func (h *Host) Verify(ctx context.Context, req *v1.VerifyRequest, send func(*v1.
 	c := newCheck(h, files, send)
 	for _, f := range files {
 		if err := c.verify(ctx, f); err != nil {
-			return Explain(err, c.event.GetName())
+			return reason.Explain(err, c.event.GetName())
 		}
 	}
 	return c.end()
@@ -74,7 +76,7 @@ func (h *Host) Scrub(ctx context.Context, req *v1.ScrubRequest, send func(*v1.Ch
 	if rate <= 0 {
 		rate = int64(h.cfg.ScrubRate)
 	}
-	return Explain(h.scrub(ctx, rate, send), "")
+	return reason.Explain(h.scrub(ctx, rate, send), "")
 }
 
 // scrub checks the whole store at a limited rate, heals what is damaged, and notes when that was.

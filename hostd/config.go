@@ -19,6 +19,7 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/keeper"
 	"github.com/virtswarm/virtswarm/internal/api"
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -40,7 +41,7 @@ const (
 )
 
 // ErrConfig marks a configuration that cannot be used; the text names the key and what would be right.
-var ErrConfig = errors.New("invalid configuration")
+var ErrConfig = reason.Sentinel(reason.InvalidConfig, "invalid configuration")
 
 // Config says how one daemon runs. The zero value of each field stands for its default; Validate fills them in.
 // The YAML keys are the whole configuration: an unknown one is an error.
@@ -382,7 +383,7 @@ func (c *Config) advertise(bound net.Addr) (string, error) {
 		}
 	}
 	// Early in a boot: a reason that systemd answers with another start.
-	return "", api.NewError(api.Unreachable, c.Name, errors.New("this machine has no address that other hosts could reach")).
+	return "", reason.Wrap(reason.Unreachable, c.Name, errors.New("this machine has no address that other hosts could reach")).
 		WithHint("wait until its network is up, or set advertise: HOST:PORT in the configuration")
 }
 

@@ -9,8 +9,8 @@ import (
 
 	"github.com/virtswarm/virtswarm/hostd/guest"
 	"github.com/virtswarm/virtswarm/hostd/virt"
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -54,12 +54,12 @@ func (h *Host) AttachShm(ctx context.Context, req *v1.AttachShmRequest) (*v1.Att
 	size := int64(min(req.GetSize(), math.MaxInt64))
 	size = cmp.Or(size, v.Shm, v.WantShm, defaultShm)
 	if err := virt.ValidateMemory(size); err != nil {
-		return nil, Explain(err, v.Name)
+		return nil, reason.Explain(err, v.Name)
 	}
 	if v.Host != h.self {
 		addr, err := h.address(v.Host)
 		if err != nil {
-			return nil, Explain(err, v.Name)
+			return nil, reason.Explain(err, v.Name)
 		}
 		req.Guest = v.UUID
 		return h.peers.client(v.Host, addr).Control.AttachShm(ctx, req)
@@ -82,7 +82,7 @@ func (h *Host) DetachShm(ctx context.Context, req *v1.DetachShmRequest) (*v1.Det
 	if v.Host != h.self {
 		addr, err := h.address(v.Host)
 		if err != nil {
-			return nil, Explain(err, v.Name)
+			return nil, reason.Explain(err, v.Name)
 		}
 		req.Guest = v.UUID
 		return h.peers.client(v.Host, addr).Control.DetachShm(ctx, req)
@@ -99,7 +99,7 @@ func (h *Host) runningGuest(ctx context.Context, name string) (placement.DomainV
 	h.fresh(ctx)
 	v, err := h.guestNamed(name)
 	if err == nil && !v.State.Active() {
-		err = api.NewError(api.NoGuestLink, v.Name, fmt.Errorf("the guest is %s", v.State)).
+		err = reason.Wrap(reason.NoGuestLink, v.Name, fmt.Errorf("the guest is %s", v.State)).
 			WithHint("start it; memory that its metadata asks for (virtswarm guest attach-shm --always) is attached then")
 	}
 	return v, err
@@ -112,8 +112,8 @@ func (h *Host) describe(v placement.DomainView) (g *v1.Guest) {
 
 // explainLink is Explain for what went wrong with a guest link: whatever libvirt or QEMU say to it is nothing unexpected.
 func explainLink(err error, guest string) error {
-	if _, ok := errors.AsType[*api.Error](err); !ok && reasonOf(err) == api.Unexpected {
-		return api.NewError(api.NoGuestLink, guest, err)
+	if _, ok := errors.AsType[*reason.Error](err); !ok && reason.Of(err) == reason.Unexpected {
+		return reason.Wrap(reason.NoGuestLink, guest, err)
 	}
-	return Explain(err, guest)
+	return reason.Explain(err, guest)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/virt"
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/qmp"
 )
@@ -95,15 +96,15 @@ func TestShmFindsItsHost(t *testing.T) {
 		if g, err := attach("mem", 0); err != nil || g.GetShm() != 4<<20 || m.sizes[mem] != 0 {
 			t.Errorf("what is there: %v, %v, attached %v", g, err, m.sizes)
 		}
-		if _, err := attach("db", 0); api.ReasonOf(err) != api.NoGuestLink {
+		if _, err := attach("db", 0); api.ReasonOf(err) != reason.NoGuestLink {
 			t.Errorf("a guest that is off: %v", err)
 		}
 		for _, size := range []uint64{1, 3 << 20, 1 << 63} {
-			if _, err := attach("web", size); api.ReasonOf(err) != api.Usage {
+			if _, err := attach("web", size); api.ReasonOf(err) != reason.Usage {
 				t.Errorf("%d bytes: %v", size, err)
 			}
 		}
-		if _, err := attach("nobody", 0); api.ReasonOf(err) != api.NoSuchGuest {
+		if _, err := attach("nobody", 0); api.ReasonOf(err) != reason.NoSuchGuest {
 			t.Error(err)
 		}
 		r, err := asked.DetachShm(c.ctx(), &v1.DetachShmRequest{Guest: "web"})
@@ -111,11 +112,11 @@ func TestShmFindsItsHost(t *testing.T) {
 			t.Errorf("%v, %v, left %v", r, err, m.sizes)
 		}
 		m.err = virt.ErrNotUnplugged
-		if _, err := asked.DetachShm(c.ctx(), &v1.DetachShmRequest{Guest: "web"}); api.ReasonOf(err) != api.NoGuestLink {
+		if _, err := asked.DetachShm(c.ctx(), &v1.DetachShmRequest{Guest: "web"}); api.ReasonOf(err) != reason.NoGuestLink {
 			t.Error(err)
 		}
 		m.err = errors.New("what libvirt says")
-		if _, err := attach("web", 0); api.ReasonOf(err) != api.NoGuestLink {
+		if _, err := attach("web", 0); api.ReasonOf(err) != reason.NoGuestLink {
 			t.Error(err)
 		}
 	})
@@ -133,7 +134,7 @@ func TestCheckLink(t *testing.T) {
 		"no policy":     {Push: &v1.GuestPush{Quota: 1, Guests: "tag:"}},
 		"both":          {Push: &v1.GuestPush{Quota: 1}, RemovePush: true},
 	} {
-		if err := checkChange(req); api.ReasonOf(err) != api.Usage && api.ReasonOf(err) != api.InvalidName {
+		if err := checkChange(req); api.ReasonOf(err) != reason.Usage && api.ReasonOf(err) != reason.InvalidName {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

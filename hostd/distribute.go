@@ -8,9 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -90,12 +90,12 @@ func (h *Host) Unpin(ctx context.Context, req *v1.UnpinRequest) (*v1.UnpinRespon
 // is known elsewhere first.
 func (h *Host) meant(flag string, all bool, names []string) (ids []placement.HostID, tags []string, err error) {
 	if all == (len(names) > 0) {
-		return nil, nil, api.NewError(api.Usage, flag, errors.New("name hosts, tags as tag:NAME, or 'all'"))
+		return nil, nil, reason.Wrap(reason.Usage, flag, errors.New("name hosts, tags as tag:NAME, or 'all'"))
 	}
 	for _, name := range names {
 		if tag, ok := strings.CutPrefix(name, "tag:"); ok {
 			if err := placement.ValidateTag(tag); err != nil {
-				return nil, nil, api.NewError(api.Usage, flag, err)
+				return nil, nil, reason.Wrap(reason.Usage, flag, err)
 			}
 			tags = append(tags, tag)
 			continue
@@ -185,7 +185,7 @@ func (w *watch) event() (*v1.DistributeProgress, []placement.HostID, error) {
 	w.host.node.View(func(s *placement.State) {
 		c, ok := s.Content(w.id)
 		if !ok {
-			err = api.NewError(api.NotFound, w.name, errors.New("it was removed meanwhile"))
+			err = reason.Wrap(reason.NotFound, w.name, errors.New("it was removed meanwhile"))
 			return
 		}
 		e.Size = uint64(c.Size)
@@ -273,7 +273,7 @@ func (h *Host) progressOf(id content.Digest) *v1.ProgressResponse {
 func (h *Host) Forward(ctx context.Context, req *v1.ForwardRequest) (*v1.ForwardResponse, error) {
 	result, err := h.node.HandleForward(ctx, req.GetOp(), req.GetPayload())
 	if err != nil {
-		return nil, Explain(err, "")
+		return nil, reason.Explain(err, "")
 	}
 	return &v1.ForwardResponse{Result: result}, nil
 }

@@ -10,8 +10,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
 )
@@ -24,7 +24,7 @@ func (h *Host) Drain(ctx context.Context, req *v1.DrainRequest, send func(*v1.Dr
 		return err
 	}
 	if !host.State.Serves() {
-		return api.NewError(api.Usage, host.Name, fmt.Errorf("the host is %s: nothing can be moved off it", host.State)).
+		return reason.Wrap(reason.Usage, host.Name, fmt.Errorf("the host is %s: nothing can be moved off it", host.State)).
 			WithHint("what it held is made anew from other copies once it is lost; 'virtswarm leave' does so at once, and removes the host")
 	}
 	if host.State == placement.Alive {
@@ -59,7 +59,7 @@ func (h *Host) Drain(ctx context.Context, req *v1.DrainRequest, send func(*v1.Dr
 		err = h.awaitVotes(ctx)
 	}
 	if err != nil {
-		return Explain(err, host.Name)
+		return reason.Explain(err, host.Name)
 	}
 	return report(placement.Drain{}, all, 0)
 }
@@ -108,7 +108,7 @@ func (h *Host) Undrain(ctx context.Context, req *v1.UndrainRequest) (*v1.Undrain
 		return nil, err
 	}
 	if host.State != placement.Leaving {
-		return nil, api.NewError(api.Usage, host.Name, fmt.Errorf("the host is not drained, it is %s", host.State))
+		return nil, reason.Wrap(reason.Usage, host.Name, fmt.Errorf("the host is not drained, it is %s", host.State))
 	}
 	if err := h.setState(ctx, host, placement.Alive); err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func (h *Host) setState(ctx context.Context, host placement.Host, to placement.H
 		return err
 	}
 	if now, err := h.hostNamed(string(host.ID)); err != nil || now.State != to {
-		return api.NewError(api.Usage, host.Name, fmt.Errorf("the host became %s meanwhile", now.State)).WithHint("look with 'virtswarm hosts', and repeat")
+		return reason.Wrap(reason.Usage, host.Name, fmt.Errorf("the host became %s meanwhile", now.State)).WithHint("look with 'virtswarm hosts', and repeat")
 	}
 	return nil
 }
@@ -149,7 +149,7 @@ func (h *Host) awaitDrained(ctx context.Context, host placement.Host, report fun
 			return err
 		}
 		if now.State == placement.Alive {
-			return api.NewError(api.Usage, host.Name, errors.New("the order was taken back meanwhile"))
+			return reason.Wrap(reason.Usage, host.Name, errors.New("the order was taken back meanwhile"))
 		}
 		var left placement.Drain
 		h.node.View(func(s *placement.State) {
@@ -198,7 +198,7 @@ func (h *Host) canDrain(ctx context.Context, host placement.Host) error {
 		}
 	})
 	if err != nil {
-		e := api.NewError(reasonOf(err), host.Name, err)
+		e := reason.Wrap(reason.Of(err), host.Name, err)
 		return e.WithHint("add hosts, or publish again with fewer --replicas; with --force it is drained as far as the others can hold it")
 	}
 	var room int64
@@ -217,6 +217,6 @@ func (h *Host) canDrain(ctx context.Context, host placement.Host) error {
 	if len(silent) > 0 {
 		why = fmt.Errorf("%w (%s did not say)", why, strings.Join(silent, ", "))
 	}
-	return api.NewError(api.NoSpace, host.Name, why).
+	return reason.Wrap(reason.NoSpace, host.Name, why).
 		WithHint("add room or hosts, or remove files; with --force it is drained as far as the others can hold it")
 }

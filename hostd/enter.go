@@ -13,6 +13,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -54,7 +55,7 @@ func (h *Host) enter(ctx context.Context, entries []*entry) error {
 	entering.Wait()
 	err := context.Cause(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return api.NewError(api.Unexpected, "", err).WithHint("repeat the command: it goes on where it stopped")
+		return reason.Wrap(reason.Unexpected, "", err).WithHint("repeat the command: it goes on where it stopped")
 	}
 	return err
 }
@@ -145,7 +146,8 @@ func outcome(entries []*entry) (list []*v1.Adopted, entered, refused uint32) {
 		}
 		if e.refused != nil {
 			refused++
-			a.Refused, a.Reason = refusalOf(e.refused)
+			text, why := refusalOf(e.refused)
+			a.Refused, a.Reason = text, v1.Reason(why)
 		} else {
 			entered++
 		}
@@ -157,7 +159,7 @@ func outcome(entries []*entry) (list []*v1.Adopted, entered, refused uint32) {
 }
 
 // refusal says why an entry was refused, and what to do.
-func refusalOf(err error) (string, api.Reason) {
+func refusalOf(err error) (string, reason.Reason) {
 	e := api.AsError(err)
 	text := e.Error()
 	if e.Err != nil {

@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -114,9 +114,9 @@ func (h *Host) guestNamed(name string) (v placement.DomainView, err error) {
 		case 1:
 			v = list[0]
 		case 0:
-			err = api.NewError(api.NoSuchGuest, fmt.Sprintf("%.200q", name), nil)
+			err = reason.Wrap(reason.NoSuchGuest, fmt.Sprintf("%.200q", name), nil)
 		default:
-			err = api.NewError(api.NoSuchGuest, fmt.Sprintf("%.200q", name), fmt.Errorf("%d domains have this name, one is %s", len(list), list[0].UUID))
+			err = reason.Wrap(reason.NoSuchGuest, fmt.Sprintf("%.200q", name), fmt.Errorf("%d domains have this name, one is %s", len(list), list[0].UUID))
 		}
 	})
 	return v, err

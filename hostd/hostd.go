@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -37,10 +36,12 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/qmp"
 	"github.com/virtswarm/virtswarm/raft"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // ErrRunning means that another daemon uses the data directory.
-var ErrRunning = errors.New("another virtswarmd uses this data directory")
+var ErrRunning = reason.Sentinel(reason.AlreadyRunning, "another virtswarmd uses this data directory")
 
 // noLibvirt is the URI of a host that has none.
 const noLibvirt = "none"
@@ -413,8 +414,3 @@ func (h *Host) raftDir() string { return filepath.Join(h.cfg.Data, "raft") }
 
 // pkiDir holds this host's identity.
 func (h *Host) pkiDir() string { return filepath.Join(h.cfg.Data, "pki") }
-
-// isNoSpace says whether an error is about a full disk, wherever it came up.
-func isNoSpace(err error) bool {
-	return errors.Is(err, disk.ErrNoSpace) || errors.Is(err, syscall.ENOSPC)
-}

@@ -11,9 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
 )
@@ -26,7 +26,7 @@ const (
 )
 
 // errNoCatalogue: the host has an identity, but what it knew and promised as a member is gone.
-var errNoCatalogue = errors.New("there are certificates, but no Raft data")
+var errNoCatalogue = reason.Sentinel(reason.OldCopy, "there are certificates, but no Raft data")
 
 // identify loads this host's identity, or makes one: as the first host of a new cluster, or by joining.
 func (h *Host) identify(ctx context.Context) error {
@@ -102,7 +102,7 @@ func (h *Host) mayResume(id *pki.Identity) (bool, error) {
 
 // oldCopy refuses a start without Raft data, and names the way out.
 func (h *Host) oldCopy(id *pki.Identity) error {
-	return api.NewError(api.OldCopy, h.cfg.Data, fmt.Errorf("%w in %s: this host would break the promises that it made to cluster %s",
+	return reason.Wrap(reason.OldCopy, h.cfg.Data, fmt.Errorf("%w in %s: this host would break the promises that it made to cluster %s",
 		errNoCatalogue, h.raftDir(), id.Cluster())).WithHint(fmt.Sprintf(
 		"at another host run: virtswarm leave --force %s; then start this daemon with --join ADDR --token T: its stored files stay", h.cfg.Name))
 }
@@ -110,7 +110,7 @@ func (h *Host) oldCopy(id *pki.Identity) error {
 // otherCluster refuses a token that does not fit what this host is.
 func (h *Host) otherCluster(id *pki.Identity) error {
 	err := fmt.Errorf("this host is a member of cluster %s, and the token admits to another one", id.Cluster())
-	return api.NewError(api.NotMember, h.cfg.Name, err).WithHint(fmt.Sprintf("to stay in this cluster, start without --join and --token; "+
+	return reason.Wrap(reason.NotMember, h.cfg.Name, err).WithHint(fmt.Sprintf("to stay in this cluster, start without --join and --token; "+
 		"to move, run virtswarm leave here first, or delete %s and %s if nobody needs the cluster %s", h.pkiDir(), h.raftDir(), id.Cluster()))
 }
 

@@ -9,11 +9,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -88,11 +88,11 @@ func (c *crowd) unchanged(h *crowdHost, what string, f func()) {
 	}
 }
 
-func (c *crowd) refused(err error, reason api.Reason, what, next string) {
+func (c *crowd) refused(err error, want reason.Reason, what, next string) {
 	c.t.Helper()
-	e := api.AsError(Explain(err, ""))
-	if err == nil || e.Reason != reason {
-		c.t.Errorf("%s: %v, want the reason %v", what, err, reason)
+	e := reason.As(err, "")
+	if err == nil || e.Reason != want {
+		c.t.Errorf("%s: %v, want the reason %v", what, err, want)
 	} else if !strings.Contains(e.Next(), next) {
 		c.t.Errorf("%s: the next step is %q, want %q in it", what, e.Next(), next)
 	}
@@ -117,21 +117,21 @@ func TestStartWithoutRaftData(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.unchanged(h, "a start without Raft data", func() {
-			c.refused(c.opens(h, "", ""), api.OldCopy, "a start without Raft data", "virtswarm leave --force hv3")
+			c.refused(c.opens(h, "", ""), reason.OldCopy, "a start without Raft data", "virtswarm leave --force hv3")
 		})
 		c.unchanged(h, "a join beside the old member", func() {
-			c.refused(c.opens(h, "hv1:7117", c.token(c.hosts[0])), api.HostNameTaken, "a join beside the old member", "leave --force")
+			c.refused(c.opens(h, "hv1:7117", c.token(c.hosts[0])), reason.HostNameTaken, "a join beside the old member", "leave --force")
 		})
 		c.forceOut(c.hosts[0], "hv3")
 		c.unchanged(h, "a join with a bad token", func() {
-			c.refused(c.opens(h, "hv1:7117", "vst1.nonsense"), api.BadToken, "a join with a bad token", "virtswarm token")
+			c.refused(c.opens(h, "hv1:7117", "vst1.nonsense"), reason.BadToken, "a join with a bad token", "virtswarm token")
 		})
 		used := c.hosts[1].cfg.Token
 		c.unchanged(h, "a join with a used token", func() {
-			c.refused(c.opens(h, "hv1:7117", used), api.BadToken, "a join with a used token", "virtswarm token")
+			c.refused(c.opens(h, "hv1:7117", used), reason.BadToken, "a join with a used token", "virtswarm token")
 		})
 		c.unchanged(h, "a join at nobody", func() {
-			c.refused(c.opens(h, "hv9:7117", c.token(c.hosts[0])), api.Unreachable, "a join at nobody", "check that virtswarmd runs there")
+			c.refused(c.opens(h, "hv9:7117", c.token(c.hosts[0])), reason.Unreachable, "a join at nobody", "check that virtswarmd runs there")
 		})
 		h.cfg.Join, h.cfg.Token = "hv1:7117", c.token(c.hosts[0])
 		c.start(h)
@@ -158,7 +158,7 @@ func TestRejoinAfterRemoval(t *testing.T) {
 		})
 		c.forceOut(c.hosts[0], "hv3")
 		c.unchanged(h, "a join with a used token", func() {
-			c.refused(c.opens(h, "hv1:7117", c.hosts[1].cfg.Token), api.BadToken, "a join with a used token", "virtswarm token")
+			c.refused(c.opens(h, "hv1:7117", c.hosts[1].cfg.Token), reason.BadToken, "a join with a used token", "virtswarm token")
 		})
 		h.cfg.Join, h.cfg.Token = "hv1:7117", spare
 		c.start(h)
@@ -196,16 +196,16 @@ func TestTokenOfAnotherCluster(t *testing.T) {
 		c.eventually("it has a cluster of its own", func() bool { return len(c.members(other)) == 1 })
 		other.stop()
 		c.unchanged(other, "a token of another cluster", func() {
-			c.refused(c.opens(other, "hv1:7117", c.token(c.hosts[0])), api.NotMember, "a token of another cluster", "start without --join")
+			c.refused(c.opens(other, "hv1:7117", c.token(c.hosts[0])), reason.NotMember, "a token of another cluster", "start without --join")
 		})
 		c.unchanged(other, "a token that is none", func() {
-			c.refused(c.opens(other, "hv1:7117", "vst1.nonsense"), api.BadToken, "a token that is none", "virtswarm token")
+			c.refused(c.opens(other, "hv1:7117", "vst1.nonsense"), reason.BadToken, "a token that is none", "virtswarm token")
 		})
 		if err := other.disk.RemoveAll("/data/raft"); err != nil {
 			t.Fatal(err)
 		}
 		c.unchanged(other, "the same without Raft data", func() {
-			c.refused(c.opens(other, "hv1:7117", c.token(c.hosts[0])), api.NotMember, "the same without Raft data", "start without --join")
+			c.refused(c.opens(other, "hv1:7117", c.token(c.hosts[0])), reason.NotMember, "the same without Raft data", "start without --join")
 		})
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // A host joins in steps, each of which a crash may follow:
@@ -70,7 +71,7 @@ func (h *Host) join(ctx context.Context, addr, text string) error {
 		return err
 	}
 	if addr == h.advertise {
-		return api.NewError(api.Usage, addr, errors.New("this is the address of this host itself")).WithHint("name the address of a member of the cluster")
+		return reason.Wrap(reason.Usage, addr, errors.New("this is the address of this host itself")).WithHint("name the address of a member of the cluster")
 	}
 	dir := h.pkiDir()
 	if _, err := pki.Load(h.fs, dir); !errors.Is(err, pki.ErrNoIdentity) || exists(h.fs, h.raftDir()) {
@@ -126,7 +127,7 @@ func (h *Host) askToJoin(ctx context.Context, addr string, token pki.Token, requ
 // refusedToJoin says whether an error is the word of a member that has not admitted this host.
 func refusedToJoin(err error) bool {
 	switch api.ReasonOf(err) {
-	case api.BadToken, api.HostNameTaken, api.InvalidConfig, api.NotMember, api.Usage:
+	case reason.BadToken, reason.HostNameTaken, reason.InvalidConfig, reason.NotMember, reason.Usage:
 		return true
 	}
 	return false
@@ -240,8 +241,8 @@ func joinError(addr string, err error) error {
 		}
 	}
 	e := api.AsError(err)
-	if e.Reason == api.Unreachable || errors.Is(err, context.DeadlineExceeded) || connect.CodeOf(err) == connect.CodeDeadlineExceeded {
-		return api.NewError(api.Unreachable, addr, e.Err).WithHint("check that virtswarmd runs there as a member of a cluster, and that the address is the one of its port")
+	if e.Reason == reason.Unreachable || errors.Is(err, context.DeadlineExceeded) || connect.CodeOf(err) == connect.CodeDeadlineExceeded {
+		return reason.Wrap(reason.Unreachable, addr, e.Err).WithHint("check that virtswarmd runs there as a member of a cluster, and that the address is the one of its port")
 	}
 	return e
 }

@@ -10,7 +10,7 @@ import (
 	"syscall"
 
 	"github.com/virtswarm/virtswarm/hostd/server"
-	"github.com/virtswarm/virtswarm/internal/api"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // listen takes the port and the local listeners, and settles the address that other hosts are told. What it took, close
@@ -37,10 +37,10 @@ func (h *Host) listen(ctx context.Context, local func() (net.Listener, error)) (
 // answers with another start.
 func listenError(key, addr string, err error) error {
 	if _, unknown := errors.AsType[*net.DNSError](err); unknown || errors.Is(err, syscall.EADDRNOTAVAIL) {
-		return api.NewError(api.Unreachable, addr, err).WithHint("give this machine the address, or correct it in the configuration (" + key + ")")
+		return reason.Wrap(reason.Unreachable, addr, err).WithHint("give this machine the address, or correct it in the configuration (" + key + ")")
 	}
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return api.NewError(api.AddressInUse, addr, err).WithHint("stop what listens there, or choose another address in the configuration (" + key + ")")
+		return reason.Wrap(reason.AddressInUse, addr, err).WithHint("stop what listens there, or choose another address in the configuration (" + key + ")")
 	}
 	return fmt.Errorf("%w: %s: %w", ErrConfig, key, err)
 }

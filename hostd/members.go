@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
 )
@@ -25,7 +25,7 @@ func (h *Host) CreateToken(ctx context.Context, req *v1.CreateTokenRequest) (*v1
 	life := defaultTokenLife
 	if s := req.GetTtlSeconds(); s > 0 {
 		if s > uint64(maxTokenLife/time.Second) {
-			return nil, api.NewError(api.Usage, "--ttl", fmt.Errorf("at most %s", maxTokenLife))
+			return nil, reason.Wrap(reason.Usage, "--ttl", fmt.Errorf("at most %s", maxTokenLife))
 		}
 		life = time.Duration(s) * time.Second
 	}
@@ -52,18 +52,18 @@ func (h *Host) CreateToken(ctx context.Context, req *v1.CreateTokenRequest) (*v1
 func (h *Host) Join(ctx context.Context, req *v1.JoinRequest) (*v1.JoinResponse, error) {
 	token, err := pki.ParseToken(req.GetToken())
 	if err != nil {
-		return nil, Explain(err, "")
+		return nil, reason.Explain(err, "")
 	}
 	if err := h.node.ReadIndex(ctx); err != nil { // the token may be a moment old
-		return nil, Explain(err, "")
+		return nil, reason.Explain(err, "")
 	}
 	tokenID := hex.EncodeToString(token.ID[:])
 	if err := h.checkToken(tokenID, token); err != nil {
-		return nil, Explain(err, "")
+		return nil, reason.Explain(err, "")
 	}
 	cert, id, err := h.id.CA().SignCSR(req.GetCsr())
 	if err != nil {
-		return nil, Explain(err, "certificate request")
+		return nil, reason.Explain(err, "certificate request")
 	}
 	_, err = h.write(ctx, placement.Command{AddHost: &placement.AddHost{
 		Host: placement.Host{
@@ -108,14 +108,14 @@ func (h *Host) Leave(ctx context.Context, req *v1.LeaveRequest, send func(*v1.Le
 		return err
 	}
 	if host.ID != h.self && host.State.Serves() && !req.GetForce() {
-		return api.NewError(api.Usage, host.Name, errors.New("the host is up")).
+		return reason.Wrap(reason.Usage, host.Name, errors.New("the host is up")).
 			WithHint("run 'virtswarm leave' on that host; or add --force, which cuts it off at once")
 	}
 	l := &leave{host: h, who: host, send: send, event: &v1.LeaveProgress{
 		Phase: v1.LeavePhase_LEAVE_PHASE_DRAINING, HostId: string(host.ID), Host: host.Name,
 	}}
 	if req.GetForce() {
-		return Explain(l.remove(ctx), host.Name)
+		return reason.Explain(l.remove(ctx), host.Name)
 	}
 	err = l.drain(ctx)
 	if err == nil {
@@ -124,7 +124,7 @@ func (h *Host) Leave(ctx context.Context, req *v1.LeaveRequest, send func(*v1.Le
 	if err != nil {
 		l.takeBack(ctx)
 	}
-	return Explain(err, host.Name)
+	return reason.Explain(err, host.Name)
 }
 
 // leave is one call of Leave.
@@ -176,7 +176,7 @@ func (l *leave) remove(ctx context.Context) error {
 	self := l.who.ID == l.host.self
 	if self {
 		if !l.host.leaving.CompareAndSwap(false, true) {
-			return api.NewError(api.Usage, l.who.Name, errors.New("it is being removed already"))
+			return reason.Wrap(reason.Usage, l.who.Name, errors.New("it is being removed already"))
 		}
 		l.host.handOver() // a leader that removes itself would leave the others to an election
 	}

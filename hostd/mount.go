@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // A data directory whose file system is not mounted looks like a new one: the host would found a cluster, or join anew,
@@ -33,7 +33,7 @@ func (h *Host) checkMounts() error {
 	if missing == "" {
 		return nil
 	}
-	return api.NewError(api.InvalidConfig, h.cfg.Data, fmt.Errorf("%s is not mounted", missing)).WithHint(
+	return reason.Wrap(reason.InvalidConfig, h.cfg.Data, fmt.Errorf("%s is not mounted", missing)).WithHint(
 		fmt.Sprintf("mount it (mount %s), then start the daemon again", missing))
 }
 

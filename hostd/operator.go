@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -23,10 +23,10 @@ func (h *Host) SetHost(ctx context.Context, req *v1.SetHostRequest) (*v1.SetHost
 	}
 	done, err := h.node.Apply(ctx, placement.Command{UpdateHost: u})
 	if errors.Is(err, placement.ErrInvalidHost) {
-		return nil, api.NewError(api.Usage, host.Name, err)
+		return nil, reason.Wrap(reason.Usage, host.Name, err)
 	}
 	if err != nil {
-		return nil, Explain(err, host.Name)
+		return nil, reason.Explain(err, host.Name)
 	}
 	return &v1.SetHostResponse{Host: h.hostNow(host.ID), Index: done.Index}, nil
 }
@@ -35,7 +35,7 @@ func (h *Host) SetHost(ctx context.Context, req *v1.SetHostRequest) (*v1.SetHost
 func hostUpdate(id placement.HostID, req *v1.SetHostRequest) (*placement.UpdateHost, error) {
 	u := &placement.UpdateHost{ID: id, Relabel: req.GetLabels(), Weight: req.GetWeight()}
 	if req.Weight != nil && req.GetWeight() == 0 {
-		return nil, api.NewError(api.Usage, "--weight", errors.New("0 is not in 1 to 10000; to move all of its shards away, drain the host"))
+		return nil, reason.Wrap(reason.Usage, "--weight", errors.New("0 is not in 1 to 10000; to move all of its shards away, drain the host"))
 	}
 	for _, f := range []struct {
 		flag  string
@@ -46,7 +46,7 @@ func hostUpdate(id placement.HostID, req *v1.SetHostRequest) (*placement.UpdateH
 			continue
 		}
 		if *f.asked > placement.MaxQuota {
-			return nil, api.NewError(api.Usage, f.flag, fmt.Errorf("%d is too much", *f.asked))
+			return nil, reason.Wrap(reason.Usage, f.flag, fmt.Errorf("%d is too much", *f.asked))
 		}
 		*f.set = new(int64(*f.asked))
 	}
@@ -59,7 +59,7 @@ func hostUpdate(id placement.HostID, req *v1.SetHostRequest) (*placement.UpdateH
 			continue
 		}
 		if *f.asked > 100 {
-			return nil, api.NewError(api.Usage, f.flag, fmt.Errorf("%d%% is more than all", *f.asked))
+			return nil, reason.Wrap(reason.Usage, f.flag, fmt.Errorf("%d%% is more than all", *f.asked))
 		}
 		*f.set = new(int(*f.asked))
 	}

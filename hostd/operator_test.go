@@ -19,6 +19,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/internal/link/linktest"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -213,10 +214,10 @@ func TestDrainIsRefused(t *testing.T) {
 		drain := func(req *v1.DrainRequest) error {
 			return c.hosts[0].Drain(c.ctx(), req, func(*v1.DrainProgress) error { return nil })
 		}
-		if err := drain(&v1.DrainRequest{}); api.ReasonOf(err) != api.TooFewCopies {
+		if err := drain(&v1.DrainRequest{}); api.ReasonOf(err) != reason.TooFewCopies {
 			t.Fatalf("three copies on two hosts: %v", err)
 		}
-		if err := drain(&v1.DrainRequest{Host: "hv9"}); api.ReasonOf(err) != api.NoSuchHost {
+		if err := drain(&v1.DrainRequest{Host: "hv9"}); api.ReasonOf(err) != reason.NoSuchHost {
 			t.Fatalf("a host that is none: %v", err)
 		}
 		if r := c.replication(id); !r.OK() || c.stateOf(c.hosts[0]) != placement.Alive {
@@ -241,7 +242,7 @@ func TestDrainIsRefused(t *testing.T) {
 				break
 			}
 		}
-		if err := drain(&v1.DrainRequest{}); api.ReasonOf(err) != api.NoSpace {
+		if err := drain(&v1.DrainRequest{}); api.ReasonOf(err) != reason.NoSpace {
 			t.Fatalf("eight MiB on two hosts of one MiB: %v", err)
 		}
 		if err := drain(&v1.DrainRequest{Force: true}); err != nil || c.stateOf(c.hosts[0]) != placement.Leaving {
@@ -250,7 +251,7 @@ func TestDrainIsRefused(t *testing.T) {
 		time.Sleep(10 * time.Second) // in a bubble: for the leader to think about its voters
 		c.hosts[1].stop()
 		c.eventually("it is down", func() bool { return c.stateOf(c.hosts[1]) == placement.Down })
-		if err := drain(&v1.DrainRequest{Host: "hv2"}); api.ReasonOf(err) != api.Usage {
+		if err := drain(&v1.DrainRequest{Host: "hv2"}); api.ReasonOf(err) != reason.Usage {
 			t.Fatalf("a host that is down: %v", err)
 		}
 	})
@@ -283,7 +284,7 @@ func TestHostFollowsItsSettings(t *testing.T) {
 		c.eventually("the limits are kept to", kept)
 
 		low = 80
-		if _, err := c.hosts[0].SetHost(c.ctx(), &v1.SetHostRequest{Host: h.cfg.Name, Low: &low}); api.ReasonOf(err) != api.Usage {
+		if _, err := c.hosts[0].SetHost(c.ctx(), &v1.SetHostRequest{Host: h.cfg.Name, Low: &low}); api.ReasonOf(err) != reason.Usage {
 			t.Fatalf("a low watermark above the high one: %v", err)
 		}
 
@@ -332,7 +333,7 @@ func TestUnpinnedIsCache(t *testing.T) {
 		if err != nil || !slices.Equal(r.GetHosts(), []string{"hv1", "hv3"}) {
 			t.Fatalf("unpin all: %v, %v", r, err)
 		}
-		if _, err := c.hosts[0].Unpin(c.ctx(), &v1.UnpinRequest{Name: "a"}); api.ReasonOf(err) != api.Usage {
+		if _, err := c.hosts[0].Unpin(c.ctx(), &v1.UnpinRequest{Name: "a"}); api.ReasonOf(err) != reason.Usage {
 			t.Fatalf("unpin from nobody: %v", err)
 		}
 		c.hosts[0].node.View(func(s *placement.State) {

@@ -10,9 +10,9 @@ import (
 
 	"github.com/virtswarm/virtswarm/hostd/hook"
 	"github.com/virtswarm/virtswarm/hostd/virt"
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -40,7 +40,7 @@ func (h *Host) Prepare(ctx context.Context, req *v1.PrepareRequest, send func(*v
 	})
 	if err != nil {
 		log.Warn("not all that a domain needs can be made present", "error", err, "took", time.Since(start))
-		return Explain(err, fmt.Sprintf("domain %s", domain))
+		return reason.Explain(err, fmt.Sprintf("domain %s", domain))
 	}
 	if len(d.Needs) > 0 {
 		log.Info("all that a domain needs is present", "files", len(d.Needs), "took", time.Since(start))
@@ -54,11 +54,11 @@ func parsePrepared(req *v1.PrepareRequest) (virt.Definition, error) {
 	domain := fmt.Sprintf("%.200q", req.GetDomain())
 	d, err := virt.ParseDomain(req.GetXml())
 	if err != nil {
-		return d, api.NewError(api.Usage, domain, err)
+		return d, reason.Wrap(reason.Usage, domain, err)
 	}
 	for _, fault := range d.Faults {
 		if errors.Is(fault, virt.ErrBadMetadata) {
-			return d, api.NewError(api.Usage, domain, fault).WithHint("correct its metadata: virsh edit, or virtswarm guest needs")
+			return d, reason.Wrap(reason.Usage, domain, fault).WithHint("correct its metadata: virsh edit, or virtswarm guest needs")
 		}
 	}
 	return d, nil
@@ -79,12 +79,12 @@ func (h *Host) SetGuest(ctx context.Context, req *v1.SetGuestRequest) (*v1.SetGu
 	switch {
 	case !changes:
 	case v.Manager != placement.ManagedByLibvirt:
-		return nil, api.NewError(api.NoLibvirt, v.Name, errors.New("it is no domain of libvirt's, and has no metadata"))
+		return nil, reason.Wrap(reason.NoLibvirt, v.Name, errors.New("it is no domain of libvirt's, and has no metadata"))
 	case v.Host != h.self:
 		return h.forwardSetGuest(ctx, v, req)
 	default:
 		if v, err = h.setGuest(ctx, v, req); err != nil {
-			return nil, Explain(err, v.Name)
+			return nil, reason.Explain(err, v.Name)
 		}
 	}
 	r := &v1.SetGuestResponse{}
@@ -95,7 +95,7 @@ func (h *Host) SetGuest(ctx context.Context, req *v1.SetGuestRequest) (*v1.SetGu
 func (h *Host) forwardSetGuest(ctx context.Context, v placement.DomainView, req *v1.SetGuestRequest) (*v1.SetGuestResponse, error) {
 	addr, err := h.address(v.Host)
 	if err != nil {
-		return nil, Explain(err, v.Name)
+		return nil, reason.Explain(err, v.Name)
 	}
 	req.Guest = v.UUID
 	return h.peers.client(v.Host, addr).Control.SetGuest(ctx, req)
@@ -105,26 +105,26 @@ func (h *Host) forwardSetGuest(ctx context.Context, v placement.DomainView, req 
 func checkChange(req *v1.SetGuestRequest) error {
 	for _, n := range req.GetAdd() {
 		if err := placement.ValidateName(n.GetName()); err != nil {
-			return Explain(err, n.GetName())
+			return reason.Explain(err, n.GetName())
 		}
 		if _, err := content.ParseDigest(n.GetId()); n.GetId() != "" && err != nil {
-			return api.NewError(api.Usage, n.GetId(), err)
+			return reason.Wrap(reason.Usage, n.GetId(), err)
 		}
 		if p := n.GetPath(); p != "" && !strings.HasPrefix(p, "/") {
-			return api.NewError(api.Usage, p, errors.New("the path is not absolute"))
+			return reason.Wrap(reason.Usage, p, errors.New("the path is not absolute"))
 		}
 	}
 	for _, tag := range req.GetAddTags() {
 		if err := placement.ValidateTag(tag); err != nil {
-			return api.NewError(api.Usage, tag, err)
+			return reason.Wrap(reason.Usage, tag, err)
 		}
 	}
 	if req.GetPush() != nil && req.GetRemovePush() {
-		return api.NewError(api.Usage, "push", errors.New("it is to be set and removed at once"))
+		return reason.Wrap(reason.Usage, "push", errors.New("it is to be set and removed at once"))
 	}
 	var link virt.Metadata
 	changeLink(&link, req)
-	return Explain(link.Validate(), req.GetGuest())
+	return reason.Explain(link.Validate(), req.GetGuest())
 }
 
 // changeLink changes what metadata says of a domain's guest link.

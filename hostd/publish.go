@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/store"
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
 )
@@ -36,7 +36,7 @@ func (h *Host) Publish(ctx context.Context, req *v1.PublishRequest, send func(*v
 	defer source.Close()
 	file, unpin, err := h.takeIn(ctx, source, int(req.GetChunkSize()), send)
 	if err != nil {
-		return Explain(err, req.GetPath())
+		return reason.Explain(err, req.GetPath())
 	}
 	defer unpin()
 	return h.publishFile(ctx, publish, file, req.GetWait() == v1.Wait_WAIT_COMMITTED, send)
@@ -63,23 +63,23 @@ func (h *Host) publishFile(ctx context.Context, cmd *placement.Publish, file *st
 func checkPublish(req *v1.PublishRequest) (*placement.Publish, error) {
 	p := &placement.Publish{Name: req.GetName(), Replicas: DefaultReplicas, Guests: req.GetGuests()}
 	if err := placement.ValidateName(p.Name); err != nil {
-		return nil, Explain(err, fmt.Sprintf("%.200q", p.Name))
+		return nil, reason.Explain(err, fmt.Sprintf("%.200q", p.Name))
 	}
 	if p.Guests == "" {
 		p.Guests = "none"
 	}
 	if err := placement.ValidateGuests(p.Guests); err != nil {
-		return nil, Explain(err, "--guests")
+		return nil, reason.Explain(err, "--guests")
 	}
 	if req.Replicas != nil {
 		p.Replicas = int(req.GetReplicas())
 	}
 	if p.Replicas > placement.MaxReplicas {
-		return nil, api.NewError(api.Usage, "--replicas", fmt.Errorf("%d is more than %d; take 'all' for every host", p.Replicas, placement.MaxReplicas))
+		return nil, reason.Wrap(reason.Usage, "--replicas", fmt.Errorf("%d is more than %d; take 'all' for every host", p.Replicas, placement.MaxReplicas))
 	}
 	size := int(req.GetChunkSize())
 	if size != 0 && (size < content.MinChunkSize || size > content.MaxChunkSize || size&(size-1) != 0) {
-		return nil, api.NewError(api.Usage, "--chunk-size", fmt.Errorf("%d is not a power of two from 64 KiB to 16 MiB", size))
+		return nil, reason.Wrap(reason.Usage, "--chunk-size", fmt.Errorf("%d is not a power of two from 64 KiB to 16 MiB", size))
 	}
 	return p, nil
 }
@@ -97,7 +97,7 @@ func openSource(path string) (*os.File, error) {
 	}
 	if !fi.Mode().IsRegular() {
 		f.Close()
-		return nil, api.NewError(api.SourceNotRegular, path, nil)
+		return nil, reason.Wrap(reason.SourceNotRegular, path, nil)
 	}
 	return f, nil
 }
@@ -136,7 +136,7 @@ func (h *Host) awaitCopies(ctx context.Context, file *store.File, result *v1.Pub
 		changed := h.node.Changed()
 		r, done, total, err := h.copies(file.ID(), sizes)
 		if err != nil {
-			return Explain(fmt.Errorf("it was removed while its copies were made: %w", err), result.GetName())
+			return reason.Explain(fmt.Errorf("it was removed while its copies were made: %w", err), result.GetName())
 		}
 		enough := r.MinCopies >= r.Possible
 		event := &v1.PublishProgress{
@@ -207,13 +207,13 @@ func (h *Host) write(ctx context.Context, c placement.Command, subject string) (
 	defer cancel()
 	r, err := h.applyOnceFounded(ctx, c)
 	if errors.Is(err, placement.ErrNotInitialised) {
-		return r, api.NewError(api.NoLeader, subject, err).WithHint("the cluster is being made: repeat it in a moment")
+		return r, reason.Wrap(reason.NoLeader, subject, err).WithHint("the cluster is being made: repeat it in a moment")
 	}
 	if errors.Is(err, raft.ErrNoLeader) || errors.Is(err, placement.ErrOutcomeUnknown) {
-		e := api.NewError(api.NoLeader, subject, err)
+		e := reason.Wrap(reason.NoLeader, subject, err)
 		return r, e.WithHint("it is not known whether the change took effect; repeat it when 'virtswarm status' shows a leader: repeating is safe")
 	}
-	return r, Explain(err, subject)
+	return r, reason.Explain(err, subject)
 }
 
 // applyOnceFounded applies a command; in the first second of a cluster it waits until the catalogue takes any.

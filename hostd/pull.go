@@ -9,8 +9,8 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // Pull implements server.Host.
@@ -24,17 +24,17 @@ func (h *Host) Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.Pull
 	}
 	handle, err := h.fetch.Open(ctx, v.ID, swarm.Distribute)
 	if err != nil {
-		return Explain(err, req.GetName())
+		return reason.Explain(err, req.GetName())
 	}
 	defer handle.Close()
 	h.keeper.Remember(handle.Stored())
 	p := newPull(send, handle.Stored().HeldBytes())
 	if err := handle.Wait(ctx, p.progress, handle.All()); err != nil {
-		return Explain(err, req.GetName())
+		return reason.Explain(err, req.GetName())
 	}
 	h.cache.note(p.event.LocalBytes, p.event.RemoteBytes)
 	if err := handle.Export(ctx, req.GetDest(), exportModes[req.GetMode()], p.progress); err != nil {
-		return Explain(err, req.GetDest())
+		return reason.Explain(err, req.GetDest())
 	}
 	m := handle.Manifest()
 	p.event.Phase, p.event.Rate, p.event.Done, p.event.Total = v1.PullPhase_PULL_PHASE_DONE, 0, uint64(m.DataBytes()), uint64(m.DataBytes())
@@ -53,13 +53,13 @@ var exportModes = map[v1.ExportMode]store.ExportMode{
 // checkDestination refuses, before anything is fetched, a path at which nothing can be made.
 func (h *Host) checkDestination(dest string) error {
 	if !filepath.IsAbs(dest) {
-		return api.NewError(api.Usage, dest, errors.New("the destination is not an absolute path"))
+		return reason.Wrap(reason.Usage, dest, errors.New("the destination is not an absolute path"))
 	}
 	if exists(h.fs, dest) {
-		return api.NewError(api.DestExists, dest, nil)
+		return reason.Wrap(reason.DestExists, dest, nil)
 	}
 	if fi, err := h.fs.Stat(filepath.Dir(dest)); err != nil || !fi.IsDir() {
-		return api.NewError(api.Usage, dest, fmt.Errorf("there is no directory %s", filepath.Dir(dest))).WithHint("make the directory first")
+		return reason.Wrap(reason.Usage, dest, fmt.Errorf("there is no directory %s", filepath.Dir(dest))).WithHint("make the directory first")
 	}
 	return nil
 }

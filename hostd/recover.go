@@ -9,9 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
 )
@@ -141,9 +141,9 @@ func checkRecovery(members []Survivor, without []string, force bool) (gone []pla
 		i := slices.IndexFunc(members, func(s Survivor) bool { return s.Name == name || string(s.ID) == name })
 		switch {
 		case i < 0:
-			return nil, api.NewError(api.NoSuchHost, fmt.Sprintf("%.200q", name), nil).WithHint("name members of the cluster, as they are listed")
+			return nil, reason.Wrap(reason.NoSuchHost, fmt.Sprintf("%.200q", name), nil).WithHint("name members of the cluster, as they are listed")
 		case members[i].Self:
-			return nil, api.NewError(api.Usage, name, errors.New("this is the host that is to go on"))
+			return nil, reason.Wrap(reason.Usage, name, errors.New("this is the host that is to go on"))
 		case !named[members[i].ID]:
 			named[members[i].ID] = true
 			gone = append(gone, members[i].ID)
@@ -173,26 +173,26 @@ func objections(members []Survivor, gone map[placement.HostID]bool) error {
 	for _, s := range members {
 		switch {
 		case s.Refuses:
-			return api.NewError(api.UnsafeRecovery, s.Name, errors.New("the host is up and does not take this one for a member: the cluster goes on without it")).
+			return reason.Wrap(reason.UnsafeRecovery, s.Name, errors.New("the host is up and does not take this one for a member: the cluster goes on without it")).
 				WithHint("let this host join anew: start its daemon with --join " + s.Addr + " and a token; its stored files stay" + forced)
 		case gone[s.ID] && s.Answers:
-			return api.NewError(api.UnsafeRecovery, s.Name, errors.New("the host answers: it is not gone")).
+			return reason.Wrap(reason.UnsafeRecovery, s.Name, errors.New("the host answers: it is not gone")).
 				WithHint("stop its daemon for good, or leave it among the survivors" + forced)
 		case !gone[s.ID] && !s.Answers:
-			return api.NewError(api.UnsafeRecovery, s.Name, fmt.Errorf("the host does not answer, so that nobody knows how far its log is: %s", s.Why)).
+			return reason.Wrap(reason.UnsafeRecovery, s.Name, fmt.Errorf("the host does not answer, so that nobody knows how far its log is: %s", s.Why)).
 				WithHint("start its daemon, or name it with --without if it is gone for good" + forced)
 		case gone[s.ID] || s.Self:
 		case s.End.Lineage != self.End.Lineage:
-			return api.NewError(api.UnsafeRecovery, s.Name, errors.New("the host follows another recovery of the cluster than this one")).
+			return reason.Wrap(reason.UnsafeRecovery, s.Name, errors.New("the host follows another recovery of the cluster than this one")).
 				WithHint("start the daemon here: it follows by itself, or says why it cannot" + forced)
 		case self.End.Behind(s.End):
-			return api.NewError(api.UnsafeRecovery, s.Name, fmt.Errorf("its log ends with entry %d of term %d, the one here with entry %d of term %d: what it has beyond that may be acknowledged",
+			return reason.Wrap(reason.UnsafeRecovery, s.Name, fmt.Errorf("its log ends with entry %d of term %d, the one here with entry %d of term %d: what it has beyond that may be acknowledged",
 				s.End.Index, s.End.Term, self.End.Index, self.End.Term)).
 				WithHint("start the daemon here, stop it on " + s.Name + ", and recover there" + forced)
 		}
 	}
 	if living > voters/2 {
-		return api.NewError(api.UnsafeRecovery, "", fmt.Errorf("%d of %d voters answer: the cluster can go on by itself", living, voters)).
+		return reason.Wrap(reason.UnsafeRecovery, "", fmt.Errorf("%d of %d voters answer: the cluster can go on by itself", living, voters)).
 			WithHint("start the daemon here, and remove dead hosts with 'virtswarm leave --force HOST'" + forced)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/virtswarm/virtswarm/internal/api"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
 )
@@ -39,23 +40,23 @@ func TestCheckRecovery(t *testing.T) {
 	for _, c := range []struct {
 		name, members, without string
 		force                  bool
-		reason                 api.Reason
+		reason                 reason.Reason
 		says                   string
 	}{
 		{"the rest is gone", "a*v4/10 bv- cv-", "b,c", false, 0, ""},
 		{"a survivor that is level", "a*v4/10 b4/10 cv- dv-", "c,d", false, 0, ""},
 		{"a survivor that is behind", "a*v4/10 b3/99 cv- dv-", "c,d", false, 0, ""},
-		{"a survivor that is ahead", "a*v4/10 b4/12 cv- dv-", "c,d", false, api.UnsafeRecovery, "b: its log ends with entry 12 of term 4"},
-		{"a survivor of a later term", "a*v4/10 b5/9 cv- dv-", "c,d", false, api.UnsafeRecovery, "entry 9 of term 5"},
+		{"a survivor that is ahead", "a*v4/10 b4/12 cv- dv-", "c,d", false, reason.UnsafeRecovery, "b: its log ends with entry 12 of term 4"},
+		{"a survivor of a later term", "a*v4/10 b5/9 cv- dv-", "c,d", false, reason.UnsafeRecovery, "entry 9 of term 5"},
 		{"a survivor that is ahead, forced", "a*v4/10 b4/12 cv- dv-", "c,d", true, 0, ""},
-		{"one that answers is not gone", "a*v4/10 bv4/10 cv- dv- ev-", "b,c,d,e", false, api.UnsafeRecovery, "b: the host answers"},
-		{"one is not accounted for", "a*v4/10 bv- cv-", "b", false, api.UnsafeRecovery, "c: the host does not answer"},
-		{"the majority lives", "a*v4/10 bv4/10 cv-", "c", false, api.UnsafeRecovery, "2 of 3 voters answer"},
-		{"it was recovered elsewhere", "a*v4/10 b~5/11 cv- dv-", "c,d", false, api.UnsafeRecovery, "another recovery"},
-		{"it was recovered without this host", "a*v4/10 bv! cv-", "b,c", false, api.UnsafeRecovery, "b: the host is up and does not take this one for a member"},
-		{"itself", "a*v4/10 bv- cv-", "a,b,c", false, api.Usage, "this is the host"},
-		{"nobody of that name", "a*v4/10 bv- cv-", "b,x", false, api.NoSuchHost, "x"},
-		{"nobody of that name, forced", "a*v4/10 bv- cv-", "b,x", true, api.NoSuchHost, "x"},
+		{"one that answers is not gone", "a*v4/10 bv4/10 cv- dv- ev-", "b,c,d,e", false, reason.UnsafeRecovery, "b: the host answers"},
+		{"one is not accounted for", "a*v4/10 bv- cv-", "b", false, reason.UnsafeRecovery, "c: the host does not answer"},
+		{"the majority lives", "a*v4/10 bv4/10 cv-", "c", false, reason.UnsafeRecovery, "2 of 3 voters answer"},
+		{"it was recovered elsewhere", "a*v4/10 b~5/11 cv- dv-", "c,d", false, reason.UnsafeRecovery, "another recovery"},
+		{"it was recovered without this host", "a*v4/10 bv! cv-", "b,c", false, reason.UnsafeRecovery, "b: the host is up and does not take this one for a member"},
+		{"itself", "a*v4/10 bv- cv-", "a,b,c", false, reason.Usage, "this is the host"},
+		{"nobody of that name", "a*v4/10 bv- cv-", "b,x", false, reason.NoSuchHost, "x"},
+		{"nobody of that name, forced", "a*v4/10 bv- cv-", "b,x", true, reason.NoSuchHost, "x"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			gone, err := checkRecovery(members(c.members), strings.Split(c.without, ","), c.force)

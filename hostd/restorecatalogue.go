@@ -8,9 +8,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -48,7 +48,7 @@ func (h *Host) RestoreCatalogue(ctx context.Context, req *v1.RestoreCatalogueReq
 // readCatalogue reads a saved catalogue, all of it before anything is believed.
 func readCatalogue(path string) (*placement.State, error) {
 	if !filepath.IsAbs(path) {
-		return nil, api.NewError(api.Usage, path, errors.New("the path of a saved catalogue is not absolute"))
+		return nil, reason.Wrap(reason.Usage, path, errors.New("the path of a saved catalogue is not absolute"))
 	}
 	f, err := openSource(path)
 	if err != nil {
@@ -60,7 +60,7 @@ func readCatalogue(path string) (*placement.State, error) {
 		err = fmt.Errorf("%w: it is of no cluster", placement.ErrBadSnapshot)
 	}
 	if err != nil {
-		return nil, api.NewError(api.DamagedData, path, err).
+		return nil, reason.Wrap(reason.DamagedData, path, err).
 			WithHint("nothing was entered; take another copy, or a newer virtswarm if it was saved by one; what hosts still hold, 'virtswarm adopt --all' enters without it")
 	}
 	return s, nil
@@ -88,7 +88,7 @@ func (r *restore) compare() {
 					r.answer.Present++
 					continue
 				}
-				e.refused = Explain(err, f.Name)
+				e.refused = reason.Explain(err, f.Name)
 				e.missing = r.missing(s, e.cmd)
 				r.entries = append(r.entries, e)
 			}

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/server"
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // mustWait says whether the host is of no cluster and waits until it is told of which one it shall be.
@@ -77,7 +77,7 @@ func (w *waiting) Init(context.Context, *v1.InitRequest) (*v1.InitResponse, erro
 // JoinCluster implements server.SetupHost.
 func (w *waiting) JoinCluster(ctx context.Context, req *v1.JoinClusterRequest) (*v1.JoinClusterResponse, error) {
 	if _, _, err := net.SplitHostPort(req.GetAddress()); err != nil {
-		return nil, api.NewError(api.Usage, fmt.Sprintf("%.200q", req.GetAddress()), errors.New("it is not HOST:PORT, the address of a member"))
+		return nil, reason.Wrap(reason.Usage, fmt.Sprintf("%.200q", req.GetAddress()), errors.New("it is not HOST:PORT, the address of a member"))
 	}
 	r := &v1.JoinClusterResponse{}
 	err := w.settle(func() error { return w.host.join(ctx, req.GetAddress(), req.GetToken()) })
@@ -95,11 +95,11 @@ func (w *waiting) settle(settle func() error) error {
 		return w.host.isMember()
 	}
 	if err := settle(); err != nil {
-		return Explain(err, "")
+		return reason.Explain(err, "")
 	}
 	w.failed = w.host.open()
 	close(w.settled)
-	return Explain(w.failed, "")
+	return reason.Explain(w.failed, "")
 }
 
 // Prepare implements server.Waiting: a domain that needs no file may start.
@@ -109,7 +109,7 @@ func (w *waiting) Prepare(_ context.Context, req *v1.PrepareRequest, send func(*
 		return err
 	}
 	if len(d.Needs) > 0 {
-		return api.NewError(api.NoCluster, fmt.Sprintf("domain %.200q needs %s", req.GetDomain(), d.Needs[0].Name), nil)
+		return reason.Wrap(reason.NoCluster, fmt.Sprintf("domain %.200q needs %s", req.GetDomain(), d.Needs[0].Name), nil)
 	}
 	return send(&v1.PrepareProgress{Done: true})
 }
@@ -125,7 +125,7 @@ func (h *Host) JoinCluster(context.Context, *v1.JoinClusterRequest) (*v1.JoinClu
 }
 
 func (h *Host) isMember() error {
-	return api.NewError(api.Usage, h.cfg.Name, fmt.Errorf("this host is a member of cluster %s already", h.id.Cluster())).
+	return reason.Wrap(reason.Usage, h.cfg.Name, fmt.Errorf("this host is a member of cluster %s already", h.id.Cluster())).
 		WithHint("nothing is to be done to stay in it; to move to another cluster, run first: virtswarm leave")
 }
 

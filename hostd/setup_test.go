@@ -13,6 +13,7 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // waitingHost is a host of no cluster, at real sockets, with a client of its local API.
@@ -48,7 +49,7 @@ func TestWaitThenInit(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	_, err := client.Control.Status(ctx, &v1.StatusRequest{})
-	if e := api.AsError(err); e.Reason != api.NoCluster || !strings.Contains(e.Next(), "virtswarm init") {
+	if e := api.AsError(err); e.Reason != reason.NoCluster || !strings.Contains(e.Next(), "virtswarm init") {
 		t.Errorf("status of a host of no cluster: %v, next: %s", err, e.Next())
 	}
 	prepare := func(needs string) error {
@@ -81,7 +82,7 @@ func TestWaitThenInit(t *testing.T) {
 	for err := range answers {
 		if err == nil {
 			won++
-		} else if e := api.AsError(err); e.Reason == api.Usage && !strings.Contains(e.Error(), h.id.Cluster()) {
+		} else if e := api.AsError(err); e.Reason == reason.Usage && !strings.Contains(e.Error(), h.id.Cluster()) {
 			t.Errorf("the refusal %q does not name the cluster", e)
 		}
 	}
@@ -127,13 +128,13 @@ func TestWaitAfterFailedJoin(t *testing.T) {
 	}
 	for what, tt := range map[string]struct {
 		addr, token string
-		reason      api.Reason
+		reason      reason.Reason
 	}{
-		"no address":               {"nowhere", token.GetToken(), api.Usage},
-		"nobody answers":           {"127.0.0.1:1", token.GetToken(), api.Unreachable},
-		"no token":                 {other.advertise, "vst1.x", api.BadToken},
-		"token of another cluster": {other.advertise, ca.NewToken(time.Hour).Encode(), api.NotMember},
-		"unknown token":            {other.advertise, other.id.CA().NewToken(time.Hour).Encode(), api.BadToken},
+		"no address":               {"nowhere", token.GetToken(), reason.Usage},
+		"nobody answers":           {"127.0.0.1:1", token.GetToken(), reason.Unreachable},
+		"no token":                 {other.advertise, "vst1.x", reason.BadToken},
+		"token of another cluster": {other.advertise, ca.NewToken(time.Hour).Encode(), reason.NotMember},
+		"unknown token":            {other.advertise, other.id.CA().NewToken(time.Hour).Encode(), reason.BadToken},
 	} {
 		_, err := client.Setup.JoinCluster(ctx, &v1.JoinClusterRequest{Address: tt.addr, Token: tt.token})
 		if got := api.AsError(err).Reason; err == nil || got != tt.reason {

@@ -14,6 +14,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -56,7 +57,7 @@ func (h *Host) straysHere(ctx context.Context, hold bool) ([]*v1.StrayHere, erro
 	wait, cancel := context.WithTimeout(ctx, strayPatience)
 	defer cancel()
 	if err := h.keeper.Settled(wait); err != nil {
-		return nil, api.NewError(api.NoLeader, h.cfg.Name, fmt.Errorf("which contents of its store the catalogue names is not known yet: %w", err))
+		return nil, reason.Wrap(reason.NoLeader, h.cfg.Name, fmt.Errorf("which contents of its store the catalogue names is not known yet: %w", err))
 	}
 	var all []*v1.StrayHere
 	for _, s := range h.keeper.Strays(hold) {
@@ -118,7 +119,7 @@ func (h *Host) Strays(ctx context.Context, req *v1.StraysRequest) (*v1.StraysRes
 // has named meanwhile: that is left out.
 func (h *Host) allStrays(ctx context.Context, hold bool) (all []*v1.StrayHere, silent []string, err error) {
 	if err := h.node.ReadIndex(ctx); err != nil {
-		return nil, nil, Explain(err, "")
+		return nil, nil, reason.Explain(err, "")
 	}
 	var hosts []placement.Host
 	h.node.View(func(s *placement.State) { hosts = s.Hosts() })

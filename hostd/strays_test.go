@@ -13,6 +13,7 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -101,10 +102,10 @@ func TestStraysAreAdopted(t *testing.T) {
 		}
 
 		adopt := func(req *v1.AdoptRequest) (*v1.AdoptResponse, error) { return c.hosts[2].Adopt(c.ctx(), req) }
-		if _, err := adopt(&v1.AdoptRequest{Which: []string{"nothing"}}); api.ReasonOf(err) != api.NotFound {
+		if _, err := adopt(&v1.AdoptRequest{Which: []string{"nothing"}}); api.ReasonOf(err) != reason.NotFound {
 			t.Errorf("adopt what is not there: %v", err)
 		}
-		if _, err := adopt(&v1.AdoptRequest{Which: []string{"a"}, As: "x"}); api.ReasonOf(err) != api.Usage {
+		if _, err := adopt(&v1.AdoptRequest{Which: []string{"a"}, As: "x"}); api.ReasonOf(err) != reason.Usage {
 			t.Errorf("adopt two under one name: %v", err)
 		}
 		if r, err := adopt(&v1.AdoptRequest{Which: []string{b.String()[:12]}, As: "saved/b", Replicas: new(uint32(3))}); err != nil || r.GetEntered() != 1 {
@@ -146,7 +147,7 @@ func TestAdoptingIsCareful(t *testing.T) {
 			t.Fatal(err)
 		}
 		r, err := c.hosts[0].Adopt(c.ctx(), &v1.AdoptRequest{All: true})
-		if err != nil || r.GetRefused() != 2 || r.GetAdopted()[0].GetReason() != api.DestExists || !strings.Contains(r.GetAdopted()[0].GetRefused(), "--as NAME") {
+		if err != nil || r.GetRefused() != 2 || reason.Reason(r.GetAdopted()[0].GetReason()) != reason.DestExists || !strings.Contains(r.GetAdopted()[0].GetRefused(), "--as NAME") {
 			t.Errorf("adopt newer ones: %v, %v", r, err)
 		}
 	})
@@ -184,7 +185,7 @@ func TestSavedCatalogueIsRestored(t *testing.T) {
 		flipped := bytes.Clone(saved.Bytes())
 		flipped[len(flipped)/2] ^= 1
 		for _, bad := range [][]byte{nil, []byte("nonsense"), saved.Bytes()[:saved.Len()/2], saved.Bytes()[:saved.Len()-1], flipped} {
-			if r, err := restore(bad, false); api.ReasonOf(err) != api.DamagedData {
+			if r, err := restore(bad, false); api.ReasonOf(err) != reason.DamagedData {
 				t.Errorf("restore %d bytes: %v, %v", len(bad), r, err)
 			}
 		}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"maps"
 	"slices"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // Errors of Apply and of the validators. Each is wrapped with what it was about.
@@ -12,24 +14,24 @@ var (
 	ErrBadSnapshot     = errors.New("damaged catalogue snapshot")
 	ErrNotInitialised  = errors.New("the cluster is not initialised")
 	ErrOtherCluster    = errors.New("belongs to another cluster")
-	ErrInvalidName     = errors.New("invalid name")
-	ErrInvalidGuests   = errors.New("invalid guest pattern")
-	ErrInvalidHost     = errors.New("invalid host")
+	ErrInvalidName     = reason.Sentinel(reason.InvalidName, "invalid name")
+	ErrInvalidGuests   = reason.Sentinel(reason.Usage, "invalid guest pattern")
+	ErrInvalidHost     = reason.Sentinel(reason.InvalidConfig, "invalid host")
 	ErrInvalidFile     = errors.New("invalid file")
-	ErrInvalidDomain   = errors.New("invalid domain")
-	ErrNoFile          = errors.New("no such file")
-	ErrNoContent       = errors.New("no such content")
-	ErrNoHost          = errors.New("no such host")
-	ErrNameTaken       = errors.New("host name is taken")
-	ErrTooFewHosts     = errors.New("too few hosts for the copies that are wanted")
-	ErrLastHost        = errors.New("the last host cannot leave")
-	ErrTokenUnknown    = errors.New("unknown join token")
-	ErrTokenUsed       = errors.New("join token was used already")
-	ErrTokenExpired    = errors.New("join token has expired")
+	ErrInvalidDomain   = reason.Sentinel(reason.Usage, "invalid domain")
+	ErrNoFile          = reason.Sentinel(reason.NotFound, "no such file")
+	ErrNoContent       = reason.Sentinel(reason.NotFound, "no such content")
+	ErrNoHost          = reason.Sentinel(reason.NoSuchHost, "no such host")
+	ErrNameTaken       = reason.Sentinel(reason.HostNameTaken, "host name is taken")
+	ErrTooFewHosts     = reason.Sentinel(reason.TooFewCopies, "too few hosts for the copies that are wanted")
+	ErrLastHost        = reason.Sentinel(reason.QuorumAtRisk, "the last host cannot leave")
+	ErrTokenUnknown    = reason.Sentinel(reason.BadToken, "unknown join token")
+	ErrTokenUsed       = reason.Sentinel(reason.BadToken, "join token was used already")
+	ErrTokenExpired    = reason.Sentinel(reason.BadToken, "join token has expired")
 	ErrTooMany         = errors.New("catalogue limit reached")
-	ErrOutcomeUnknown  = errors.New("too old to tell whether it was carried out")
-	ErrLaterLife       = errors.New("a later start of this host is known")
-	ErrHides           = errors.New("it would hide the newest version")
+	ErrOutcomeUnknown  = reason.Sentinel(reason.NoLeader, "too old to tell whether it was carried out")
+	ErrLaterLife       = reason.Sentinel(reason.OldCopy, "a later start of this host is known")
+	ErrHides           = reason.Sentinel(reason.DestExists, "it would hide the newest version")
 	ErrContentConflict = errors.New("content does not match what the catalogue knows of it")
 )
 

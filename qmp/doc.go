@@ -22,11 +22,13 @@ package qmp
 import (
 	"errors"
 	"time"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 var (
 	// ErrNoGuest: no guest of that UUID is in the picture.
-	ErrNoGuest = errors.New("no QEMU with this UUID answers on a QMP socket")
+	ErrNoGuest = reason.Sentinel(reason.NoSuchGuest, "no QEMU with this UUID answers on a QMP socket")
 	// ErrEnded: the connection to QEMU ended; it exited, most often.
 	ErrEnded = errors.New("QEMU's connection ended")
 	// ErrNotQMP: what came is not the QEMU Machine Protocol.
@@ -36,11 +38,11 @@ var (
 	// ErrSilent: the peer did not answer in time, or stopped in the middle of a message.
 	ErrSilent = errors.New("the peer does not answer")
 	// ErrRefused: QEMU refused a command; the error has its words.
-	ErrRefused = errors.New("QEMU refused")
+	ErrRefused = reason.Sentinel(reason.NoGuestLink, "QEMU refused")
 	// ErrBadDevice: the device is not one that can be plugged.
 	ErrBadDevice = errors.New("not a device")
 	// ErrKept: the guest has not let go of the device. It may still do so; unplug it again to wait for that.
-	ErrKept = errors.New("the guest keeps the device")
+	ErrKept = reason.Sentinel(reason.NoGuestLink, "the guest keeps the device")
 )
 
 // errBusy: the monitor has so many clients in line that it takes no more.

@@ -20,18 +20,20 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft/raftlog"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // Errors of Open, of Node's methods and of Node.Err. Errors of a command itself are placement's.
 var (
 	ErrDamaged  = raftlog.ErrDamaged
-	ErrNoLeader = errors.New("the cluster has no leader")
+	ErrNoLeader = reason.Sentinel(reason.NoLeader, "the cluster has no leader")
 	ErrClosed   = raftlog.ErrClosed
-	ErrRemoved  = errors.New("this host is no longer a member of the cluster")
+	ErrRemoved  = reason.Sentinel(reason.NotMember, "this host is no longer a member of the cluster")
 	ErrStuck    = errors.New("cannot follow the catalogue any further")
-	ErrOldCopy  = errors.New("the data directory is an old copy")
-	ErrTwin     = errors.New("another machine runs with this host's identity")
-	ErrQuorum   = errors.New("no majority of living voters would be left")
+	ErrOldCopy  = reason.Sentinel(reason.OldCopy, "the data directory is an old copy")
+	ErrTwin     = reason.Sentinel(reason.OldCopy, "another machine runs with this host's identity")
+	ErrQuorum   = reason.Sentinel(reason.QuorumAtRisk, "no majority of living voters would be left")
 	ErrBroken   = raftlog.ErrBroken
 )
 

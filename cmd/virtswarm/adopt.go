@@ -6,8 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // adoptedShape is what became of one version. Refused is "" if the catalogue has it now.
@@ -108,7 +108,7 @@ func (c *cli) printAdopted(verb string, all []*v1.Adopted) error {
 func refusedError(all []*v1.Adopted, refused uint32) error {
 	for _, a := range all {
 		if a.GetRefused() != "" {
-			return api.NewError(a.GetReason(), a.GetName(), fmt.Errorf("%s refused, the first because %s", plural(refused, "version"), a.GetRefused())).
+			return reason.Wrap(reason.Reason(a.GetReason()), a.GetName(), fmt.Errorf("%s refused, the first because %s", plural(refused, "version"), a.GetRefused())).
 				WithHint("the list above says what to do about each; what was entered stays, and to repeat the command is harmless")
 		}
 	}
@@ -120,7 +120,7 @@ func adoptedJSON(a *v1.Adopted) adoptedShape {
 		Name: a.GetName(), ID: a.GetId(), Shards: a.GetShards(), MissingShards: a.GetMissingShards(), Refused: a.GetRefused(),
 	}
 	if s.Refused != "" {
-		s.Reason = api.Explain(a.GetReason()).Name
+		s.Reason = reason.Reason(a.GetReason()).String()
 	}
 	return s
 }

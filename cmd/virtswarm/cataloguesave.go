@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 type saveShape struct {
@@ -96,7 +96,7 @@ func (c *cli) saveCatalogue(ctx context.Context, path string) (err error) {
 }
 
 func saveError(err error, path string) error {
-	return api.NewError(api.Unexpected, path, err).WithHint("see that the directory exists, can be written, and has room; what was there before is untouched")
+	return reason.Wrap(reason.Unexpected, path, err).WithHint("see that the directory exists, can be written, and has room; what was there before is untouched")
 }
 
 // syncDir makes the names in a directory durable.

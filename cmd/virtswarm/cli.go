@@ -15,6 +15,7 @@ import (
 
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // cli is what the verbs share.
@@ -82,7 +83,7 @@ func asVerb(run func(*cobra.Command, []string) error) func(*cobra.Command, []str
 }
 
 func usageError(format string, args ...any) error {
-	return api.NewError(api.Usage, fmt.Sprintf(format, args...), nil)
+	return reason.Wrap(reason.Usage, fmt.Sprintf(format, args...), nil)
 }
 
 // host returns the daemon that is asked.
@@ -145,7 +146,7 @@ func (c *cli) printError(err error) {
 		_ = writeJSON(c.stderr, errorJSON(e)) // there is nowhere else to tell it
 		return
 	}
-	head := api.Explain(e.Reason).Sentence
+	head := e.Reason.Explain().Sentence
 	if e.Subject != "" {
 		head += ": " + e.Subject
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 const (
@@ -108,7 +109,7 @@ func (c *cli) prepare(ctx context.Context, deadline time.Duration, domain, opera
 		if last != nil {
 			subject = fmt.Sprintf("%s: %s of %s", last.GetName(), size(last.GetHave()), size(last.GetTotal()))
 		}
-		return api.NewError(api.Unreachable, subject, fmt.Errorf("not here after %v", deadline)).
+		return reason.Wrap(reason.Unreachable, subject, fmt.Errorf("not here after %v", deadline)).
 			WithHint("start it again: what has come stays; or give it more time with hook: {deadline: ...} in the configuration")
 	case err == nil && !last.GetDone():
 		return errNoEnd
@@ -135,7 +136,7 @@ func loadHookConfig(path string) (hookConfig, error) {
 		err = errors.Join(err, fmt.Errorf("hook.on_failure: %q is neither refuse nor allow", config.Hook.OnFailure))
 	}
 	if err != nil {
-		return config, api.NewError(api.InvalidConfig, path, err)
+		return config, reason.Wrap(reason.InvalidConfig, path, err)
 	}
 	return config, nil
 }

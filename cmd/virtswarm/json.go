@@ -4,8 +4,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // The shapes of --json. They are a promise of their own and do not follow the messages of the API by
@@ -71,10 +71,9 @@ type limitsShape struct {
 	Low   uint32 `json:"low"`
 }
 
-func errorJSON(e *api.Error) errorShape {
+func errorJSON(e *reason.Error) errorShape {
 	var s errorShape
-	why := api.Explain(e.Reason)
-	s.Error.Reason, s.Error.ExitCode, s.Error.Message = why.Name, why.ExitCode, why.Sentence
+	s.Error.Reason, s.Error.ExitCode, s.Error.Message = e.Reason.String(), e.Reason.ExitCode(), e.Reason.Explain().Sentence
 	s.Error.Subject, s.Error.Hint = e.Subject, e.Next()
 	if e.Err != nil {
 		s.Error.Cause = e.Err.Error()

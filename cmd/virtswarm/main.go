@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/virtswarm/virtswarm/internal/api"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 func main() {
@@ -40,10 +41,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	if _, ok := errors.AsType[*verbError](err); !ok {
 		// Only cobra fails outside a verb, and only about what was typed.
-		err = api.NewError(api.Usage, err.Error(), nil)
+		err = reason.Wrap(reason.Usage, err.Error(), nil)
 	}
 	if ctx.Err() != nil {
-		err = api.NewError(api.Interrupted, "", nil)
+		err = reason.Wrap(reason.Interrupted, "", nil)
 	}
 	c.printError(err)
 	return api.ExitCode(err)

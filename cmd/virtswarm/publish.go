@@ -13,8 +13,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 type publishFlags struct {
@@ -92,7 +92,7 @@ func publishRequest(args []string, f publishFlags) (*v1.PublishRequest, error) {
 		req.Name = args[1]
 	}
 	if strings.Contains(req.Name, idMark) {
-		return nil, api.NewError(api.InvalidName, req.Name, errors.New(idMark+" marks a version in commands"))
+		return nil, reason.Wrap(reason.InvalidName, req.Name, errors.New(idMark+" marks a version in commands"))
 	}
 	if err := errors.Join(checkText(req.Path), checkText(req.Name)); err != nil {
 		return nil, err
@@ -119,20 +119,20 @@ func publishRequest(args []string, f publishFlags) (*v1.PublishRequest, error) {
 func checkSource(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		return "", api.NewError(api.SourceUnreadable, path, err)
+		return "", reason.Wrap(reason.SourceUnreadable, path, err)
 	}
 	info, err := os.Stat(abs)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", api.NewError(api.SourceMissing, path, nil)
+		return "", reason.Wrap(reason.SourceMissing, path, nil)
 	case err != nil:
-		return "", api.NewError(api.SourceUnreadable, path, err)
+		return "", reason.Wrap(reason.SourceUnreadable, path, err)
 	case !info.Mode().IsRegular():
-		return "", api.NewError(api.SourceNotRegular, path, nil)
+		return "", reason.Wrap(reason.SourceNotRegular, path, nil)
 	}
 	f, err := os.Open(abs)
 	if err != nil {
-		return "", api.NewError(api.SourceUnreadable, path, err)
+		return "", reason.Wrap(reason.SourceUnreadable, path, err)
 	}
 	f.Close()
 	return abs, nil
@@ -210,7 +210,7 @@ func (c *cli) published(req *v1.PublishRequest, p *v1.PublishProgress) error {
 		return nil
 	}
 	made := errors.New(copies(p.GetCopiesMade(), p.GetCopiesWanted()) + " copies made")
-	short := api.NewError(api.TooFewCopies, r.GetName(), made)
+	short := reason.Wrap(reason.TooFewCopies, r.GetName(), made)
 	if req.Replicas != nil {
 		return short
 	}

@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 type pullResultShape struct {
@@ -127,7 +127,7 @@ func destination(name string, args []string) (string, error) {
 		}
 	}
 	if _, err := os.Lstat(dest); err == nil {
-		return "", api.NewError(api.DestExists, dest, nil)
+		return "", reason.Wrap(reason.DestExists, dest, nil)
 	}
 	abs, err := filepath.Abs(dest)
 	if err != nil {

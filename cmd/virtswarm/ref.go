@@ -9,6 +9,7 @@ import (
 
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 const (
@@ -28,7 +29,7 @@ type ref struct {
 // checkText refuses what the API cannot carry: its texts are UTF-8.
 func checkText(s string) error {
 	if !utf8.ValidString(s) {
-		return api.NewError(api.InvalidName, fmt.Sprintf("%q", s), errors.New("it is not valid UTF-8"))
+		return reason.Wrap(reason.InvalidName, fmt.Sprintf("%q", s), errors.New("it is not valid UTF-8"))
 	}
 	return nil
 }
@@ -67,13 +68,13 @@ func (r ref) id(ctx context.Context, host *api.Client) (string, error) {
 			continue
 		}
 		if found != "" {
-			return "", api.NewError(api.Usage, r.String()+" names several versions", nil).
+			return "", reason.Wrap(reason.Usage, r.String()+" names several versions", nil).
 				WithHint("give more digits; see: virtswarm show " + quote(r.name))
 		}
 		found = v.GetId()
 	}
 	if found == "" {
-		return "", api.NewError(api.NotFound, r.String(), nil).WithHint("list the versions with: virtswarm show " + quote(r.name))
+		return "", reason.Wrap(reason.NotFound, r.String(), nil).WithHint("list the versions with: virtswarm show " + quote(r.name))
 	}
 	return found, nil
 }

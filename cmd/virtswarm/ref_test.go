@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/virtswarm/virtswarm/internal/api"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 func TestParseRef(t *testing.T) {
@@ -30,7 +31,7 @@ func TestParseRef(t *testing.T) {
 	for _, tt := range tests {
 		r, err := parseRef(tt.in)
 		switch {
-		case tt.bad && api.ReasonOf(err) != api.Usage:
+		case tt.bad && api.ReasonOf(err) != reason.Usage:
 			t.Errorf("%q: got %v, %v, want a usage error", tt.in, r, err)
 		case !tt.bad && (err != nil || r.name != tt.name || r.digits != tt.digits):
 			t.Errorf("%q: got %+v, %v, want %q and %q", tt.in, r, err, tt.name, tt.digits)

@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 type storeShape struct {
@@ -159,7 +159,7 @@ func (c *cli) awaitStatus(ctx context.Context, wait time.Duration, req *v1.Statu
 		}
 		if !time.Now().Before(over) {
 			if err == nil {
-				err = api.NewError(api.NoLeader, s.GetHost().GetName(), fmt.Errorf("not ready after %v", wait))
+				err = reason.Wrap(reason.NoLeader, s.GetHost().GetName(), fmt.Errorf("not ready after %v", wait))
 			}
 			return nil, err
 		}

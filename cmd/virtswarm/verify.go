@@ -7,8 +7,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 type damageShape struct {
@@ -116,7 +116,7 @@ func (c *cli) check(stream *connect.ServerStreamForClient[v1.CheckProgress], err
 		}
 	}
 	if left := last.GetBadChunks() - last.GetHealedChunks(); left > 0 {
-		return api.NewError(api.DamagedData, plural(left, "chunk")+" in "+plural(len(last.GetDamage()), "file"), nil)
+		return reason.Wrap(reason.DamagedData, plural(left, "chunk")+" in "+plural(len(last.GetDamage()), "file"), nil)
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/virtswarm/virtswarm/hostd"
 	"github.com/virtswarm/virtswarm/internal/api"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 func main() {
@@ -55,7 +56,7 @@ func command() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := hostd.LoadConfig(config)
 			if err != nil {
-				return hostd.Explain(err, "")
+				return reason.Explain(err, "")
 			}
 			override(&cfg, flags)
 			return run(cmd.Context(), cfg)
@@ -72,7 +73,7 @@ func command() *cobra.Command {
 	f.StringVar(&flags.Token, "token", "", "one-time join token; 'virtswarm token' at a member prints one")
 	cmd.AddCommand(recoverCommand())
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return api.NewError(api.Usage, "", err) })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return reason.Wrap(reason.Usage, "", err) })
 	return cmd
 }
 
@@ -90,7 +91,7 @@ func override(cfg *hostd.Config, flags hostd.Config) {
 
 func run(ctx context.Context, cfg hostd.Config) error {
 	if err := cfg.Validate(); err != nil {
-		return hostd.Explain(err, "")
+		return reason.Explain(err, "")
 	}
 	logger := hclog.New(&hclog.LoggerOptions{
 		Name: "virtswarmd", Level: hclog.LevelFromString(cfg.Log.Level), JSONFormat: cfg.Log.JSON, Output: os.Stderr,
@@ -100,10 +101,10 @@ func run(ctx context.Context, cfg hostd.Config) error {
 		Ready: func() { notify(logger, daemon.SdNotifyReady) },
 	})
 	if err != nil {
-		return hostd.Explain(err, "")
+		return reason.Explain(err, "")
 	}
 	defer notify(logger, daemon.SdNotifyStopping)
-	return hostd.Explain(host.Run(ctx), "")
+	return reason.Explain(host.Run(ctx), "")
 }
 
 // notify tells systemd, if it wants to know.

@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/virtswarm/virtswarm/hostd"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // recoverCommand is "virtswarmd recover".
@@ -37,10 +39,10 @@ docs/operations.md, "When it is bad", has the whole procedure.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := hostd.LoadConfig(config)
 			if err != nil {
-				return hostd.Explain(err, "")
+				return reason.Explain(err, "")
 			}
 			override(&cfg, hostd.Config{Data: data})
-			return hostd.Explain(recoverCluster(cmd.Context(), cmd.OutOrStdout(), cfg, without, force, asJSON), "")
+			return reason.Explain(recoverCluster(cmd.Context(), cmd.OutOrStdout(), cfg, without, force, asJSON), "")
 		},
 	}
 	f := cmd.Flags()

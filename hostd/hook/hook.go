@@ -17,6 +17,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/placement"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 const (
@@ -28,9 +30,9 @@ const (
 
 var (
 	// ErrOccupied: something else is where a file is to be.
-	ErrOccupied = errors.New("the path is taken by something else")
+	ErrOccupied = reason.Sentinel(reason.DestExists, "the path is taken by something else")
 	// ErrNoSuchFile: the catalogue has no such name or version.
-	ErrNoSuchFile = errors.New("no such file in the cluster")
+	ErrNoSuchFile = reason.Sentinel(reason.NotFound, "no such file in the cluster")
 )
 
 // Catalogue is the replicated state as this host has it. It is called concurrently.

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/virtswarm/virtswarm/internal/api"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // answerTimeout bounds calls with a single answer. The longest wait for a new leader.
@@ -67,7 +68,7 @@ func (c *calls) call(ctx context.Context, procedure string, f func(context.Conte
 	}
 	if p, ok := errors.AsType[*panicError](err); ok {
 		c.logger.Error("call panicked", "procedure", procedure, "peer", peer, "panic", p.value, "stack", string(p.stack))
-	} else if err = ended(ctx, err); api.ReasonOf(err) == api.Unexpected {
+	} else if err = ended(ctx, err); api.ReasonOf(err) == reason.Unexpected {
 		c.logger.Error("call failed unexpectedly", "procedure", procedure, "peer", peer, "error", err)
 	}
 	ce := api.ToConnect(err)
@@ -82,14 +83,14 @@ func ended(ctx context.Context, err error) error {
 		return err
 	}
 	switch api.ReasonOf(err) {
-	case api.Interrupted, api.Unreachable, api.Unexpected:
+	case reason.Interrupted, reason.Unreachable, reason.Unexpected:
 	default:
 		return err // it failed by itself before that
 	}
 	if errors.Is(context.Cause(ctx), errStopping) {
-		return api.NewError(api.Unreachable, "", errStopping).WithHint("wait until it runs again, then repeat")
+		return reason.Wrap(reason.Unreachable, "", errStopping).WithHint("wait until it runs again, then repeat")
 	}
-	return api.NewError(api.Interrupted, "", err)
+	return reason.Wrap(reason.Interrupted, "", err)
 }
 
 // panicError is a panic of a call. Its text tells the caller nothing of this process.
@@ -124,7 +125,7 @@ func newDiscreet(logger hclog.Logger) connect.Interceptor {
 			}
 			e := api.AsError(err)
 			logger.Warn("refused a host that wants to join", "error", e, "from", req.Peer().Addr)
-			return nil, &api.Error{Reason: e.Reason, Subject: e.Subject, Hint: e.Hint}
+			return nil, &reason.Error{Reason: e.Reason, Subject: e.Subject, Hint: e.Hint}
 		}
 	})
 }

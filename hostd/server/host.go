@@ -13,7 +13,7 @@ import (
 )
 
 // Host does what the API offers. Methods are called concurrently. Their context ends when the caller is
-// gone or the server stops. An *api.Error tells the caller its reason; any other error is Unexpected.
+// gone or the server stops. An *reason.Error tells the caller its reason; any other error is Unexpected.
 //
 // The send functions of streams write one event to the caller and return an error once the caller is
 // gone, which the method may return as it is. They are not safe for concurrent use, keep nothing of the

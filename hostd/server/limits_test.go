@@ -18,6 +18,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/api/virtswarm/v1/virtswarmv1connect"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 func TestRequestsAreBounded(t *testing.T) {
@@ -67,11 +68,11 @@ func post(t *testing.T, l net.Listener, body io.Reader, encoding string) (status
 func TestJoinTellsNoCauses(t *testing.T) {
 	h := &host{Host: servertest.New("alpha")}
 	h.join = func(context.Context) (*v1.JoinResponse, error) {
-		return nil, api.NewError(api.BadToken, "delta", errors.New("used by gamma at noon"))
+		return nil, reason.Wrap(reason.BadToken, "delta", errors.New("used by gamma at noon"))
 	}
 	r := start(t, h, "")
 	_, err := client(t, r.listeners.Join).Join.Join(t.Context(), &v1.JoinRequest{})
-	if e := api.AsError(err); e.Reason != api.BadToken || e.Subject != "delta" || strings.Contains(err.Error(), "gamma") {
+	if e := api.AsError(err); e.Reason != reason.BadToken || e.Subject != "delta" || strings.Contains(err.Error(), "gamma") {
 		t.Errorf("got %v, want the reason without its cause", err)
 	}
 	r.stop()
@@ -101,7 +102,7 @@ func TestJoinsAtOnceAreBounded(t *testing.T) {
 		<-inside
 	}
 	_, err := c.Join.Join(t.Context(), &v1.JoinRequest{})
-	if e := api.AsError(err); e.Reason != api.Unreachable || !strings.Contains(e.Next(), "moment") {
+	if e := api.AsError(err); e.Reason != reason.Unreachable || !strings.Contains(e.Next(), "moment") {
 		t.Errorf("join beyond the limit: %v, want one told to come again", err)
 	}
 	close(release)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/virtswarm/virtswarm/internal/api"
 	"github.com/virtswarm/virtswarm/internal/api/virtswarm/v1/virtswarmv1connect"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 const (
@@ -88,7 +89,7 @@ func (s *Server) addMetrics(mux *http.ServeMux) {
 func requirePeer(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, ok := PeerOf(r.Context()); !ok {
-			refuse(w, r, http.StatusForbidden, api.NewError(api.NotMember, r.RemoteAddr, nil))
+			refuse(w, r, http.StatusForbidden, reason.Wrap(reason.NotMember, r.RemoteAddr, nil))
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -104,14 +105,14 @@ func limit(n int, next http.Handler) http.Handler {
 			defer func() { <-slots }()
 			next.ServeHTTP(w, r)
 		default:
-			err := api.NewError(api.Unreachable, "", errors.New("too many hosts join at once")).WithHint("try again in a moment")
+			err := reason.Wrap(reason.Unreachable, "", errors.New("too many hosts join at once")).WithHint("try again in a moment")
 			refuse(w, r, http.StatusServiceUnavailable, err)
 		}
 	})
 }
 
 // refuse answers in the caller's protocol, in plain text to one that speaks none of the API's.
-func refuse(w http.ResponseWriter, r *http.Request, status int, err *api.Error) {
+func refuse(w http.ResponseWriter, r *http.Request, status int, err *reason.Error) {
 	if ew := connect.NewErrorWriter(); ew.IsSupported(r) {
 		_ = ew.Write(w, r, api.ToConnect(err)) // the caller is gone: nobody to tell
 		return

@@ -20,6 +20,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/api/virtswarm/v1/virtswarmv1connect"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // host is the cluster in memory with single methods replaced.
@@ -175,11 +176,11 @@ func TestPortRefusesStrangers(t *testing.T) {
 	r := start(t, &host{Host: servertest.New("alpha")}, "")
 	c := client(t, r.listeners.Port)
 	_, err := c.Control.Status(t.Context(), &v1.StatusRequest{})
-	if got := api.ReasonOf(err); got != api.NotMember {
-		t.Errorf("a call: %v (%v), want %v", got, err, api.NotMember)
+	if got := api.ReasonOf(err); got != reason.NotMember {
+		t.Errorf("a call: %v (%v), want %v", got, err, reason.NotMember)
 	}
-	if _, err := scrub(t.Context(), c); api.ReasonOf(err) != api.NotMember {
-		t.Errorf("a stream: %v, want %v", err, api.NotMember)
+	if _, err := scrub(t.Context(), c); api.ReasonOf(err) != reason.NotMember {
+		t.Errorf("a stream: %v, want %v", err, reason.NotMember)
 	}
 	if status, _ := get(t, r.listeners.Port, "/metrics"); status != http.StatusForbidden {
 		t.Errorf("/metrics: status %d, want %d", status, http.StatusForbidden)
@@ -205,7 +206,7 @@ func TestPeerOf(t *testing.T) {
 }
 
 func TestErrorsKeepTheirReason(t *testing.T) {
-	sent := api.NewError(api.NoSpace, "images/a b", errors.New("3 bytes free, 5 needed")).WithHint("buy a disk")
+	sent := reason.Wrap(reason.NoSpace, "images/a b", errors.New("3 bytes free, 5 needed")).WithHint("buy a disk")
 	h := &host{Host: servertest.New("alpha")}
 	h.status = func(context.Context) (*v1.StatusResponse, error) { return nil, sent }
 	h.scrub = func(_ context.Context, send func(*v1.CheckProgress) error) error {
@@ -237,7 +238,7 @@ func TestUnexpectedErrorsAreLogged(t *testing.T) {
 	h.status = func(context.Context) (*v1.StatusResponse, error) { return nil, errors.New("tea is out") }
 	r := start(t, h, "")
 	_, err := client(t, r.listeners.Unix).Control.Status(t.Context(), &v1.StatusRequest{})
-	if e := api.AsError(err); e == nil || e.Reason != api.Unexpected || !strings.Contains(e.Error(), "tea is out") {
+	if e := api.AsError(err); e == nil || e.Reason != reason.Unexpected || !strings.Contains(e.Error(), "tea is out") {
 		t.Errorf("got %v, want the error as unexpected", err)
 	}
 	r.stop()
@@ -254,7 +255,7 @@ func TestPanicEndsItsCallOnly(t *testing.T) {
 	c := client(t, r.listeners.Unix)
 	check := func(what string, err error) {
 		t.Helper()
-		if api.ReasonOf(err) != api.Unexpected || strings.Contains(err.Error(), "secret") {
+		if api.ReasonOf(err) != reason.Unexpected || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: got %v, want an unexpected failure that tells nothing", what, err)
 		}
 	}
@@ -317,7 +318,7 @@ func TestStopEndsStreamsAndWaits(t *testing.T) {
 	if stream.Receive() {
 		t.Fatal("another event")
 	}
-	if e := api.AsError(stream.Err()); e.Reason != api.Unreachable || !strings.Contains(e.Error(), "stopping") {
+	if e := api.AsError(stream.Err()); e.Reason != reason.Unreachable || !strings.Contains(e.Error(), "stopping") {
 		t.Errorf("the stream ended with %v, want one that says that the daemon stops", stream.Err())
 	}
 }
@@ -350,8 +351,8 @@ func TestDaemonThatDies(t *testing.T) {
 			if stream.Receive() {
 				t.Fatal("another event")
 			}
-			if got := api.ReasonOf(stream.Err()); got != api.Unreachable {
-				t.Errorf("got %v (%v), want %v", got, stream.Err(), api.Unreachable)
+			if got := api.ReasonOf(stream.Err()); got != reason.Unreachable {
+				t.Errorf("got %v (%v), want %v", got, stream.Err(), reason.Unreachable)
 			}
 		})
 	}
@@ -428,8 +429,8 @@ func TestGoneCallersAreNoNews(t *testing.T) {
 		cancel()
 	}()
 	_, err := client(t, r.listeners.Unix).Control.Status(ctx, &v1.StatusRequest{})
-	if got := api.ReasonOf(err); got != api.Interrupted {
-		t.Errorf("got %v (%v), want %v", got, err, api.Interrupted)
+	if got := api.ReasonOf(err); got != reason.Interrupted {
+		t.Errorf("got %v (%v), want %v", got, err, reason.Interrupted)
 	}
 	r.stop()
 	if log := r.log.String(); strings.Contains(log, "[ERROR]") || !strings.Contains(log, "odd way") {

@@ -9,6 +9,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/api/virtswarm/v1/virtswarmv1connect"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // SetupHost is asked by the operator of a machine whose cluster is not settled yet. A host that is a member refuses.
@@ -35,7 +36,7 @@ func (s *Server) waitingHandler() http.Handler {
 			return s.cfg.Waiting.Prepare(ctx, req, stream.Send)
 		}, opts...))
 	mux.HandleFunc("/"+virtswarmv1connect.ControlName+"/", func(w http.ResponseWriter, r *http.Request) {
-		refuse(w, r, http.StatusPreconditionFailed, api.NewError(api.NoCluster, "", nil))
+		refuse(w, r, http.StatusPreconditionFailed, reason.Wrap(reason.NoCluster, "", nil))
 	})
 	return mux
 }

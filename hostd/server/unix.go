@@ -9,10 +9,12 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // ErrAlreadyRunning means that another process answers at the socket.
-var ErrAlreadyRunning = errors.New("another daemon answers at the socket")
+var ErrAlreadyRunning = reason.Sentinel(reason.AlreadyRunning, "another daemon answers at the socket")
 
 const (
 	// socketMode keeps the socket to the user of the daemon: whoever may use it may read and write files

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/api"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // Kinds of operations.
@@ -112,7 +113,7 @@ func (w *world) ended(op *operation, alive bool, err error) {
 	case !alive:
 	case err == nil:
 		op.result = done
-	case op.kind == opRemove && api.AsError(err).Reason == api.NotFound:
+	case op.kind == opRemove && api.AsError(err).Reason == reason.NotFound:
 		op.result = notFound
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 const (
@@ -76,7 +77,7 @@ func (w *world) join(m *machine) {
 				w.did("%s joins by %s", m.name, via.name)
 				return
 			}
-			if api.AsError(err).Reason == api.HostNameTaken { // an earlier try of its own has come through
+			if api.AsError(err).Reason == reason.HostNameTaken { // an earlier try of its own has come through
 				w.remove(m)
 			}
 		}
@@ -95,7 +96,7 @@ func (w *world) remove(m *machine) bool {
 				defer cancel()
 				return h.Leave(ctx, &v1.LeaveRequest{Host: m.name, Force: true}, func(*v1.LeaveProgress) error { return nil })
 			})
-			if err == nil || api.AsError(err).Reason == api.NoSuchHost {
+			if err == nil || api.AsError(err).Reason == reason.NoSuchHost {
 				w.did("%s is removed by %s", m.name, via.name)
 				return true
 			}

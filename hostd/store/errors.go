@@ -6,23 +6,25 @@ import (
 
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // Errors of this package. What a chunk fails to match on writing is content.ErrMismatch.
 var (
-	ErrDamaged    = errors.New("store is damaged")            // Open; the message names the path and what to do
-	ErrLocked     = disk.ErrLocked                            // Open; another process has the store open
-	ErrClosed     = errors.New("store is closed")             // any operation after Close
-	ErrNoSpace    = disk.ErrNoSpace                           // disk or quota; the message says which, what was needed and what was free
-	ErrUnknown    = errors.New("not in the store")            // no file of this id
-	ErrRemoved    = errors.New("file was removed from store") // an operation that began after Remove
-	ErrMissing    = errors.New("chunk is not held")           // reading, exporting what is not complete
-	ErrInUse      = errors.New("file is in use")              // Drop
-	ErrLinked     = errors.New("data file has another name")  // Drop, after an export by hard link
-	ErrCorrupt    = errors.New("chunk is damaged on disk")    // a CorruptError is around it
-	ErrChanged    = errors.New("file changed while it was read")
-	ErrNotRegular = errors.New("not a regular file")
-	ErrExists     = errors.New("destination exists")
+	ErrDamaged    = reason.Sentinel(reason.DamagedStore, "store is damaged")        // Open; the message names the path and what to do
+	ErrLocked     = disk.ErrLocked                                                  // Open; another process has the store open
+	ErrClosed     = errors.New("store is closed")                                   // any operation after Close
+	ErrNoSpace    = disk.ErrNoSpace                                                 // disk or quota; the message says which, what was needed and what was free
+	ErrUnknown    = errors.New("not in the store")                                  // no file of this id
+	ErrRemoved    = errors.New("file was removed from store")                       // an operation that began after Remove
+	ErrMissing    = errors.New("chunk is not held")                                 // reading, exporting what is not complete
+	ErrInUse      = errors.New("file is in use")                                    // Drop
+	ErrLinked     = errors.New("data file has another name")                        // Drop, after an export by hard link
+	ErrCorrupt    = reason.Sentinel(reason.DamagedData, "chunk is damaged on disk") // a CorruptError is around it
+	ErrChanged    = reason.Sentinel(reason.SourceChanged, "file changed while it was read")
+	ErrNotRegular = reason.Sentinel(reason.SourceNotRegular, "not a regular file")
+	ErrExists     = reason.Sentinel(reason.DestExists, "destination exists")
 )
 
 // CorruptError says which chunks of a file were found not to match their digests. They are no longer marked as

@@ -13,12 +13,14 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/placement"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // Errors of this package. What the store or the caller's context says is passed on as it is.
 var (
 	// ErrNoHolder: nobody who can be reached has what is missing. A *NoHolderError is around it.
-	ErrNoHolder = errors.New("no host that can be reached holds it")
+	ErrNoHolder = reason.Sentinel(reason.NoHolder, "no host that can be reached holds it")
 	// ErrBadPeer: a peer gave bytes that do not match their digest; it is shunned for ShunTime.
 	ErrBadPeer = errors.New("peer gave wrong data")
 	// ErrBusy: MaxSessions are open and in use.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 func TestSocketPath(t *testing.T) {
@@ -33,8 +34,8 @@ func TestNoDaemon(t *testing.T) {
 	check := func(t *testing.T, err error) {
 		t.Helper()
 		e := AsError(err)
-		if e.Reason != Unreachable || e.Subject != path || !errors.Is(err, syscall.ENOENT) {
-			t.Errorf("got %v with subject %q, want %v about %s", e, e.Subject, Unreachable, path)
+		if e.Reason != reason.Unreachable || e.Subject != path || !errors.Is(err, syscall.ENOENT) {
+			t.Errorf("got %v with subject %q, want %v about %s", e, e.Subject, reason.Unreachable, path)
 		}
 	}
 	_, err := c.Control.Status(t.Context(), &v1.StatusRequest{})
@@ -52,12 +53,12 @@ func TestNoDaemon(t *testing.T) {
 // TestErrorOfDial is how a host with a certificate of another cluster gets its own reason.
 func TestErrorOfDial(t *testing.T) {
 	c := NewClient(func(context.Context) (net.Conn, error) {
-		return nil, NewError(NotMember, "10.0.0.7:7117", os.ErrPermission)
+		return nil, reason.Wrap(reason.NotMember, "10.0.0.7:7117", os.ErrPermission)
 	})
 	defer c.Close()
 	_, err := c.Cluster.Progress(t.Context(), &v1.ProgressRequest{})
-	if e := AsError(err); e.Reason != NotMember || e.Subject != "10.0.0.7:7117" {
-		t.Errorf("got %v (%v), want %v", e.Reason, err, NotMember)
+	if e := AsError(err); e.Reason != reason.NotMember || e.Subject != "10.0.0.7:7117" {
+		t.Errorf("got %v (%v), want %v", e.Reason, err, reason.NotMember)
 	}
 }
 
@@ -70,7 +71,7 @@ func TestCancelledCallIsInterrupted(t *testing.T) {
 	})
 	defer c.Close()
 	_, err := c.Cluster.Progress(ctx, &v1.ProgressRequest{})
-	if got := ReasonOf(err); got != Interrupted {
-		t.Errorf("got %v (%v), want %v", got, err, Interrupted)
+	if got := ReasonOf(err); got != reason.Interrupted {
+		t.Errorf("got %v (%v), want %v", got, err, reason.Interrupted)
 	}
 }

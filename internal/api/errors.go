@@ -11,55 +11,43 @@ import (
 	"connectrpc.com/connect"
 
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
-// Error is a failure as an operator sees it: what happened (the reason), to what (the subject), why (the
-// cause) and what to do next (the hint).
-type Error struct {
-	Reason  Reason
-	Subject string
-	// Hint replaces that of the reason; empty keeps it.
-	Hint string
-	// Err is the cause; nil if the reason says it all.
-	Err error
-}
-
-// NewError returns an error for a reason, about a subject and with a cause, each of which may be missing.
-func NewError(r Reason, subject string, cause error) *Error {
-	return &Error{Reason: r, Subject: subject, Err: cause}
-}
-
-// WithHint returns a copy of e with another hint.
-func (e *Error) WithHint(hint string) *Error {
-	c := *e
-	c.Hint = hint
-	return &c
-}
-
-// Error gives what happened, to what, and why, on one line.
-func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString(Explain(e.Reason).Sentence)
-	if e.Subject != "" {
-		b.WriteString(": ")
-		b.WriteString(e.Subject)
-	}
-	if e.Err != nil {
-		b.WriteString(": ")
-		b.WriteString(e.Err.Error())
-	}
-	return b.String()
-}
-
-// Unwrap returns the cause.
-func (e *Error) Unwrap() error { return e.Err }
-
-// Next says what to do: the error's own hint, else that of its reason.
-func (e *Error) Next() string {
-	if e.Hint != "" {
-		return e.Hint
-	}
-	return Explain(e.Reason).Hint
+// codes gives each reason the code that Connect and gRPC have for its kind.
+var codes = map[reason.Reason]connect.Code{
+	reason.Unexpected:       connect.CodeInternal,
+	reason.Usage:            connect.CodeInvalidArgument,
+	reason.SourceMissing:    connect.CodeNotFound,
+	reason.SourceNotRegular: connect.CodeInvalidArgument,
+	reason.SourceUnreadable: connect.CodePermissionDenied,
+	reason.SourceChanged:    connect.CodeAborted,
+	reason.InvalidName:      connect.CodeInvalidArgument,
+	reason.NotFound:         connect.CodeNotFound,
+	reason.DestExists:       connect.CodeAlreadyExists,
+	reason.NoSpace:          connect.CodeResourceExhausted,
+	reason.BadToken:         connect.CodeUnauthenticated,
+	reason.Unreachable:      connect.CodeUnavailable,
+	reason.NoLeader:         connect.CodeUnavailable,
+	reason.TooFewCopies:     connect.CodeFailedPrecondition,
+	reason.DamagedData:      connect.CodeDataLoss,
+	reason.NoHolder:         connect.CodeUnavailable,
+	reason.AddressInUse:     connect.CodeFailedPrecondition,
+	reason.NotMember:        connect.CodePermissionDenied,
+	reason.DamagedStore:     connect.CodeDataLoss,
+	reason.DamagedLog:       connect.CodeDataLoss,
+	reason.InvalidConfig:    connect.CodeInvalidArgument,
+	reason.HostNameTaken:    connect.CodeAlreadyExists,
+	reason.NoSuchHost:       connect.CodeNotFound,
+	reason.AlreadyRunning:   connect.CodeFailedPrecondition,
+	reason.NoSuchGuest:      connect.CodeNotFound,
+	reason.NoLibvirt:        connect.CodeUnavailable,
+	reason.NoGuestLink:      connect.CodeFailedPrecondition,
+	reason.QuorumAtRisk:     connect.CodeFailedPrecondition,
+	reason.NoCluster:        connect.CodeFailedPrecondition,
+	reason.OldCopy:          connect.CodeDataLoss,
+	reason.UnsafeRecovery:   connect.CodeFailedPrecondition,
+	reason.Interrupted:      connect.CodeCanceled,
 }
 
 // ExitCode returns the exit code of a process that ends with err: 0 for nil.
@@ -67,13 +55,13 @@ func ExitCode(err error) int {
 	if err == nil {
 		return 0
 	}
-	return Explain(AsError(err).Reason).ExitCode
+	return AsError(err).Reason.ExitCode()
 }
 
-// ReasonOf returns why err happened, in whatever it is wrapped; Unspecified (0) for nil.
-func ReasonOf(err error) Reason {
+// ReasonOf returns why err happened, in whatever it is wrapped; 0 for nil.
+func ReasonOf(err error) reason.Reason {
 	if err == nil {
-		return v1.Reason_REASON_UNSPECIFIED
+		return 0
 	}
 	return AsError(err).Reason
 }
@@ -81,19 +69,16 @@ func ReasonOf(err error) Reason {
 // AsError finds or makes the Error in err, on either side of a call: an Error in its chain, the detail a
 // daemon sent, a call that did not get through (Unreachable), a cancellation (Interrupted), else
 // Unexpected. It returns nil for nil.
-func AsError(err error) *Error {
+func AsError(err error) *reason.Error {
 	if err == nil {
 		return nil
 	}
-	if e, ok := errors.AsType[*Error](err); ok {
+	if e, ok := errors.AsType[*reason.Error](err); ok {
 		return e
 	}
 	ce, ok := errors.AsType[*connect.Error](err)
 	if !ok {
-		if errors.Is(err, context.Canceled) {
-			return &Error{Reason: Interrupted}
-		}
-		return &Error{Reason: Unexpected, Err: err}
+		return reason.As(err, "")
 	}
 	if e := fromDetail(ce); e != nil {
 		return e
@@ -102,9 +87,9 @@ func AsError(err error) *Error {
 	case ce.Code() == connect.CodeUnavailable, isBroken(ce):
 		return unreachable(ce)
 	case ce.Code() == connect.CodeCanceled:
-		return &Error{Reason: Interrupted}
+		return &reason.Error{Reason: reason.Interrupted}
 	default:
-		return &Error{Reason: Unexpected, Err: ce}
+		return &reason.Error{Reason: reason.Unexpected, Err: ce}
 	}
 }
 
@@ -120,7 +105,7 @@ func isBroken(ce *connect.Error) bool {
 }
 
 // fromDetail rebuilds the error a daemon sent; nil if it sent none.
-func fromDetail(ce *connect.Error) *Error {
+func fromDetail(ce *connect.Error) *reason.Error {
 	for _, d := range ce.Details() {
 		m, err := d.Value()
 		if err != nil {
@@ -130,7 +115,7 @@ func fromDetail(ce *connect.Error) *Error {
 		if !ok {
 			continue
 		}
-		e := &Error{Reason: detail.GetReason(), Subject: detail.GetSubject(), Hint: detail.GetHint()}
+		e := &reason.Error{Reason: reason.Reason(detail.GetReason()), Subject: detail.GetSubject(), Hint: detail.GetHint()}
 		if detail.GetCause() != "" {
 			e.Err = errors.New(detail.GetCause())
 		}
@@ -140,8 +125,8 @@ func fromDetail(ce *connect.Error) *Error {
 }
 
 // unreachable says which daemon could not be reached and, where the kernel told, why.
-func unreachable(ce *connect.Error) *Error {
-	e := &Error{Reason: Unreachable, Err: ce.Unwrap()}
+func unreachable(ce *connect.Error) *reason.Error {
+	e := &reason.Error{Reason: reason.Unreachable, Err: ce.Unwrap()}
 	if op, ok := errors.AsType[*net.OpError](error(ce)); ok {
 		e.Err = op.Err
 		if op.Addr != nil {
@@ -160,7 +145,7 @@ func ToConnect(err error) *connect.Error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := errors.AsType[*Error](err); !ok {
+	if _, ok := errors.AsType[*reason.Error](err); !ok {
 		if ce, ok := errors.AsType[*connect.Error](err); ok {
 			return ce
 		}
@@ -169,13 +154,21 @@ func ToConnect(err error) *connect.Error {
 		}
 	}
 	e := AsError(err)
-	detail := &v1.ErrorDetail{Reason: e.Reason, Subject: e.Subject, Hint: e.Next()}
+	detail := &v1.ErrorDetail{Reason: v1.Reason(e.Reason), Subject: e.Subject, Hint: e.Next()}
 	if e.Err != nil {
 		detail.Cause = e.Err.Error()
 	}
-	ce := connect.NewError(Explain(e.Reason).code, e)
+	ce := connect.NewError(codeOf(e.Reason), e)
 	if d, err := connect.NewErrorDetail(detail); err == nil {
 		ce.AddDetail(d)
 	}
 	return ce
+}
+
+// codeOf returns the code of a reason; that of Unexpected for one that is not in the table.
+func codeOf(r reason.Reason) connect.Code {
+	if code, ok := codes[r]; ok {
+		return code
+	}
+	return connect.CodeInternal
 }

@@ -8,30 +8,32 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 
 	"connectrpc.com/connect"
 
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 func TestAsError(t *testing.T) {
-	sent := NewError(NoSpace, "images/a", errors.New("3 bytes free")).WithHint("buy a disk")
+	sent := reason.Wrap(reason.NoSpace, "images/a", errors.New("3 bytes free")).WithHint("buy a disk")
 	tests := []struct {
 		name string
 		err  error
-		want Reason
+		want reason.Reason
 	}{
-		{"error of this package", sent, NoSpace},
-		{"wrapped", fmt.Errorf("pull images/a: %w", sent), NoSpace},
-		{"as a daemon sends it", ToConnect(sent), NoSpace},
-		{"that, wrapped", fmt.Errorf("pull images/a: %w", ToConnect(sent)), NoSpace},
-		{"anything else", io.ErrUnexpectedEOF, Unexpected},
-		{"cancellation here", fmt.Errorf("fetch: %w", context.Canceled), Interrupted},
-		{"cancellation of a call", connect.NewError(connect.CodeCanceled, context.Canceled), Interrupted},
-		{"call that did not get through", connect.NewError(connect.CodeUnavailable, io.EOF), Unreachable},
-		{"call that a proxy refused", connect.NewError(connect.CodeInternal, errors.New("HTTP status 418")), Unexpected},
+		{"error of this package", sent, reason.NoSpace},
+		{"wrapped", fmt.Errorf("pull images/a: %w", sent), reason.NoSpace},
+		{"as a daemon sends it", ToConnect(sent), reason.NoSpace},
+		{"that, wrapped", fmt.Errorf("pull images/a: %w", ToConnect(sent)), reason.NoSpace},
+		{"anything else", io.ErrUnexpectedEOF, reason.Unexpected},
+		{"cancellation here", fmt.Errorf("fetch: %w", context.Canceled), reason.Interrupted},
+		{"cancellation of a call", connect.NewError(connect.CodeCanceled, context.Canceled), reason.Interrupted},
+		{"call that did not get through", connect.NewError(connect.CodeUnavailable, io.EOF), reason.Unreachable},
+		{"call that a proxy refused", connect.NewError(connect.CodeInternal, errors.New("HTTP status 418")), reason.Unexpected},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -52,18 +54,18 @@ func TestNoErrorIsNoError(t *testing.T) {
 	if e := ToConnect(nil); e != nil {
 		t.Errorf("ToConnect(nil) = %v", e)
 	}
-	if ExitCode(nil) != 0 || ReasonOf(nil) != v1.Reason_REASON_UNSPECIFIED {
+	if ExitCode(nil) != 0 || ReasonOf(nil) != 0 {
 		t.Errorf("nil has exit code %d and reason %v", ExitCode(nil), ReasonOf(nil))
 	}
 }
 
 func TestErrorSurvivesTheWay(t *testing.T) {
 	cause := errors.New("3 bytes free, 5 needed")
-	for _, sent := range []*Error{
-		NewError(NoSpace, "images/a", cause),
-		NewError(NoSpace, "images/a", cause).WithHint("buy a disk"),
-		NewError(NotFound, "images/b", nil),
-		NewError(NoLeader, "", nil),
+	for _, sent := range []*reason.Error{
+		reason.Wrap(reason.NoSpace, "images/a", cause),
+		reason.Wrap(reason.NoSpace, "images/a", cause).WithHint("buy a disk"),
+		reason.Wrap(reason.NotFound, "images/b", nil),
+		reason.Wrap(reason.NoLeader, "", nil),
 	} {
 		got := AsError(ToConnect(fmt.Errorf("publish: %w", sent)))
 		if got.Reason != sent.Reason || got.Subject != sent.Subject || got.Next() != sent.Next() || got.Error() != sent.Error() {
@@ -89,27 +91,25 @@ func TestClosedSocketHasItsOwnHint(t *testing.T) {
 	addr := &net.UnixAddr{Name: "/run/s", Net: "unix"}
 	op := &net.OpError{Op: "dial", Net: "unix", Addr: addr, Err: os.NewSyscallError("connect", syscall.EACCES)}
 	e := AsError(connect.NewError(connect.CodeUnavailable, op))
-	if e.Reason != Unreachable || e.Subject != "/run/s" || e.Next() == Explain(Unreachable).Hint {
+	if e.Reason != reason.Unreachable || e.Subject != "/run/s" || e.Next() == reason.Unreachable.Explain().Hint {
 		t.Errorf("got %v about %q, next %q", e.Reason, e.Subject, e.Next())
 	}
 }
 
-func TestErrorText(t *testing.T) {
-	tests := []struct {
-		err  *Error
-		want string
-	}{
-		{NewError(NotFound, "images/b", nil), "no such name or version: images/b"},
-		{NewError(NoLeader, "", nil), "the cluster has no leader"},
-		{NewError(NoSpace, "a", io.EOF), "no space: a: EOF"},
-		{NewError(NoSpace, "", io.EOF), "no space: EOF"},
+// TestEveryReasonIsInTheAPI compares the enum of the API and the codes with the table of reasons.
+func TestEveryReasonIsInTheAPI(t *testing.T) {
+	named := map[string]int32{}
+	for name, number := range v1.Reason_value {
+		named[strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, "REASON_")), "_", "-")] = number
 	}
-	for _, tt := range tests {
-		if got := tt.err.Error(); got != tt.want {
-			t.Errorf("got %q, want %q", got, tt.want)
+	delete(named, "unspecified")
+	for _, e := range reason.Explanations() {
+		if named[e.Name] != int32(e.Reason) || codes[e.Reason] == 0 {
+			t.Errorf("%s (%d): the API has %d, code %v", e.Name, int(e.Reason), named[e.Name], codes[e.Reason])
 		}
+		delete(named, e.Name)
 	}
-	if e := NewError(NoSpace, "a", io.EOF); !errors.Is(e, io.EOF) {
-		t.Error("the cause is not found in the error")
+	if len(named) > 0 {
+		t.Errorf("not explained: %v", named)
 	}
 }

@@ -11,14 +11,16 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/content"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // Errors of this package.
 var (
-	ErrNoSpace  = errors.New("no space left")                     // ENOSPC or EDQUOT is underneath
-	ErrLocked   = errors.New("locked by another process")         // see FS.Lock
-	ErrTooLarge = errors.New("larger than it can be")             // see ReadFile
-	ErrNoClone  = errors.New("file system cannot share the data") // no reflink here, or not between these two
+	ErrNoSpace  = reason.Sentinel(reason.NoSpace, "no space left")                    // ENOSPC or EDQUOT is underneath
+	ErrLocked   = reason.Sentinel(reason.AlreadyRunning, "locked by another process") // see FS.Lock
+	ErrTooLarge = errors.New("larger than it can be")                                 // see ReadFile
+	ErrNoClone  = errors.New("file system cannot share the data")                     // no reflink here, or not between these two
 )
 
 // FS is a file system. Its methods may be called from several goroutines at once.

@@ -24,6 +24,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // The protocols that share a host's port, as named in ALPN.
@@ -39,7 +41,7 @@ var (
 	// ErrBadURL: not the address of a link.
 	ErrBadURL = errors.New("not the URL of a link (tcp://host:port, unix:///path, vsock://cid:port, hybrid:///path:port or shm:///path)")
 	// ErrRefused: the other side closed the handshake; it does not accept this host's certificate.
-	ErrRefused = errors.New("the other side refused this host's certificate")
+	ErrRefused = reason.Sentinel(reason.NotMember, "the other side refused this host's certificate")
 	// ErrNoProtocol: the other side does not speak the protocol on this port.
 	ErrNoProtocol = errors.New("the other side does not speak this protocol")
 )

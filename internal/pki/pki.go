@@ -25,13 +25,15 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 var (
 	// ErrOtherCluster: the certificate was issued by the authority of another cluster.
-	ErrOtherCluster = errors.New("the certificate belongs to another cluster")
+	ErrOtherCluster = reason.Sentinel(reason.NotMember, "the certificate belongs to another cluster")
 	// ErrNotMember: the certificate is of this cluster, but the host is not, or no longer, on its list.
-	ErrNotMember = errors.New("the host is not a member of this cluster")
+	ErrNotMember = reason.Sentinel(reason.NotMember, "the host is not a member of this cluster")
 	// ErrWrongHost: another host answers than the one that was called.
 	ErrWrongHost = errors.New("another host answers at this address")
 	// ErrExpired: the certificate is past its end, or one of the two clocks is wrong.
@@ -41,17 +43,17 @@ var (
 	// ErrBadRequest: a certificate request that the authority does not sign.
 	ErrBadRequest = errors.New("not a certificate request of a host")
 	// ErrPinMismatch: the cluster that answers a joining host is not the one that made its token.
-	ErrPinMismatch = errors.New("the cluster that answers is not the one that made the token")
+	ErrPinMismatch = reason.Sentinel(reason.NotMember, "the cluster that answers is not the one that made the token")
 
 	// ErrBadToken: the text is not a join token, or not all of it.
-	ErrBadToken = errors.New("not a valid join token")
+	ErrBadToken = reason.Sentinel(reason.BadToken, "not a valid join token")
 	// ErrTokenExpired: the token was good once; make a new one.
 	ErrTokenExpired = errors.New("the join token has expired")
 
 	// ErrNoIdentity: this host is of no cluster yet.
-	ErrNoIdentity = errors.New("no host certificate")
+	ErrNoIdentity = reason.Sentinel(reason.NoCluster, "no host certificate")
 	// ErrDamaged: the files of the identity do not fit one another.
-	ErrDamaged = errors.New("damaged host identity")
+	ErrDamaged = reason.Sentinel(reason.NotMember, "damaged host identity")
 	// ErrExists: there is an identity already where a new one should go.
 	ErrExists = errors.New("a host identity is already there")
 )

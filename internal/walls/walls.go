@@ -5,8 +5,8 @@ package walls
 // Module is this module's path.
 const Module = "github.com/virtswarm/virtswarm"
 
-// vocabulary may be imported by every room, also on its own floor: it says what a file is and knows nothing else.
-const vocabulary = "internal/content"
+// vocabulary may be imported by every room, also on its own floor: what a file is, and why something failed.
+var vocabulary = []string{"internal/content", "internal/reason"}
 
 // rooms gives every package of the module its floor. A room imports only from lower floors, never sideways except for
 // what beside names. Packages below a room (their tests' helpers, generated code) live on the room's floor.
@@ -15,6 +15,7 @@ var rooms = map[string]struct {
 	beside []string // rooms on the same floor that it may import all the same
 }{
 	"internal/content":   {floor: 0},
+	"internal/reason":    {floor: 0},
 	"internal/disk":      {floor: 0},
 	"internal/wire":      {floor: 0},
 	"internal/pki":       {floor: 0, beside: []string{"internal/disk"}},

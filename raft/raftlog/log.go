@@ -18,11 +18,13 @@ import (
 	hraft "github.com/hashicorp/raft"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
+
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // Errors of a Store. They wrap the path and the cause.
 var (
-	ErrDamaged = errors.New("damaged Raft data")
+	ErrDamaged = reason.Sentinel(reason.DamagedLog, "damaged Raft data")
 	ErrBroken  = errors.New("the Raft log cannot be written until this host is restarted")
 	ErrClosed  = errors.New("the Raft node is closed")
 )

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // Verify implements server.ControlHost.
@@ -139,7 +139,7 @@ func (h *Host) remove(m *member, force bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if m != h.self() && m.state != v1.HostState_HOST_STATE_DOWN && !force {
-		return api.NewError(api.Usage, m.name, errors.New("the host is up")).
+		return reason.Wrap(reason.Usage, m.name, errors.New("the host is up")).
 			WithHint("run 'virtswarm leave' on that host; or add --force, which cuts it off at once")
 	}
 	if err := h.write(); err != nil {
@@ -179,10 +179,10 @@ func (h *Host) Join(ctx context.Context, req *v1.JoinRequest) (*v1.JoinResponse,
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if used, known := h.tokens[req.GetToken()]; !known || used {
-		return nil, api.NewError(api.BadToken, req.GetName(), errors.New("token unknown or used"))
+		return nil, reason.Wrap(reason.BadToken, req.GetName(), errors.New("token unknown or used"))
 	}
 	if _, err := h.host(req.GetName()); err == nil {
-		return nil, api.NewError(api.HostNameTaken, req.GetName(), nil)
+		return nil, reason.Wrap(reason.HostNameTaken, req.GetName(), nil)
 	}
 	if err := h.write(); err != nil {
 		return nil, err

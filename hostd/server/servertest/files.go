@@ -9,9 +9,9 @@ import (
 	"os"
 	"slices"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -27,7 +27,7 @@ const fakeRate = 100 << 20
 // Publish implements server.ControlHost.
 func (h *Host) Publish(ctx context.Context, req *v1.PublishRequest, send func(*v1.PublishProgress) error) error {
 	if err := placement.ValidateName(req.GetName()); err != nil {
-		return api.NewError(api.InvalidName, req.GetName(), err)
+		return reason.Wrap(reason.InvalidName, req.GetName(), err)
 	}
 	b, err := readBlob(ctx, req.GetPath(), int(req.GetChunkSize()))
 	if err != nil {
@@ -61,9 +61,9 @@ func readBlob(ctx context.Context, path string, chunkSize int) (*blob, error) {
 	f, err := os.Open(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, api.NewError(api.SourceMissing, path, err)
+		return nil, reason.Wrap(reason.SourceMissing, path, err)
 	case err != nil:
-		return nil, api.NewError(api.SourceUnreadable, path, err)
+		return nil, reason.Wrap(reason.SourceUnreadable, path, err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -71,7 +71,7 @@ func readBlob(ctx context.Context, path string, chunkSize int) (*blob, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, api.NewError(api.SourceNotRegular, path, nil)
+		return nil, reason.Wrap(reason.SourceNotRegular, path, nil)
 	}
 	opts := content.ChunkOptions{ChunkSize: cmp.Or(chunkSize, content.DefaultChunkSize)}
 	m, err := content.ChunkFile(ctx, f, info.Size(), opts)
@@ -88,7 +88,7 @@ func (h *Host) commit(req *v1.PublishRequest, b *blob) (*v1.PublishProgress, err
 	defer h.mu.Unlock()
 	quota, used := h.self().limits.GetQuota(), h.usage(h.self())
 	if quota > 0 && used+uint64(b.manifest.DataBytes()) > quota {
-		return nil, api.NewError(api.NoSpace, req.GetPath(),
+		return nil, reason.Wrap(reason.NoSpace, req.GetPath(),
 			fmt.Errorf("%d bytes needed, %d of a quota of %d used", b.manifest.DataBytes(), used, quota))
 	}
 	if err := h.write(); err != nil {
@@ -133,7 +133,7 @@ func (h *Host) replicated(committed *v1.PublishProgress) *v1.PublishProgress {
 // Pull implements server.ControlHost.
 func (h *Host) Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.PullProgress) error) error {
 	if _, err := os.Lstat(req.GetDest()); err == nil {
-		return api.NewError(api.DestExists, req.GetDest(), nil)
+		return reason.Wrap(reason.DestExists, req.GetDest(), nil)
 	}
 	fetched, b, err := h.fetch(req)
 	if err != nil {
@@ -166,7 +166,7 @@ func (h *Host) fetch(req *v1.PullRequest) (*v1.PullProgress, *blob, error) {
 	}
 	b := h.contents[v.id]
 	if h.copies(b) == 0 {
-		return nil, nil, api.NewError(api.NoHolder, v.name, fmt.Errorf("%d chunks are missing", b.manifest.DataChunks()))
+		return nil, nil, reason.Wrap(reason.NoHolder, v.name, fmt.Errorf("%d chunks are missing", b.manifest.DataChunks()))
 	}
 	data := uint64(b.manifest.DataBytes())
 	p := &v1.PullProgress{
@@ -187,7 +187,7 @@ func (h *Host) fetch(req *v1.PullRequest) (*v1.PullProgress, *blob, error) {
 func export(dest string, data []byte) error {
 	f, err := os.OpenFile(dest, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, fs.ErrExist) {
-		return api.NewError(api.DestExists, dest, err)
+		return reason.Wrap(reason.DestExists, dest, err)
 	}
 	if err != nil {
 		return err

@@ -10,8 +10,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // AddGuest defines a domain on a host, by name; its host_id follows from that.
@@ -91,7 +91,7 @@ func (h *Host) SetGuest(_ context.Context, req *v1.SetGuestRequest) (*v1.SetGues
 		}
 		return &v1.SetGuestResponse{Guest: proto.CloneOf(g)}, nil
 	}
-	return nil, api.NewError(api.NoSuchGuest, fmt.Sprintf("%q", req.GetGuest()), nil)
+	return nil, reason.Wrap(reason.NoSuchGuest, fmt.Sprintf("%q", req.GetGuest()), nil)
 }
 
 // AttachShm implements server.ControlHost.
@@ -113,13 +113,13 @@ func (h *Host) setShm(name string, size func(*v1.Guest) uint64) (*v1.Guest, erro
 		switch {
 		case g.Name != name && g.Uuid != name:
 		case g.State != v1.GuestState_GUEST_STATE_RUNNING:
-			return nil, api.NewError(api.NoGuestLink, name, errors.New("it does not run"))
+			return nil, reason.Wrap(reason.NoGuestLink, name, errors.New("it does not run"))
 		default:
 			g.Shm = size(g)
 			return proto.CloneOf(g), nil
 		}
 	}
-	return nil, api.NewError(api.NoSuchGuest, fmt.Sprintf("%q", name), nil)
+	return nil, reason.Wrap(reason.NoSuchGuest, fmt.Sprintf("%q", name), nil)
 }
 
 // Prepare implements server.ControlHost: a file that has a holder is present.
@@ -130,7 +130,7 @@ func (h *Host) Prepare(ctx context.Context, req *v1.PrepareRequest, send func(*v
 		} `xml:"metadata>domain>file"`
 	}
 	if err := xml.Unmarshal(req.GetXml(), &d); err != nil {
-		return api.NewError(api.Usage, req.GetDomain(), err)
+		return reason.Wrap(reason.Usage, req.GetDomain(), err)
 	}
 	if err := h.wait(ctx, "prepare"); err != nil {
 		return err
@@ -140,7 +140,7 @@ func (h *Host) Prepare(ctx context.Context, req *v1.PrepareRequest, send func(*v
 		h.mu.Lock()
 		v, err := h.version(f.Name, "")
 		if err == nil && len(h.contents[v.id].holders) == 0 {
-			err = api.NewError(api.NoHolder, f.Name, nil)
+			err = reason.Wrap(reason.NoHolder, f.Name, nil)
 		}
 		if err == nil {
 			n := uint64(h.contents[v.id].manifest.DataBytes())

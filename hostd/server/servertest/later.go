@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // Health implements server.Host.
@@ -15,7 +15,7 @@ func (h *Host) Health(context.Context, *v1.HealthRequest) (*v1.HealthResponse, e
 
 // Init implements server.SetupHost: the host is a member.
 func (h *Host) Init(context.Context, *v1.InitRequest) (*v1.InitResponse, error) {
-	return nil, api.NewError(api.Usage, h.self().name, errors.New("this host is a member of cluster "+ClusterID+" already"))
+	return nil, reason.Wrap(reason.Usage, h.self().name, errors.New("this host is a member of cluster "+ClusterID+" already"))
 }
 
 // JoinCluster implements server.SetupHost: the host is a member.

@@ -7,8 +7,8 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // Drain implements server.ControlHost.
@@ -39,7 +39,7 @@ func (h *Host) drain(req *v1.DrainRequest) (*v1.DrainProgress, error) {
 		return nil, err
 	}
 	if m.state == v1.HostState_HOST_STATE_DOWN {
-		return nil, api.NewError(api.Usage, m.name, errors.New("the host is down"))
+		return nil, reason.Wrap(reason.Usage, m.name, errors.New("the host is down"))
 	}
 	others := uint32(len(h.alive()))
 	if m.state == v1.HostState_HOST_STATE_ALIVE {
@@ -53,7 +53,7 @@ func (h *Host) drain(req *v1.DrainRequest) (*v1.DrainProgress, error) {
 				continue
 			}
 			if v.replicas > others && !req.GetForce() {
-				return nil, api.NewError(api.TooFewCopies, m.name, fmt.Errorf("%s wants %d copies, the other hosts are %d", name, v.replicas, others))
+				return nil, reason.Wrap(reason.TooFewCopies, m.name, fmt.Errorf("%s wants %d copies, the other hosts are %d", name, v.replicas, others))
 			}
 			p.TotalShards += uint64(b.manifest.Shards())
 			p.TotalBytes += uint64(b.manifest.DataBytes())
@@ -98,7 +98,7 @@ func (h *Host) SetHost(_ context.Context, req *v1.SetHostRequest) (*v1.SetHostRe
 		High: or(req.High, m.limits.GetHigh()), Low: or(req.Low, m.limits.GetLow()),
 	}
 	if l.GetLow() >= l.GetHigh() || l.GetHigh() > 100 {
-		return nil, api.NewError(api.Usage, m.name, fmt.Errorf("watermarks of %d and %d %%", l.GetHigh(), l.GetLow()))
+		return nil, reason.Wrap(reason.Usage, m.name, fmt.Errorf("watermarks of %d and %d %%", l.GetHigh(), l.GetLow()))
 	}
 	if err := h.write(); err != nil {
 		return nil, err

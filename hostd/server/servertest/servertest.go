@@ -18,9 +18,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/virtswarm/virtswarm/hostd/server"
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // ClusterID is the id of every cluster of this package.
@@ -249,7 +249,7 @@ func (h *Host) host(nameOrID string) (*member, error) {
 			return m, nil
 		}
 	}
-	return nil, api.NewError(api.NoSuchHost, nameOrID, nil)
+	return nil, reason.Wrap(reason.NoSuchHost, nameOrID, nil)
 }
 
 func (h *Host) hostName(id string) string {
@@ -268,7 +268,7 @@ func (h *Host) alive() []*member {
 // write is the condition of every write.
 func (h *Host) write() error {
 	if h.noLeader {
-		return api.NewError(api.NoLeader, "", nil)
+		return reason.Wrap(reason.NoLeader, "", nil)
 	}
 	h.index++
 	return nil
@@ -286,7 +286,7 @@ func (h *Host) staleness() *v1.Staleness {
 func (h *Host) version(name, id string) (*version, error) {
 	versions := h.names[name]
 	if len(versions) == 0 {
-		return nil, api.NewError(api.NotFound, name, nil)
+		return nil, reason.Wrap(reason.NotFound, name, nil)
 	}
 	if id == "" {
 		return versions[len(versions)-1], nil
@@ -296,7 +296,7 @@ func (h *Host) version(name, id string) (*version, error) {
 			return v, nil
 		}
 	}
-	return nil, api.NewError(api.NotFound, name+"@"+id, nil)
+	return nil, reason.Wrap(reason.NotFound, name+"@"+id, nil)
 }
 
 // copies counts the undamaged copies on live hosts.

@@ -7,8 +7,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // AddStray puts a stray into the store of a host.
@@ -67,7 +67,7 @@ func (h *Host) Adopt(_ context.Context, req *v1.AdoptRequest) (*v1.AdoptResponse
 			}
 			a := &v1.Adopted{Name: name, Id: s.GetId(), Shards: s.GetShards(), MissingShards: s.GetShards() - s.GetHeldShards()}
 			if a.MissingShards > 0 && !req.GetForce() {
-				a.Refused, a.Reason = "no host that answers has shards 1 of 2", api.NoHolder
+				a.Refused, a.Reason = "no host that answers has shards 1 of 2", v1.Reason(reason.NoHolder)
 				r.Refused++
 			} else {
 				r.Entered++
@@ -76,7 +76,7 @@ func (h *Host) Adopt(_ context.Context, req *v1.AdoptRequest) (*v1.AdoptResponse
 		}
 	}
 	if len(r.Adopted) == 0 {
-		return nil, api.NewError(api.NotFound, req.GetWhich()[0], nil)
+		return nil, reason.Wrap(reason.NotFound, req.GetWhich()[0], nil)
 	}
 	return r, nil
 }

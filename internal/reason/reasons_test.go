@@ -1,4 +1,4 @@
-package api
+package reason
 
 import (
 	"fmt"
@@ -7,45 +7,38 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
 func TestEveryReasonHasItsOwnExitCode(t *testing.T) {
 	codes := make(map[int]string)
 	names := make(map[string]bool)
 	for _, e := range Explanations() {
-		if other, taken := codes[e.ExitCode]; taken {
-			t.Errorf("%s and %s share exit code %d", e.Name, other, e.ExitCode)
+		if other, taken := codes[e.Reason.ExitCode()]; taken {
+			t.Errorf("%s and %s share exit code %d", e.Name, other, e.Reason.ExitCode())
 		}
 		if names[e.Name] {
 			t.Errorf("%s is there twice", e.Name)
 		}
-		codes[e.ExitCode], names[e.Name] = e.Name, true
-		if e.ExitCode < 1 || e.ExitCode > 255 {
-			t.Errorf("%s: no process can exit with %d", e.Name, e.ExitCode)
+		codes[e.Reason.ExitCode()], names[e.Name] = e.Name, true
+		if e.Reason.ExitCode() < 1 || e.Reason.ExitCode() > 255 {
+			t.Errorf("%s: no process can exit with %d", e.Name, e.Reason.ExitCode())
 		}
-		if e.Sentence == "" || e.Hint == "" || e.code == 0 {
-			t.Errorf("%s: sentence %q, hint %q and code %v must all be set", e.Name, e.Sentence, e.Hint, e.code)
+		if e.Sentence == "" || e.Hint == "" {
+			t.Errorf("%s: sentence %q and hint %q must be set", e.Name, e.Sentence, e.Hint)
 		}
 		if e.Sentence != strings.TrimSuffix(e.Sentence, ".") || e.Sentence[:1] != strings.ToLower(e.Sentence[:1]) {
 			t.Errorf("%s: %q must read well in the middle of a line", e.Name, e.Sentence)
 		}
 	}
-	for number, name := range v1.Reason_name {
-		if number != 0 && codes[int(number)] == "" {
-			t.Errorf("%s (%d) is not explained", name, number)
-		}
-	}
-	if !slices.IsSortedFunc(Explanations(), func(a, b Explanation) int { return a.ExitCode - b.ExitCode }) {
+	if !slices.IsSortedFunc(Explanations(), func(a, b Explanation) int { return int(a.Reason - b.Reason) }) {
 		t.Error("the table is not ordered by exit code")
 	}
 }
 
 func TestUnknownReasonIsUnexpected(t *testing.T) {
-	for _, r := range []Reason{v1.Reason_REASON_UNSPECIFIED, 99} {
-		if e := Explain(r); e.Reason != Unexpected {
-			t.Errorf("Explain(%d) = %s, want %s", r, e.Name, Explain(Unexpected).Name)
+	for _, r := range []Reason{0, 99} {
+		if e := r.Explain(); e.Reason != Unexpected {
+			t.Errorf("reason %d is explained as %s, want %s", int(r), e.Name, Unexpected)
 		}
 	}
 }
@@ -58,7 +51,7 @@ func TestManualListsExitCodes(t *testing.T) {
 	}
 	var want []string
 	for _, e := range Explanations() {
-		want = append(want, fmt.Sprintf("| %d | `%s` | %s |", e.ExitCode, e.Name, e.Sentence))
+		want = append(want, fmt.Sprintf("| %d | `%s` | %s |", e.Reason.ExitCode(), e.Name, e.Sentence))
 	}
 	got := regexp.MustCompile("(?m)^\\| [0-9]+ \\| `[a-z-]+` \\|.*$").FindAllString(string(text), -1)
 	if !slices.Equal(got, want) {

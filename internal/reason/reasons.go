@@ -1,51 +1,45 @@
-package api
+package reason
 
-import (
-	"slices"
-	"strings"
+import "slices"
 
-	"connectrpc.com/connect"
+// Reason says why something failed. Its number is the exit code of a process that ends with it, and is a promise to programs: it
+// never changes, and no other reason ever gets it.
+type Reason int
 
-	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
-)
-
-// Reason says why something failed. Its number is the exit code of the process that reports it.
-type Reason = v1.Reason
-
-// The reasons, under names that read well beside other packages' errors.
+// The reasons. The API's enum Reason has the same names and numbers.
 const (
-	Unexpected       = v1.Reason_REASON_UNEXPECTED
-	Usage            = v1.Reason_REASON_USAGE
-	SourceMissing    = v1.Reason_REASON_SOURCE_MISSING
-	SourceNotRegular = v1.Reason_REASON_SOURCE_NOT_REGULAR
-	SourceUnreadable = v1.Reason_REASON_SOURCE_UNREADABLE
-	SourceChanged    = v1.Reason_REASON_SOURCE_CHANGED
-	InvalidName      = v1.Reason_REASON_INVALID_NAME
-	NotFound         = v1.Reason_REASON_NOT_FOUND
-	DestExists       = v1.Reason_REASON_DEST_EXISTS
-	NoSpace          = v1.Reason_REASON_NO_SPACE
-	BadToken         = v1.Reason_REASON_BAD_TOKEN
-	Unreachable      = v1.Reason_REASON_UNREACHABLE
-	NoLeader         = v1.Reason_REASON_NO_LEADER
-	TooFewCopies     = v1.Reason_REASON_TOO_FEW_COPIES
-	DamagedData      = v1.Reason_REASON_DAMAGED_DATA
-	NoHolder         = v1.Reason_REASON_NO_HOLDER
-	AddressInUse     = v1.Reason_REASON_ADDRESS_IN_USE
-	NotMember        = v1.Reason_REASON_NOT_MEMBER
-	DamagedStore     = v1.Reason_REASON_DAMAGED_STORE
-	DamagedLog       = v1.Reason_REASON_DAMAGED_LOG
-	InvalidConfig    = v1.Reason_REASON_INVALID_CONFIG
-	HostNameTaken    = v1.Reason_REASON_HOST_NAME_TAKEN
-	NoSuchHost       = v1.Reason_REASON_NO_SUCH_HOST
-	AlreadyRunning   = v1.Reason_REASON_ALREADY_RUNNING
-	NoSuchGuest      = v1.Reason_REASON_NO_SUCH_GUEST
-	NoLibvirt        = v1.Reason_REASON_NO_LIBVIRT
-	NoGuestLink      = v1.Reason_REASON_NO_GUEST_LINK
-	QuorumAtRisk     = v1.Reason_REASON_QUORUM_AT_RISK
-	NoCluster        = v1.Reason_REASON_NO_CLUSTER
-	OldCopy          = v1.Reason_REASON_OLD_COPY
-	UnsafeRecovery   = v1.Reason_REASON_UNSAFE_RECOVERY
-	Interrupted      = v1.Reason_REASON_INTERRUPTED
+	Unexpected       Reason = 1
+	Usage            Reason = 2
+	SourceMissing    Reason = 10
+	SourceNotRegular Reason = 11
+	SourceUnreadable Reason = 12
+	SourceChanged    Reason = 13
+	InvalidName      Reason = 14
+	NotFound         Reason = 15
+	DestExists       Reason = 16
+	NoSpace          Reason = 17
+	BadToken         Reason = 18
+	Unreachable      Reason = 19
+	NoLeader         Reason = 20
+	TooFewCopies     Reason = 21
+	DamagedData      Reason = 22
+	NoHolder         Reason = 23
+	AddressInUse     Reason = 24
+	NotMember        Reason = 25
+	DamagedStore     Reason = 26
+	DamagedLog       Reason = 27
+	InvalidConfig    Reason = 28
+	HostNameTaken    Reason = 29
+	NoSuchHost       Reason = 30
+	AlreadyRunning   Reason = 31
+	NoSuchGuest      Reason = 32
+	NoLibvirt        Reason = 33
+	NoGuestLink      Reason = 34
+	QuorumAtRisk     Reason = 35
+	NoCluster        Reason = 36
+	OldCopy          Reason = 37
+	UnsafeRecovery   Reason = 38
+	Interrupted      Reason = 130
 )
 
 // Explanation is what there is to say about a reason.
@@ -53,163 +47,151 @@ type Explanation struct {
 	Reason Reason
 	// Name is the reason in --json output and in documentation: lower case, with dashes.
 	Name string
-	// ExitCode is that of a process that fails for this reason.
-	ExitCode int
 	// Sentence says what happened, without subject, capital or full stop.
 	Sentence string
 	// Hint says what to do next, unless an error knows better.
 	Hint string
-
-	code connect.Code
 }
 
 // explanations is the only table of reasons, ordered by exit code.
 var explanations = []Explanation{
 	{
-		Reason: Unexpected, code: connect.CodeInternal,
+		Reason: Unexpected, Name: "unexpected",
 		Sentence: "unexpected failure",
 		Hint:     "look at the daemon's log (journalctl -u virtswarmd) and try again",
 	}, {
-		Reason: Usage, code: connect.CodeInvalidArgument,
+		Reason: Usage, Name: "usage",
 		Sentence: "wrong usage",
 		Hint:     "see virtswarm help, or add --help to the command",
 	}, {
-		Reason: SourceMissing, code: connect.CodeNotFound,
+		Reason: SourceMissing, Name: "source-missing",
 		Sentence: "the source file does not exist",
 		Hint:     "check the path; it must be on the host whose daemon is asked",
 	}, {
-		Reason: SourceNotRegular, code: connect.CodeInvalidArgument,
+		Reason: SourceNotRegular, Name: "source-not-regular",
 		Sentence: "the source is not a regular file",
 		Hint:     "name a file; publish the files of a directory one by one",
 	}, {
-		Reason: SourceUnreadable, code: connect.CodePermissionDenied,
+		Reason: SourceUnreadable, Name: "source-unreadable",
 		Sentence: "the source file cannot be read",
 		Hint:     "make it readable for the user that runs virtswarmd",
 	}, {
-		Reason: SourceChanged, code: connect.CodeAborted,
+		Reason: SourceChanged, Name: "source-changed",
 		Sentence: "the source file changed while it was published",
 		Hint:     "stop what writes to it, or publish a copy; nothing was published",
 	}, {
-		Reason: InvalidName, code: connect.CodeInvalidArgument,
+		Reason: InvalidName, Name: "invalid-name",
 		Sentence: "the name is not valid",
 		Hint:     "use a relative path of at most 512 bytes without '.', '..', empty parts or control characters",
 	}, {
-		Reason: NotFound, code: connect.CodeNotFound,
+		Reason: NotFound, Name: "not-found",
 		Sentence: "no such name or version",
 		Hint:     "list the names with: virtswarm ls",
 	}, {
-		Reason: DestExists, code: connect.CodeAlreadyExists,
+		Reason: DestExists, Name: "dest-exists",
 		Sentence: "the destination exists",
 		Hint:     "choose another destination, or remove it first",
 	}, {
-		Reason: NoSpace, code: connect.CodeResourceExhausted,
+		Reason: NoSpace, Name: "no-space",
 		Sentence: "no space",
 		Hint:     "free space, raise the quota, or remove files with: virtswarm rm",
 	}, {
-		Reason: BadToken, code: connect.CodeUnauthenticated,
+		Reason: BadToken, Name: "bad-token",
 		Sentence: "the join token is malformed, expired, used or unknown",
 		Hint:     "make a new one on a host of the cluster with: virtswarm token",
 	}, {
-		Reason: Unreachable, code: connect.CodeUnavailable,
+		Reason: Unreachable, Name: "unreachable",
 		Sentence: "the daemon cannot be reached",
 		Hint:     "start it (systemctl start virtswarmd), or name its socket with --socket",
 	}, {
-		Reason: NoLeader, code: connect.CodeUnavailable,
+		Reason: NoLeader, Name: "no-leader",
 		Sentence: "the cluster has no leader",
 		Hint:     "bring back hosts until a majority of the voters is up; see: virtswarm status",
 	}, {
-		Reason: TooFewCopies, code: connect.CodeFailedPrecondition,
+		Reason: TooFewCopies, Name: "too-few-copies",
 		Sentence: "there are fewer copies than asked for",
 		Hint:     "add hosts or bring them back: the missing copies are then made without further ado",
 	}, {
-		Reason: DamagedData, code: connect.CodeDataLoss,
+		Reason: DamagedData, Name: "damaged-data",
 		Sentence: "damaged data that could not be healed",
 		Hint:     "bring back a host that holds the file, then repeat; replace the disk if it goes on",
 	}, {
-		Reason: NoHolder, code: connect.CodeUnavailable,
+		Reason: NoHolder, Name: "no-holder",
 		Sentence: "no live host holds the data",
 		Hint:     "bring back a host that holds it; see: virtswarm show NAME",
 	}, {
-		Reason: AddressInUse, code: connect.CodeFailedPrecondition,
+		Reason: AddressInUse, Name: "address-in-use",
 		Sentence: "the address is in use",
 		Hint:     "stop what listens there, or choose another address with --listen",
 	}, {
-		Reason: NotMember, code: connect.CodePermissionDenied,
+		Reason: NotMember, Name: "not-member",
 		Sentence: "not a member of this cluster",
 		Hint:     "join with a token of this cluster; a host that has left must join anew",
 	}, {
-		Reason: DamagedStore, code: connect.CodeDataLoss,
+		Reason: DamagedStore, Name: "damaged-store",
 		Sentence: "the store is damaged",
 		Hint:     "restore the directory, or move it away and start anew: the data comes back from other hosts",
 	}, {
-		Reason: DamagedLog, code: connect.CodeDataLoss,
+		Reason: DamagedLog, Name: "damaged-log",
 		Sentence: "the Raft log is damaged",
 		Hint:     "move the data directory away, remove the host on another one (virtswarm leave --force) and join anew",
 	}, {
-		Reason: InvalidConfig, code: connect.CodeInvalidArgument,
+		Reason: InvalidConfig, Name: "invalid-config",
 		Sentence: "the configuration is not valid",
 		Hint:     "correct what is named; packaging/virtswarm.yaml shows every key",
 	}, {
-		Reason: HostNameTaken, code: connect.CodeAlreadyExists,
+		Reason: HostNameTaken, Name: "host-name-taken",
 		Sentence: "the host name is taken",
 		Hint:     "choose another name, or remove the old host with: virtswarm leave --force HOST",
 	}, {
-		Reason: NoSuchHost, code: connect.CodeNotFound,
+		Reason: NoSuchHost, Name: "no-such-host",
 		Sentence: "no such host",
 		Hint:     "list the hosts with: virtswarm hosts",
 	}, {
-		Reason: AlreadyRunning, code: connect.CodeFailedPrecondition,
+		Reason: AlreadyRunning, Name: "already-running",
 		Sentence: "a daemon runs here already",
 		Hint:     "stop the other daemon, or use another --data directory and --socket",
 	}, {
-		Reason: NoSuchGuest, code: connect.CodeNotFound,
+		Reason: NoSuchGuest, Name: "no-such-guest",
 		Sentence: "no such guest, or several of that name",
 		Hint:     "list the guests with: virtswarm guests; a UUID names exactly one",
 	}, {
-		Reason: NoLibvirt, code: connect.CodeUnavailable,
+		Reason: NoLibvirt, Name: "no-libvirt",
 		Sentence: "libvirt cannot do it",
 		Hint:     "see that libvirtd runs on the guest's host and lets the daemon in: virsh list",
 	}, {
-		Reason: NoGuestLink, code: connect.CodeFailedPrecondition,
+		Reason: NoGuestLink, Name: "no-guest-link",
 		Sentence: "the guest link cannot be changed",
 		Hint:     "see that the guest runs, on a host with guest links, and that its system knows PCI hot-plugging",
 	}, {
-		Reason: QuorumAtRisk, code: connect.CodeFailedPrecondition,
+		Reason: QuorumAtRisk, Name: "quorum-at-risk",
 		Sentence: "the cluster would lose its majority of voters",
 		Hint:     "bring back a host that is down, or add one, then repeat; see: virtswarm status",
 	}, {
-		Reason: NoCluster, code: connect.CodeFailedPrecondition,
+		Reason: NoCluster, Name: "no-cluster",
 		Sentence: "this host is of no cluster yet",
 		Hint:     "make one with: virtswarm init; or become a member of one with: virtswarm join ADDR TOKEN",
 	}, {
-		Reason: OldCopy, code: connect.CodeDataLoss,
+		Reason: OldCopy, Name: "old-copy",
 		Sentence: "the data directory is not this host's newest",
 		Hint:     "remove the host at another one (virtswarm leave --force), delete raft/ in the directory, and start with --join and --token",
 	}, {
-		Reason: UnsafeRecovery, code: connect.CodeFailedPrecondition,
+		Reason: UnsafeRecovery, Name: "unsafe-recovery",
 		Sentence: "the recovery is not needed, or would lose what a survivor has",
 		Hint:     "look with: virtswarmd recover",
 	}, {
-		Reason: Interrupted, code: connect.CodeCanceled,
+		Reason: Interrupted, Name: "interrupted",
 		Sentence: "interrupted",
 		Hint:     "repeat the command when it suits you: what was done is not done again",
 	},
 }
 
-func init() {
-	for i := range explanations {
-		e := &explanations[i]
-		e.ExitCode = int(e.Reason)
-		e.Name = strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(e.Reason.String(), "REASON_")), "_", "-")
-	}
-}
-
 // Explanations returns what there is to say about every reason, ordered by exit code.
 func Explanations() []Explanation { return slices.Clone(explanations) }
 
-// Explain returns what there is to say about a reason; about one it does not know (a newer daemon may
-// send it) the same as about Unexpected.
-func Explain(r Reason) Explanation {
+// Explain returns what there is to say about a reason. A reason that it does not know (a newer daemon may send it) is explained
+// as Unexpected.
+func (r Reason) Explain() Explanation {
 	for _, e := range explanations {
 		if e.Reason == r {
 			return e
@@ -217,3 +199,9 @@ func Explain(r Reason) Explanation {
 	}
 	return explanations[0]
 }
+
+// ExitCode returns the exit code of a process that fails for this reason.
+func (r Reason) ExitCode() int { return int(r.Explain().Reason) }
+
+// String returns the reason's name.
+func (r Reason) String() string { return r.Explain().Name }

@@ -1,0 +1,58 @@
+package reason
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"syscall"
+	"testing"
+)
+
+func TestErrorText(t *testing.T) {
+	tests := []struct {
+		err  *Error
+		want string
+	}{
+		{Wrap(NotFound, "images/b", nil), "no such name or version: images/b"},
+		{Wrap(NoLeader, "", nil), "the cluster has no leader"},
+		{Wrap(NoSpace, "a", io.EOF), "no space: a: EOF"},
+		{Wrap(NoSpace, "", io.EOF), "no space: EOF"},
+	}
+	for _, tt := range tests {
+		if got := tt.err.Error(); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+	if e := Wrap(NoSpace, "a", io.EOF); !errors.Is(e, io.EOF) {
+		t.Error("the cause is not found in the error")
+	}
+}
+
+func TestOf(t *testing.T) {
+	missing, full := Sentinel(NotFound, "no such thing"), Sentinel(NoSpace, "no space left")
+	tests := []struct {
+		err  error
+		want Reason
+	}{
+		{nil, 0},
+		{missing, NotFound},
+		{fmt.Errorf("open x: %w", missing), NotFound},
+		{fmt.Errorf("%w: %w", missing, full), NoSpace},
+		{fmt.Errorf("%w: %w", missing, syscall.ENOSPC), NoSpace},
+		{fmt.Errorf("write: %w", syscall.EDQUOT), NoSpace},
+		{Wrap(Usage, "x", full), Usage},
+		{fmt.Errorf("listen: %w", syscall.EADDRINUSE), AddressInUse},
+		{fmt.Errorf("fetch: %w", context.Canceled), Interrupted},
+		{fmt.Errorf("%w: %w", missing, context.Canceled), NotFound},
+		{io.EOF, Unexpected},
+	}
+	for _, tt := range tests {
+		if got := Of(tt.err); got != tt.want {
+			t.Errorf("%v: got %v, want %v", tt.err, got, tt.want)
+		}
+	}
+	if other := Sentinel(NotFound, "no such thing"); errors.Is(missing, other) {
+		t.Error("two sentinels of one text are the same")
+	}
+}
