@@ -258,11 +258,11 @@ func (c *Config) Validate() error {
 	case c.Guests.VSock != guestsAuto && c.Guests.VSock != guestsOn && c.Guests.VSock != guestsOff:
 		return bad("guests.vsock", "%q is none of auto, on, off", c.Guests.VSock)
 	case c.Join == "" && c.Token != "":
-		return bad("--token", "goes with --join ADDR, the address of a member")
+		return bad("`token`", "goes with `join` ADDR, the address of a member")
 	case c.Join != "" && c.Token == "":
-		return bad("--join", "needs --token: 'virtswarm token' at a member prints one")
+		return bad("`join`", "needs `token`: 'virtswarm token' at a member prints one")
 	}
-	for _, a := range []struct{ key, addr string }{{"listen", c.Listen}, {"advertise", c.Advertise}, {"metrics", c.Metrics}, {"--join", c.Join}} {
+	for _, a := range []struct{ key, addr string }{{"listen", c.Listen}, {"advertise", c.Advertise}, {"metrics", c.Metrics}, {"`join`", c.Join}} {
 		if _, _, err := net.SplitHostPort(a.addr); a.addr != "" && err != nil {
 			return bad(a.key, "%q is not HOST:PORT: %v", a.addr, err)
 		}
@@ -315,7 +315,7 @@ func (c *Config) defaults() error {
 	if c.Name == "" {
 		name, err := os.Hostname()
 		if err != nil {
-			return fmt.Errorf("%w: name: this machine has no host name (%w); set one with --name", ErrConfig, err)
+			return fmt.Errorf("%w: name: this machine has no host name (%w); set one with `name`", ErrConfig, err)
 		}
 		c.Name = name
 	}

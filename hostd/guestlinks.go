@@ -1,13 +1,13 @@
 package hostd
 
 import (
-	"context"
+	"fmt"
 	"os"
 
+	"github.com/virtswarm/virtswarm/hostd/control"
 	"github.com/virtswarm/virtswarm/hostd/guest"
-	"github.com/virtswarm/virtswarm/hostd/store"
-	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
-	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/hostd/observe"
+	"github.com/virtswarm/virtswarm/hostd/virt"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -15,15 +15,14 @@ import (
 const vhostDevice = "/dev/vhost-vsock"
 
 // openGuests opens the host's end of guest links.
-func (h *Host) openGuests() {
+func (h *Host) openGuests(files *control.Files) {
 	h.guests = guest.New(guest.Config{
 		Catalogue: h.node, Domains: h.domains, Files: h.fetch,
-		Publisher: guestPublisher{h}, Plugger: h.plugger,
+		Publisher: control.GuestPublisher{Files: files}, Plugger: h.plugger,
 		Host: h.cfg.Name, Version: h.version, Network: h.network,
 		VSock: h.cfg.Guests.VSock == guestsOn || h.cfg.Guests.VSock == guestsAuto && haveVhost(), Hybrid: h.cfg.Guests.Hybrid,
 		ShmDir: h.cfg.Guests.ShmDir, Logger: h.log.Named("guest"), Metrics: h.registry,
 	})
-	h.shm = h.guests
 }
 
 func haveVhost() bool {
@@ -31,29 +30,22 @@ func haveVhost() bool {
 	return err == nil
 }
 
-// guestPublisher takes in what guests publish: guest.Publisher.
-type guestPublisher struct{ host *Host }
+// Who can plug shared memory into running domains: libvirt's own calls where libvirt manages the domain, for it would not
+// know of what is plugged behind its back.
+var (
+	_ guest.Plugger = (*virt.Watcher)(nil)
+	_ guest.Plugger = (*observe.Unmanaged)(nil)
+)
 
-// Receive implements guest.Publisher.
-func (p guestPublisher) Receive(ctx context.Context, m *content.Manifest) (*store.File, func(), error) {
-	unpin := p.host.keeper.Pin(m.ID()) // before it is there: nobody wants it yet
-	err := p.host.store.MakeRoom(ctx, m.DataBytes())
-	var file *store.File
-	if err == nil {
-		file, err = p.host.store.Create(ctx, m)
+// plugger returns what can plug into a domain of this host.
+func (h *Host) plugger(d placement.Domain) (guest.Plugger, error) {
+	switch {
+	case d.Manager == placement.ManagedByLibvirt && h.libvirt != nil:
+		return h.libvirt, nil
+	case d.Manager == placement.ManagedByLibvirt:
+		return nil, fmt.Errorf("domain %s: %w", d.UUID, virt.ErrNoLibvirt)
+	case d.Manager == placement.ManagedByQMP && h.unmanaged != nil:
+		return h.unmanaged, nil
 	}
-	if err != nil {
-		unpin()
-		return nil, nil, err
-	}
-	return file, unpin, nil
-}
-
-// Publish implements guest.Publisher.
-func (p guestPublisher) Publish(ctx context.Context, name, guests string, file *store.File, progress func(copies, wanted int)) error {
-	cmd := &placement.Publish{Name: name, Replicas: DefaultReplicas, Guests: guests}
-	return p.host.publishFile(ctx, cmd, file, false, func(e *v1.PublishProgress) error {
-		progress(int(e.GetCopiesMade()), int(e.GetCopiesWanted()))
-		return nil
-	})
+	return nil, fmt.Errorf("domain %s is managed by %q, which cannot be asked here", d.UUID, d.Manager)
 }

@@ -21,15 +21,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/virtswarm/virtswarm/hostd/control"
 	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/guest"
 	"github.com/virtswarm/virtswarm/hostd/hook"
 	"github.com/virtswarm/virtswarm/hostd/keeper"
+	"github.com/virtswarm/virtswarm/hostd/observe"
 	"github.com/virtswarm/virtswarm/hostd/server"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/hostd/virt"
-	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/pki"
@@ -45,9 +46,6 @@ var ErrRunning = reason.Sentinel(reason.AlreadyRunning, "another virtswarmd uses
 
 // noLibvirt is the URI of a host that has none.
 const noLibvirt = "none"
-
-// handOver bounds the attempt to pass on Raft leadership before the daemon ends.
-const handOver = 2 * time.Second
 
 // Host is one host of the cluster. New makes it, Run runs it; the methods that the API calls are safe for concurrent
 // use in between.
@@ -76,23 +74,19 @@ type Host struct {
 	swarm     *swarm.Swarm
 	fetch     *fetch.Fetcher
 	keeper    *keeper.Keeper
-	facts     *facts
-	hook      *hook.Hook
-	seen      DomainSource  // nil: libvirt is to be asked
-	libvirt   *virt.Watcher // nil: none is to be asked
-	unmanaged *unmanaged    // nil: none are looked for
-	domains   *domains
+	seen      observe.DomainSource // nil: libvirt is to be asked
+	libvirt   *virt.Watcher        // nil: none is to be asked
+	unmanaged *observe.Unmanaged   // nil: none are looked for
+	holdings  *observe.Holdings
+	domains   *observe.Domains
+	findings  *observe.Findings
 	guests    *guest.Server
-	shm       linkMemory // guests, but in tests
-	cache     *cacheMetrics
-	health    *health
-	peers     *peers
+	peers     *server.Peers
+	control   *server.Operations
+	departure *control.Departure
 	ready     func() // called once the API answers
 
 	setup sync.Mutex // held while the host founds a cluster or joins one after the start
-
-	leaving atomic.Bool   // this host is being removed on its own wish
-	left    chan struct{} // closed once it is out of the cluster: Run ends
 }
 
 // Options are what a Host gets from its process, beside its configuration.
@@ -107,7 +101,7 @@ type Options struct {
 	// FS holds the data directory, and what Pull writes; nil means disk.OS. What Publish reads is the machine's own.
 	FS disk.FS
 	// Domains sees the domains of this host in libvirt's place; nil means the libvirt of Config.
-	Domains DomainSource
+	Domains observe.DomainSource
 	// ListenLocal listens for the local API; nil means at Config.Socket. A nil listener without error: there is none.
 	ListenLocal func() (net.Listener, error)
 }
@@ -140,7 +134,7 @@ func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 	o.defaults(&cfg)
 	h := &Host{
 		cfg: cfg, log: o.Logger, version: o.Version, started: time.Now(), network: o.Network, fs: o.FS, ready: sync.OnceFunc(o.Ready),
-		seen: o.Domains, left: make(chan struct{}),
+		seen: o.Domains, departure: control.NewDeparture(),
 	}
 	empty := !exists(h.fs, cfg.Data)
 	defer func() {
@@ -199,14 +193,13 @@ func (h *Host) open() error {
 	h.ports.Port = h.mux.Listen(link.ProtoHTTP2, link.ProtoHTTP1)
 	h.ports.Join = h.mux.Listen(link.ProtoJoin)
 	dialer := &link.Dialer{Network: h.network, Identity: h.id, Allow: h.allow}
-	h.peers = newPeers(dialer, h.address)
+	h.peers = server.NewPeers(apiDialer(dialer))
 
 	var err error
-	h.health = &health{host: h}
-	h.facts = newFacts(h.self, h.log.Named("facts"))
+	changes, damages := observe.NewChanges(), new(observe.Damages)
 	h.store, err = store.Open(store.Options{
 		Dir: filepath.Join(h.cfg.Data, "store"), FS: h.fs, Quota: store.Quota{Bytes: int64(h.cfg.Quota)}, Logger: h.log.Named("store"),
-		Metrics: h.registry, OnDurable: func(f *store.File) { h.facts.touch(f.ID()) }, OnDamage: h.health.damage.note,
+		Metrics: h.registry, OnDurable: func(f *store.File) { changes.Touch(f.ID()) }, OnDamage: damages.Note,
 	})
 	if err != nil {
 		return err
@@ -224,58 +217,77 @@ func (h *Host) open() error {
 		return err
 	}
 	h.swarm, err = swarm.New(swarm.Config{
-		Self: h.self, Store: fetch.Files(h.store), Directory: directory{h.node}, Dialer: wireDialer{h.peers},
+		Self: h.self, Store: fetch.Files(h.store), Directory: directory{h.node}, Dialer: wireDialer{dialer, h.node},
 		Logger: h.log.Named("swarm"), Metrics: h.registry,
 	})
 	if err != nil {
 		return err
 	}
-	h.facts.node, h.facts.store = h.node, h.store
-	pin := func(id content.Digest) func() { return h.keeper.Pin(id) } // nobody opens anything before it is there
-	h.fetch = fetch.New(fetch.Config{Store: h.store, Swarm: h.swarm, Pin: pin, Logger: h.log.Named("fetch")})
-	h.keeper = keeper.New(keeper.Config{
-		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: h.fetch.Unpinned(), Reporter: h.facts, KeepStrays: h.cfg.KeepStrays, Fetches: h.cfg.Fetches,
-		Logger: h.log.Named("keeper"), Metrics: h.registry,
+	withdrawn := new(keeper.Withdrawn)
+	h.holdings = observe.NewHoldings(observe.HoldingsConfig{
+		Self: h.self, Node: h.node, Store: h.store, Changes: changes, Told: withdrawn.Told, Logger: h.log.Named("holdings"),
 	})
-	h.facts.told = h.keeper.Told
-	if err := h.openDomains(h.seen); err != nil {
+	reader := fetch.New(fetch.Config{Store: h.store, Swarm: h.swarm, Logger: h.log.Named("fetch")})
+	h.keeper = keeper.New(keeper.Config{
+		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: reader, Reporter: h.holdings, Withdrawn: withdrawn,
+		KeepStrays: h.cfg.KeepStrays, Fetches: h.cfg.Fetches, Logger: h.log.Named("keeper"), Metrics: h.registry,
+	})
+	h.fetch = reader.Pinning(h.keeper.Pin)
+	h.findings = observe.NewFindings(observe.FindingsConfig{
+		Self: h.self, Name: h.cfg.Name, Node: h.node, Store: h.store, Keeper: h.keeper, Damages: damages, Expires: h.id.Expires,
+	})
+	if err := h.openDomains(); err != nil {
 		return err
 	}
-	h.openGuests()
-	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self))
-	h.registry.MustRegister(peerMetrics{h.node, h.swarm}, h.health)
-	h.cache = newCacheMetrics(h.registry)
-	return nil
+	h.registry.MustRegister(newCatalogueMetrics(h.node, h.self), peerMetrics{h.node, h.swarm}, h.findings)
+	return h.openControl()
 }
 
-// openDomains opens what knows of domains, and what serves them.
-func (h *Host) openDomains(seen DomainSource) (err error) {
-	h.hook, err = hook.New(hook.Config{
-		Catalogue: h.node, Fetch: h.fetch, FS: h.fs, Dir: h.cfg.Data, Logger: h.log.Named("hook"),
-	})
+// openControl opens the operations, and the guest links, through which guests publish.
+func (h *Host) openControl() error {
+	starts, err := hook.New(hook.Config{Catalogue: h.node, Fetch: h.fetch, FS: h.fs, Dir: h.cfg.Data, Logger: h.log.Named("hook")})
 	if err != nil {
 		return err
 	}
-	used := &inUse{
-		self: h.self, store: filepath.Join(h.cfg.Data, "store"), view: h.node.View, pin: h.keeper.Pin, pins: map[content.Digest]func(){},
+	rooms := &control.Rooms{
+		Self: h.self, Name: h.cfg.Name, Advertise: h.advertise, Version: h.version, Data: h.cfg.Data, Started: h.started,
+		Identity: h.id, FS: h.fs, Node: h.node, Store: h.store, Swarm: h.swarm, Fetch: h.fetch, Keeper: h.keeper,
+		Findings: h.findings, Pulls: control.NewPullMetrics(h.registry), Peers: h.peers, Logger: h.log.Named("control"),
 	}
-	h.domains = &domains{
-		self: h.self, node: h.node, sources: map[string]DomainSource{}, log: h.log.Named("domains"), changed: used.update, wake: make(chan struct{}, 1),
-		real: seen == nil,
+	files := &control.Files{Rooms: rooms}
+	h.openGuests(files)
+	guests := control.GuestRooms{Hook: starts, Memory: h.guests}
+	if h.libvirt != nil {
+		guests.Libvirt = h.libvirt
 	}
-	if seen != nil {
-		h.domains.sources[placement.ManagedByLibvirt] = seen
+	h.control = &server.Operations{
+		Files: files, HostOps: control.NewHosts(rooms, h.departure), GuestOps: &control.Guests{Rooms: rooms, GuestRooms: guests},
+		StrayOps: &control.Strays{Rooms: rooms}, Reports: &control.Reports{Rooms: rooms}, ScrubRate: int64(h.cfg.ScrubRate),
+		Forwarded: h.node.HandleForward,
+	}
+	return nil
+}
+
+// openDomains opens what knows of domains.
+func (h *Host) openDomains() (err error) {
+	sources := map[string]observe.DomainSource{}
+	if h.seen != nil {
+		sources[placement.ManagedByLibvirt] = h.seen
 	} else if h.cfg.Libvirt.URI != noLibvirt {
 		h.libvirt, err = virt.New(virt.Config{URI: h.cfg.Libvirt.URI, Logger: h.log.Named("virt"), Metrics: h.registry})
 		if err != nil {
 			return err
 		}
-		h.domains.sources[placement.ManagedByLibvirt] = h.libvirt
+		sources[placement.ManagedByLibvirt] = h.libvirt
 	}
 	if len(h.cfg.QMP) > 0 {
-		h.unmanaged = &unmanaged{qmp.New(qmp.Config{Paths: h.cfg.QMP, Host: string(h.self), Logger: h.log.Named("qmp")}), time.Now()}
-		h.domains.sources[placement.ManagedByQMP] = h.unmanaged
+		h.unmanaged = observe.NewUnmanaged(qmp.New(qmp.Config{Paths: h.cfg.QMP, Host: string(h.self), Logger: h.log.Named("qmp")}))
+		sources[placement.ManagedByQMP] = h.unmanaged
 	}
+	used := &observe.InUse{Self: h.self, Store: filepath.Join(h.cfg.Data, "store"), View: h.node.View, Pin: h.keeper.Pin}
+	h.domains = observe.NewDomains(observe.DomainsConfig{
+		Self: h.self, Node: h.node, Sources: sources, Changed: used.Update, Logger: h.log.Named("domains"),
+	})
 	return nil
 }
 
@@ -291,15 +303,15 @@ func (h *Host) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
-	srv := server.New(server.Config{Host: h, Setup: h, Logger: h.log.Named("api"), Metrics: h.registry, Peer: link.PeerOf})
+	srv := server.New(server.Config{Host: h.control, Setup: settled{h}, Logger: h.log.Named("api"), Metrics: h.registry, Peer: link.PeerOf})
 	port := make(chan error, 1)
 	go func() { port <- h.mux.Serve() }() // ends with close, after Raft: its last words go through here
 	group.Go(func() error { return srv.Run(ctx, h.ports) })
 	group.Go(func() error { return h.serveWire(ctx) })
 	group.Go(func() error { h.keeper.Run(ctx); return nil })
-	group.Go(func() error { h.facts.run(ctx); return nil })
-	group.Go(func() error { h.domains.run(ctx); return nil })
-	if h.domains.real && len(h.domains.sources) > 0 { // else there are no guests
+	group.Go(func() error { h.holdings.Run(ctx); return nil })
+	group.Go(func() error { h.domains.Run(ctx); return nil })
+	if h.libvirt != nil || h.unmanaged != nil { // else there are no guests
 		group.Go(func() error { h.guests.Run(ctx); return nil })
 	}
 	if h.libvirt != nil {
@@ -307,20 +319,20 @@ func (h *Host) Run(ctx context.Context) error {
 	}
 	if h.unmanaged != nil {
 		group.Go(func() error { h.unmanaged.Run(ctx); return nil })
-		defer time.AfterFunc(unmanagedPatience+time.Millisecond, h.domains.touch).Stop() // now it is known who is gone
+		defer time.AfterFunc(observe.UnmanagedPatience+time.Millisecond, h.domains.Touch).Stop() // now it is known who is gone
 	}
 	group.Go(func() error { h.introduce(ctx); return nil })
 	group.Go(func() error { h.followSettings(ctx); return nil })
 	group.Go(func() error { h.renew(ctx); return nil })
-	group.Go(func() error { h.scrubNowAndThen(ctx); return nil })
-	group.Go(func() error { h.health.watch(ctx); return nil })
+	group.Go(func() error { h.control.Files.ScrubEvery(ctx, h.cfg.ScrubEvery, int64(h.cfg.ScrubRate)); return nil })
+	group.Go(func() error { h.findings.Run(ctx); return nil })
 	group.Go(func() error { defer stop(); return h.membership(ctx) })
 	group.Go(func() error {
 		select {
 		case err := <-port:
 			return err
 		case <-ctx.Done():
-			h.handOver()
+			h.control.HostOps.HandOver()
 			return nil
 		}
 	})
@@ -334,16 +346,16 @@ func (h *Host) membership(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-h.left:
+	case <-h.departure.Done():
 		return nil
 	case <-h.node.Failed():
 	}
-	if err := h.node.Err(); !h.leaving.Load() || !errors.Is(err, raft.ErrRemoved) {
+	if err := h.node.Err(); !h.departure.Wanted() || !errors.Is(err, raft.ErrRemoved) {
 		return err
 	}
 	select { // the call that removes this host has still to say so
 	case <-ctx.Done():
-	case <-h.left:
+	case <-h.departure.Done():
 	}
 	return nil
 }
@@ -353,21 +365,12 @@ func (h *Host) membership(ctx context.Context) error {
 func (h *Host) end() {
 	h.close()
 	select {
-	case <-h.left:
+	case <-h.departure.Done():
 		h.log.Info("this host has left the cluster", "cluster", h.id.Cluster())
 		for _, dir := range []string{h.pkiDir(), h.raftDir()} {
 			h.warn("remove "+dir, h.fs.RemoveAll(dir))
 		}
 	default:
-	}
-}
-
-// handOver lets another host lead before this one is gone, so that nobody waits for an election.
-func (h *Host) handOver() {
-	ctx, cancel := context.WithTimeout(context.Background(), handOver)
-	defer cancel()
-	if err := h.node.TransferLeadership(ctx); err != nil {
-		h.log.Debug("leadership was not passed on", "error", err)
 	}
 }
 
@@ -380,7 +383,7 @@ func (h *Host) close() {
 		h.warn("end raft", h.node.Close())
 	}
 	if h.peers != nil {
-		h.peers.close()
+		h.peers.Close()
 	}
 	if h.mux != nil {
 		h.warn("close the port", h.mux.Close())

@@ -76,7 +76,7 @@ func (h *Host) resume(ctx context.Context, id *pki.Identity) error {
 				return err
 			}
 		}
-		h.log.Info("this host is a member already, --join and --token are not needed any more", "cluster", id.Cluster())
+		h.log.Info("this host is a member already: it needs no token any more", "cluster", id.Cluster())
 	} else if !known {
 		return h.oldCopy(id)
 	}
@@ -104,13 +104,13 @@ func (h *Host) mayResume(id *pki.Identity) (bool, error) {
 func (h *Host) oldCopy(id *pki.Identity) error {
 	return reason.Wrap(reason.OldCopy, h.cfg.Data, fmt.Errorf("%w in %s: this host would break the promises that it made to cluster %s",
 		errNoCatalogue, h.raftDir(), id.Cluster())).WithHint(fmt.Sprintf(
-		"at another host run: virtswarm leave --force %s; then start this daemon with --join ADDR --token T: its stored files stay", h.cfg.Name))
+		"at another host run: virtswarm leave `force` %s; then start this daemon with `join` ADDR `token` T: its stored files stay", h.cfg.Name))
 }
 
 // otherCluster refuses a token that does not fit what this host is.
 func (h *Host) otherCluster(id *pki.Identity) error {
 	err := fmt.Errorf("this host is a member of cluster %s, and the token admits to another one", id.Cluster())
-	return reason.Wrap(reason.NotMember, h.cfg.Name, err).WithHint(fmt.Sprintf("to stay in this cluster, start without --join and --token; "+
+	return reason.Wrap(reason.NotMember, h.cfg.Name, err).WithHint(fmt.Sprintf("to stay in this cluster, start without `join` and `token`; "+
 		"to move, run virtswarm leave here first, or delete %s and %s if nobody needs the cluster %s", h.pkiDir(), h.raftDir(), id.Cluster()))
 }
 
@@ -224,7 +224,7 @@ func (h *Host) renew(ctx context.Context) {
 			continue
 		}
 		err := h.id.Renew()
-		h.health.renewal.Store(&err)
+		h.findings.Renewed(err)
 		if err != nil {
 			h.log.Error("cannot renew this host's certificate", "expires", h.id.Expires(), "error", err)
 		}

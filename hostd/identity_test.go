@@ -33,7 +33,7 @@ func (c *crowd) opens(h *crowdHost, join, token string) error {
 
 func (c *crowd) token(h *crowdHost) string {
 	c.t.Helper()
-	r, err := h.CreateToken(c.ctx(), &v1.CreateTokenRequest{})
+	r, err := h.control.CreateToken(c.ctx(), &v1.CreateTokenRequest{})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func (c *crowd) refused(err error, want reason.Reason, what, next string) {
 	e := reason.As(err, "")
 	if err == nil || e.Reason != want {
 		c.t.Errorf("%s: %v, want the reason %v", what, err, want)
-	} else if !strings.Contains(e.Next(), next) {
+	} else if !strings.Contains(reason.Flags(e.Next()), next) {
 		c.t.Errorf("%s: the next step is %q, want %q in it", what, e.Next(), next)
 	}
 }
@@ -101,7 +101,7 @@ func (c *crowd) refused(err error, want reason.Reason, what, next string) {
 // forceOut takes a host that is stopped out of the cluster.
 func (c *crowd) forceOut(at *crowdHost, name string) {
 	c.t.Helper()
-	err := at.Leave(c.ctx(), &v1.LeaveRequest{Host: name, Force: true}, func(*v1.LeaveProgress) error { return nil })
+	err := at.control.Leave(c.ctx(), &v1.LeaveRequest{Host: name, Force: true}, func(*v1.LeaveProgress) error { return nil })
 	if err != nil {
 		c.t.Fatal(err)
 	}

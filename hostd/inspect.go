@@ -1,6 +1,7 @@
 package hostd
 
 import (
+	"github.com/virtswarm/virtswarm/hostd/server"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
 )
@@ -14,3 +15,6 @@ func (h *Host) ID() placement.HostID { return h.self }
 
 // Raft says what part this host takes in the replication.
 func (h *Host) Raft() raft.Status { return h.node.Status() }
+
+// API is what the host does for those who call it.
+func (h *Host) API() server.Host { return h.control }

@@ -11,14 +11,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"connectrpc.com/connect"
-
-	"github.com/virtswarm/virtswarm/internal/api"
-	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/hostd/control"
+	"github.com/virtswarm/virtswarm/hostd/server"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/pki"
 	"github.com/virtswarm/virtswarm/internal/reason"
+	"github.com/virtswarm/virtswarm/placement"
 )
 
 // A host joins in steps, each of which a crash may follow:
@@ -82,17 +81,21 @@ func (h *Host) join(ctx context.Context, addr, text string) error {
 	if err != nil {
 		return err
 	}
-	answer, asked, err := h.askToJoin(ctx, addr, token, request)
+	dial := func(ctx context.Context) (net.Conn, error) { return link.DialJoin(ctx, h.network, addr, token) }
+	answer, asked, err := server.Apply(ctx, addr, dial, control.Applicant{
+		Token: token.Encode(), CSR: request.CSR(), Name: h.cfg.Name, Address: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels,
+		Limits: h.cfg.limits(),
+	})
 	if err != nil {
 		if !again && (!asked || refusedToJoin(err)) {
 			h.warn("remove the key of a failed join", h.fs.RemoveAll(dir))
 		}
-		return joinError(addr, err)
+		return err
 	}
 	if err := h.beginJoin(request); err != nil {
 		return err
 	}
-	id, err := request.Accept(token.Pin, answer.GetHostCertificate(), answer.GetCaCertificate(), answer.GetCaKey())
+	id, err := request.Accept(token.Pin, answer.Certificate, answer.CA, answer.CAKey)
 	if err != nil {
 		return fmt.Errorf("join at %s: %w", addr, err)
 	}
@@ -109,24 +112,9 @@ func (h *Host) join(ctx context.Context, addr, text string) error {
 	return nil
 }
 
-// askToJoin sends the request; asked says whether the member may have got it.
-func (h *Host) askToJoin(ctx context.Context, addr string, token pki.Token, request *pki.Request) (_ *v1.JoinResponse, asked bool, err error) {
-	client := api.NewClient(func(ctx context.Context) (net.Conn, error) {
-		conn, err := link.DialJoin(ctx, h.network, addr, token)
-		asked = asked || err == nil
-		return conn, err
-	})
-	defer client.Close()
-	answer, err := client.Join.Join(ctx, &v1.JoinRequest{
-		Token: token.Encode(), Csr: request.CSR(), Name: h.cfg.Name, Address: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels,
-		Limits: describeLimits(h.cfg.limits()),
-	})
-	return answer, asked, err
-}
-
 // refusedToJoin says whether an error is the word of a member that has not admitted this host.
 func refusedToJoin(err error) bool {
-	switch api.ReasonOf(err) {
+	switch reason.Of(err) {
 	case reason.BadToken, reason.HostNameTaken, reason.InvalidConfig, reason.NotMember, reason.Usage:
 		return true
 	}
@@ -199,7 +187,7 @@ func (h *Host) removedAt(ctx context.Context, id *pki.Identity) bool {
 func (h *Host) askStanding(ctx context.Context, id *pki.Identity) (removed, sure bool) {
 	dialer := &link.Dialer{Network: h.network, Identity: id, Timeout: standingPatience}
 	var connected, refused atomic.Bool
-	client := api.NewClient(func(ctx context.Context) (net.Conn, error) {
+	dial := func(ctx context.Context) (net.Conn, error) {
 		conn, err := dialer.Dial(ctx, h.cfg.Join, link.ProtoHTTP2, "")
 		if err != nil {
 			refused.Store(refused.Load() || link.Refused(err))
@@ -207,12 +195,10 @@ func (h *Host) askStanding(ctx context.Context, id *pki.Identity) (removed, sure
 		}
 		connected.Store(true)
 		return &refusal{conn, &refused}, nil
-	})
-	defer client.Close()
-	r, err := client.Control.Hosts(ctx, &v1.HostsRequest{})
+	}
+	members, stale, err := server.Members(ctx, dial)
 	if err == nil {
-		member := slices.ContainsFunc(r.GetHosts(), func(m *v1.Host) bool { return m.GetId() == id.HostID() })
-		return !member && !r.GetStaleness().GetStale(), true
+		return !slices.Contains(members, placement.HostID(id.HostID())) && !stale, true
 	}
 	h.log.Debug("the member to join at does not say whether this host is one", "at", h.cfg.Join, "error", err)
 	return refused.Load(), refused.Load() || !connected.Load()
@@ -231,18 +217,4 @@ func (r *refusal) Read(p []byte) (int, error) {
 		r.seen.Store(true)
 	}
 	return n, err
-}
-
-// joinError says why joining failed; what the member said is passed on as it is.
-func joinError(addr string, err error) error {
-	for _, known := range []error{pki.ErrPinMismatch, link.ErrNoProtocol} {
-		if errors.Is(err, known) {
-			return fmt.Errorf("join at %s: %w", addr, err)
-		}
-	}
-	e := api.AsError(err)
-	if e.Reason == reason.Unreachable || errors.Is(err, context.DeadlineExceeded) || connect.CodeOf(err) == connect.CodeDeadlineExceeded {
-		return reason.Wrap(reason.Unreachable, addr, e.Err).WithHint("check that virtswarmd runs there as a member of a cluster, and that the address is the one of its port")
-	}
-	return e
 }

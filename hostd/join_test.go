@@ -8,6 +8,7 @@ import (
 	"time"
 
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/placement"
 )
 
 // A daemon that was killed while it made a cluster of its own, and is then told to join another, must not go on making
@@ -35,7 +36,8 @@ func TestJoinGivesUpAnUnfinishedFounding(t *testing.T) {
 		}
 	}()
 	for changed := member.node.Changed(); ; changed = member.node.Changed() {
-		if _, err := member.address(member.self); err == nil {
+		founded := false
+		if member.node.View(func(s *placement.State) { _, founded = s.Host(member.self) }); founded {
 			break
 		}
 		select {
@@ -44,7 +46,7 @@ func TestJoinGivesUpAnUnfinishedFounding(t *testing.T) {
 			t.Fatal("the first host never entered its catalogue")
 		}
 	}
-	token, err := member.CreateToken(ctx, &v1.CreateTokenRequest{})
+	token, err := member.control.CreateToken(ctx, &v1.CreateTokenRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}

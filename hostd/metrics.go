@@ -1,10 +1,9 @@
 package hostd
 
 import (
-	"sync/atomic"
-
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/virtswarm/virtswarm/hostd/control"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
@@ -60,7 +59,7 @@ func (m catalogueMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(descAway, int64(sum.Awaited))
 		gauge(descLost, int64(sum.Lost))
 		domains := map[placement.DomainState]int{}
-		for state := range guestStates {
+		for _, state := range placement.DomainStates {
 			domains[state] = 0
 		}
 		for _, d := range s.Domains() {
@@ -94,29 +93,9 @@ func (m peerMetrics) Describe(ch chan<- *prometheus.Desc) {
 func (m peerMetrics) Collect(ch chan<- prometheus.Metric) {
 	peers := m.swarm.Peers()
 	m.node.View(func(s *placement.State) {
-		for _, p := range describePeers(s, peers) {
-			ch <- prometheus.MustNewConstMetric(descPeerUp, prometheus.GaugeValue, p.GetUp(), p.GetHost())
-			ch <- prometheus.MustNewConstMetric(descPeerDown, prometheus.GaugeValue, p.GetDown(), p.GetHost())
+		for _, p := range control.PeerRates(s, peers) {
+			ch <- prometheus.MustNewConstMetric(descPeerUp, prometheus.GaugeValue, p.Up, p.Name)
+			ch <- prometheus.MustNewConstMetric(descPeerDown, prometheus.GaugeValue, p.Down, p.Name)
 		}
 	})
-}
-
-// cacheMetrics tells how much of what was pulled on this host was here already. It is safe for concurrent use.
-type cacheMetrics struct{ hits, misses atomic.Uint64 }
-
-func newCacheMetrics(r prometheus.Registerer) *cacheMetrics {
-	m := &cacheMetrics{}
-	counter := func(name, help string, n *atomic.Uint64) {
-		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: "virtswarm", Subsystem: "cache", Name: name, Help: help,
-		}, func() float64 { return float64(n.Load()) }))
-	}
-	counter("hit_bytes_total", "Bytes that pulls wanted and were here already.", &m.hits)
-	counter("miss_bytes_total", "Bytes that pulls wanted and had to be fetched.", &m.misses)
-	return m
-}
-
-func (m *cacheMetrics) note(hit, miss uint64) {
-	m.hits.Add(hit)
-	m.misses.Add(miss)
 }

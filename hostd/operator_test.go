@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/observe"
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -34,7 +35,7 @@ type crowdHost struct {
 	*Host
 	cfg  Config
 	disk *disktest.Memory
-	seen DomainSource // nil: no domains are here
+	seen observe.DomainSource // nil: no domains are here
 	plug *linktest.Plug
 	stop func()
 }
@@ -55,7 +56,7 @@ func inCrowd(t *testing.T, n int, test func(t *testing.T, c *crowd)) {
 				Data: "/data", Listen: name + ":7117", Advertise: name + ":7117", Name: name, Grace: 30 * time.Second, Libvirt: LibvirtConfig{noLibvirt},
 			}}
 			if i > 0 {
-				token, err := c.hosts[0].CreateToken(c.ctx(), &v1.CreateTokenRequest{})
+				token, err := c.hosts[0].control.CreateToken(c.ctx(), &v1.CreateTokenRequest{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -138,7 +139,7 @@ func (c *crowd) publish(name string, size int, replicas uint32) (content.Digest,
 		c.t.Fatal(err)
 	}
 	var id content.Digest
-	err := c.hosts[0].Publish(c.ctx(), &v1.PublishRequest{Name: name, Path: path, Replicas: &replicas}, func(p *v1.PublishProgress) error {
+	err := c.hosts[0].control.Publish(c.ctx(), &v1.PublishRequest{Name: name, Path: path, Replicas: &replicas}, func(p *v1.PublishProgress) error {
 		if p.GetPhase() == v1.PublishPhase_PUBLISH_PHASE_DONE {
 			id, _ = content.ParseDigest(p.GetResult().GetId())
 		}
@@ -174,7 +175,7 @@ func TestDrainedHostCanGo(t *testing.T) {
 		id, want := c.publish("a", 3<<20, 2)
 		h := c.home(id)
 		var last *v1.DrainProgress
-		err := c.hosts[0].Drain(c.ctx(), &v1.DrainRequest{Host: h.cfg.Name, Wait: true}, func(p *v1.DrainProgress) error {
+		err := c.hosts[0].control.Drain(c.ctx(), &v1.DrainRequest{Host: h.cfg.Name, Wait: true}, func(p *v1.DrainProgress) error {
 			last = p
 			return nil
 		})
@@ -190,7 +191,7 @@ func TestDrainedHostCanGo(t *testing.T) {
 				continue
 			}
 			dest := filepath.Join("/", other.cfg.Name)
-			if err := other.Pull(c.ctx(), &v1.PullRequest{Name: "a", Dest: dest}, func(*v1.PullProgress) error { return nil }); err != nil {
+			if err := other.control.Pull(c.ctx(), &v1.PullRequest{Name: "a", Dest: dest}, func(*v1.PullProgress) error { return nil }); err != nil {
 				t.Fatalf("pull at %s: %v", other.cfg.Name, err)
 			}
 			if got, err := disk.ReadFile(other.disk, dest, 4<<20); err != nil || !bytes.Equal(got, want) {
@@ -198,7 +199,7 @@ func TestDrainedHostCanGo(t *testing.T) {
 			}
 		}
 		c.start(h)
-		if _, err := c.hosts[0].Undrain(c.ctx(), &v1.UndrainRequest{Host: h.cfg.Name}); err != nil {
+		if _, err := c.hosts[0].control.Undrain(c.ctx(), &v1.UndrainRequest{Host: h.cfg.Name}); err != nil {
 			t.Fatal(err)
 		}
 		c.eventually("it is a home again", func() bool { return c.home(id) == h || c.replication(id).OK() })
@@ -212,7 +213,7 @@ func TestDrainIsRefused(t *testing.T) {
 	inCrowd(t, 3, func(t *testing.T, c *crowd) {
 		id, _ := c.publish("a", 1<<20, 3)
 		drain := func(req *v1.DrainRequest) error {
-			return c.hosts[0].Drain(c.ctx(), req, func(*v1.DrainProgress) error { return nil })
+			return c.hosts[0].control.Drain(c.ctx(), req, func(*v1.DrainProgress) error { return nil })
 		}
 		if err := drain(&v1.DrainRequest{}); api.ReasonOf(err) != reason.TooFewCopies {
 			t.Fatalf("three copies on two hosts: %v", err)
@@ -223,18 +224,18 @@ func TestDrainIsRefused(t *testing.T) {
 		if r := c.replication(id); !r.OK() || c.stateOf(c.hosts[0]) != placement.Alive {
 			t.Fatalf("refused, but %s and %+v", c.stateOf(c.hosts[0]), r)
 		}
-		if _, err := c.hosts[0].Remove(c.ctx(), &v1.RemoveRequest{Name: "a"}); err != nil {
+		if _, err := c.hosts[0].control.Remove(c.ctx(), &v1.RemoveRequest{Name: "a"}); err != nil {
 			t.Fatal(err)
 		}
 		quota, light := uint64(1<<20), uint32(1)
 		for _, h := range c.hosts[1:] {
-			if _, err := c.hosts[0].SetHost(c.ctx(), &v1.SetHostRequest{Host: h.cfg.Name, Quota: &quota, Weight: &light}); err != nil {
+			if _, err := c.hosts[0].control.SetHost(c.ctx(), &v1.SetHostRequest{Host: h.cfg.Name, Quota: &quota, Weight: &light}); err != nil {
 				t.Fatal(err)
 			}
 			c.eventually("the quota is kept to", func() bool { return h.store.Usage().Quota == 1<<20 })
 		}
 		heavy := uint32(10_000)
-		if _, err := c.hosts[0].SetHost(c.ctx(), &v1.SetHostRequest{Weight: &heavy}); err != nil {
+		if _, err := c.hosts[0].control.SetHost(c.ctx(), &v1.SetHostRequest{Weight: &heavy}); err != nil {
 			t.Fatal(err)
 		}
 		for size := 8 << 20; ; size++ { // a light host may be the home of one, once in a while
@@ -268,7 +269,7 @@ func TestHostFollowsItsSettings(t *testing.T) {
 		set := func(req *v1.SetHostRequest) *v1.Host {
 			t.Helper()
 			req.Host = h.cfg.Name
-			r, err := c.hosts[0].SetHost(c.ctx(), req)
+			r, err := c.hosts[0].control.SetHost(c.ctx(), req)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -284,7 +285,7 @@ func TestHostFollowsItsSettings(t *testing.T) {
 		c.eventually("the limits are kept to", kept)
 
 		low = 80
-		if _, err := c.hosts[0].SetHost(c.ctx(), &v1.SetHostRequest{Host: h.cfg.Name, Low: &low}); api.ReasonOf(err) != reason.Usage {
+		if _, err := c.hosts[0].control.SetHost(c.ctx(), &v1.SetHostRequest{Host: h.cfg.Name, Low: &low}); api.ReasonOf(err) != reason.Usage {
 			t.Fatalf("a low watermark above the high one: %v", err)
 		}
 
@@ -295,10 +296,11 @@ func TestHostFollowsItsSettings(t *testing.T) {
 		h.cfg.Weight, h.cfg.Labels = 300, map[string]string{"row": "7"}
 		c.start(h)
 		c.eventually("the edited keys count", func() bool {
-			now := c.hosts[0].hostNow(h.self)
-			return now.GetWeight() == 300 && now.GetLabels()["row"] == "7" && now.GetLabels()["rack"] == "r1" && now.GetLimits().GetQuota() == quota
+			var now placement.Host
+			c.hosts[0].node.View(func(s *placement.State) { now, _ = s.Host(h.self) })
+			return now.Weight == 300 && now.Labels["row"] == "7" && now.Labels["rack"] == "r1" && now.Limits.Quota == int64(quota)
 		})
-		r, err := c.hosts[0].ShowHost(c.ctx(), &v1.ShowHostRequest{Host: h.cfg.Name})
+		r, err := c.hosts[0].control.ShowHost(c.ctx(), &v1.ShowHostRequest{Host: h.cfg.Name})
 		if err != nil || r.GetReport().GetUnreachable() != "" || r.GetReport().GetStore().GetQuota() != quota {
 			t.Fatalf("host show: %v, %v", r, err)
 		}
@@ -308,7 +310,7 @@ func TestHostFollowsItsSettings(t *testing.T) {
 func TestUnpinnedIsCache(t *testing.T) {
 	inCrowd(t, 3, func(t *testing.T, c *crowd) {
 		id, _ := c.publish("a", 1<<20, 1)
-		err := c.hosts[0].Distribute(c.ctx(), &v1.DistributeRequest{Name: "a", All: true, Watch: true}, func(p *v1.DistributeProgress) error {
+		err := c.hosts[0].control.Distribute(c.ctx(), &v1.DistributeRequest{Name: "a", All: true, Watch: true}, func(p *v1.DistributeProgress) error {
 			if p.GetDone() {
 				slow := 0
 				for _, h := range p.GetHosts() {
@@ -325,15 +327,15 @@ func TestUnpinnedIsCache(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := c.hosts[0].Unpin(c.ctx(), &v1.UnpinRequest{Name: "a", Hosts: []string{"hv2"}})
+		r, err := c.hosts[0].control.Unpin(c.ctx(), &v1.UnpinRequest{Name: "a", Hosts: []string{"hv2"}})
 		if err != nil || !slices.Equal(r.GetHosts(), []string{"hv2"}) {
 			t.Fatalf("unpin: %v, %v", r, err)
 		}
-		r, err = c.hosts[0].Unpin(c.ctx(), &v1.UnpinRequest{Name: "a", All: true})
+		r, err = c.hosts[0].control.Unpin(c.ctx(), &v1.UnpinRequest{Name: "a", All: true})
 		if err != nil || !slices.Equal(r.GetHosts(), []string{"hv1", "hv3"}) {
 			t.Fatalf("unpin all: %v, %v", r, err)
 		}
-		if _, err := c.hosts[0].Unpin(c.ctx(), &v1.UnpinRequest{Name: "a"}); api.ReasonOf(err) != reason.Usage {
+		if _, err := c.hosts[0].control.Unpin(c.ctx(), &v1.UnpinRequest{Name: "a"}); api.ReasonOf(err) != reason.Usage {
 			t.Fatalf("unpin from nobody: %v", err)
 		}
 		c.hosts[0].node.View(func(s *placement.State) {

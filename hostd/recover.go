@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/server"
 	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/pki"
 	"github.com/virtswarm/virtswarm/internal/reason"
@@ -65,7 +66,7 @@ func OpenRecovery(cfg Config, o Options) (_ *Recovery, err error) {
 		return nil, err
 	}
 	h.self = placement.HostID(h.id.HostID())
-	h.peers = newPeers(&link.Dialer{Network: h.network, Identity: h.id, Allow: h.allow}, nil)
+	h.peers = server.NewPeers(apiDialer(&link.Dialer{Network: h.network, Identity: h.id, Allow: h.allow}))
 	r.raft, err = raft.OpenOffline(raft.Config{
 		ID: h.self, Dir: h.raftDir(), Forwarder: h.peers, Advertise: "recover:0", FS: h.fs, Logger: h.log.Named("raft"),
 	})
@@ -99,7 +100,7 @@ func (r *Recovery) Survey(ctx context.Context) []Survivor {
 			if s.Answers, s.End = err == nil, end; err == nil {
 				return
 			}
-			if s.Why, s.Refuses = unreachable(err), r.refusedBy(ctx, *s); s.Refuses {
+			if s.Why, s.Refuses = server.Why(err), r.refusedBy(ctx, *s); s.Refuses {
 				s.Why = "it does not take this host for a member"
 			}
 		})
@@ -169,18 +170,18 @@ func objections(members []Survivor, gone map[placement.HostID]bool) error {
 			}
 		}
 	}
-	const forced = "; --force goes on all the same"
+	const forced = "; `force` goes on all the same"
 	for _, s := range members {
 		switch {
 		case s.Refuses:
 			return reason.Wrap(reason.UnsafeRecovery, s.Name, errors.New("the host is up and does not take this one for a member: the cluster goes on without it")).
-				WithHint("let this host join anew: start its daemon with --join " + s.Addr + " and a token; its stored files stay" + forced)
+				WithHint("let this host join anew: start its daemon with `join` " + s.Addr + " and a token; its stored files stay" + forced)
 		case gone[s.ID] && s.Answers:
 			return reason.Wrap(reason.UnsafeRecovery, s.Name, errors.New("the host answers: it is not gone")).
 				WithHint("stop its daemon for good, or leave it among the survivors" + forced)
 		case !gone[s.ID] && !s.Answers:
 			return reason.Wrap(reason.UnsafeRecovery, s.Name, fmt.Errorf("the host does not answer, so that nobody knows how far its log is: %s", s.Why)).
-				WithHint("start its daemon, or name it with --without if it is gone for good" + forced)
+				WithHint("start its daemon, or name it with `without` if it is gone for good" + forced)
 		case gone[s.ID] || s.Self:
 		case s.End.Lineage != self.End.Lineage:
 			return reason.Wrap(reason.UnsafeRecovery, s.Name, errors.New("the host follows another recovery of the cluster than this one")).
@@ -193,7 +194,7 @@ func objections(members []Survivor, gone map[placement.HostID]bool) error {
 	}
 	if living > voters/2 {
 		return reason.Wrap(reason.UnsafeRecovery, "", fmt.Errorf("%d of %d voters answer: the cluster can go on by itself", living, voters)).
-			WithHint("start the daemon here, and remove dead hosts with 'virtswarm leave --force HOST'" + forced)
+			WithHint("start the daemon here, and remove dead hosts with 'virtswarm leave `force` HOST'" + forced)
 	}
 	return nil
 }
@@ -205,7 +206,7 @@ func (r *Recovery) Close() error {
 		err = r.raft.Close()
 	}
 	if r.host.peers != nil {
-		r.host.peers.close()
+		r.host.peers.Close()
 	}
 	if r.host.lock != nil {
 		err = errors.Join(err, r.host.lock.Close())

@@ -9,8 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/control"
 	"github.com/virtswarm/virtswarm/hostd/server"
-	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/pki"
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
@@ -64,64 +64,50 @@ type waiting struct {
 	failed  error         // why it cannot go on all the same; set before
 }
 
-// Init implements server.SetupHost.
-func (w *waiting) Init(context.Context, *v1.InitRequest) (*v1.InitResponse, error) {
-	r := &v1.InitResponse{}
-	err := w.settle(w.host.found)
-	if err == nil {
-		r.ClusterId, r.HostId = w.host.id.Cluster(), w.host.id.HostID()
-	}
-	return r, err
-}
+// Init implements server.Setup.
+func (w *waiting) Init(context.Context) (server.Member, error) { return w.settle(w.host.found) }
 
-// JoinCluster implements server.SetupHost.
-func (w *waiting) JoinCluster(ctx context.Context, req *v1.JoinClusterRequest) (*v1.JoinClusterResponse, error) {
-	if _, _, err := net.SplitHostPort(req.GetAddress()); err != nil {
-		return nil, reason.Wrap(reason.Usage, fmt.Sprintf("%.200q", req.GetAddress()), errors.New("it is not HOST:PORT, the address of a member"))
+// JoinCluster implements server.Setup.
+func (w *waiting) JoinCluster(ctx context.Context, addr, token string) (server.Member, error) {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return server.Member{}, reason.Wrap(reason.Usage, fmt.Sprintf("%.200q", addr), errors.New("it is not HOST:PORT, the address of a member"))
 	}
-	r := &v1.JoinClusterResponse{}
-	err := w.settle(func() error { return w.host.join(ctx, req.GetAddress(), req.GetToken()) })
-	if err == nil {
-		r.ClusterId, r.HostId = w.host.id.Cluster(), w.host.id.HostID()
-	}
-	return r, err
+	return w.settle(func() error { return w.host.join(ctx, addr, token) })
 }
 
 // settle makes the host one of a cluster and opens all that it then runs. If the former fails, it waits on.
-func (w *waiting) settle(settle func() error) error {
+func (w *waiting) settle(settle func() error) (server.Member, error) {
 	w.host.setup.Lock()
 	defer w.host.setup.Unlock()
 	if w.host.id != nil {
-		return w.host.isMember()
+		return server.Member{}, w.host.isMember()
 	}
 	if err := settle(); err != nil {
-		return reason.Explain(err, "")
+		return server.Member{}, reason.Explain(err, "")
 	}
 	w.failed = w.host.open()
 	close(w.settled)
-	return reason.Explain(w.failed, "")
+	return server.Member{Cluster: w.host.id.Cluster(), Host: w.host.id.HostID()}, reason.Explain(w.failed, "")
 }
 
 // Prepare implements server.Waiting: a domain that needs no file may start.
-func (w *waiting) Prepare(_ context.Context, req *v1.PrepareRequest, send func(*v1.PrepareProgress) error) error {
-	d, err := parsePrepared(req)
-	if err != nil {
-		return err
+func (w *waiting) Prepare(_ context.Context, start control.Start) error {
+	d, err := start.Definition()
+	if err == nil && len(d.Needs) > 0 {
+		err = reason.Wrap(reason.NoCluster, fmt.Sprintf("domain %.200q needs %s", start.Domain, d.Needs[0].Name), nil)
 	}
-	if len(d.Needs) > 0 {
-		return reason.Wrap(reason.NoCluster, fmt.Sprintf("domain %.200q needs %s", req.GetDomain(), d.Needs[0].Name), nil)
-	}
-	return send(&v1.PrepareProgress{Done: true})
+	return err
 }
 
-// Init implements server.SetupHost: this host has a cluster.
-func (h *Host) Init(context.Context, *v1.InitRequest) (*v1.InitResponse, error) {
-	return nil, h.isMember()
+// settled is a host that is of a cluster, as an operator finds it who wants to set it up: server.Setup.
+type settled struct{ host *Host }
+
+func (s settled) Init(context.Context) (server.Member, error) {
+	return server.Member{}, s.host.isMember()
 }
 
-// JoinCluster implements server.SetupHost: this host has a cluster.
-func (h *Host) JoinCluster(context.Context, *v1.JoinClusterRequest) (*v1.JoinClusterResponse, error) {
-	return nil, h.isMember()
+func (s settled) JoinCluster(context.Context, string, string) (server.Member, error) {
+	return server.Member{}, s.host.isMember()
 }
 
 func (h *Host) isMember() error {

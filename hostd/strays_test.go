@@ -39,7 +39,7 @@ func (c *crowd) startAnew() {
 // invite gives a host a token of the first one.
 func (c *crowd) invite(h *crowdHost) {
 	c.t.Helper()
-	token, err := c.hosts[0].CreateToken(c.ctx(), &v1.CreateTokenRequest{})
+	token, err := c.hosts[0].control.CreateToken(c.ctx(), &v1.CreateTokenRequest{})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func (c *crowd) wantPulled(name, id string, want []byte) {
 	c.t.Helper()
 	for _, h := range c.hosts {
 		dest := filepath.Join("/", fmt.Sprintf("pulled.%x", content.Sum([]byte(name+id))))
-		if err := h.Pull(c.ctx(), &v1.PullRequest{Name: name, Id: id, Dest: dest}, func(*v1.PullProgress) error { return nil }); err != nil {
+		if err := h.control.Pull(c.ctx(), &v1.PullRequest{Name: name, Id: id, Dest: dest}, func(*v1.PullProgress) error { return nil }); err != nil {
 			c.t.Fatalf("pull %s at %s: %v", name, h.cfg.Name, err)
 		}
 		got, err := disk.ReadFile(h.disk, dest, 64<<20)
@@ -87,11 +87,11 @@ func TestStraysAreAdopted(t *testing.T) {
 		b, wantB := c.publish("b", 1<<20, 2)
 		c.startAnew()
 
-		own, err := c.hosts[0].Strays(c.ctx(), &v1.StraysRequest{})
+		own, err := c.hosts[0].control.Strays(c.ctx(), &v1.StraysRequest{})
 		if err != nil || len(own.GetStrays()) != 3 {
 			t.Fatalf("strays here: %v, %v", own, err)
 		}
-		all, err := c.hosts[1].Strays(c.ctx(), &v1.StraysRequest{All: true})
+		all, err := c.hosts[1].control.Strays(c.ctx(), &v1.StraysRequest{All: true})
 		if err != nil || len(all.GetStrays()) < 5 || len(all.GetSilent()) > 0 {
 			t.Fatalf("strays everywhere: %v, %v", all, err)
 		}
@@ -101,7 +101,7 @@ func TestStraysAreAdopted(t *testing.T) {
 			}
 		}
 
-		adopt := func(req *v1.AdoptRequest) (*v1.AdoptResponse, error) { return c.hosts[2].Adopt(c.ctx(), req) }
+		adopt := func(req *v1.AdoptRequest) (*v1.AdoptResponse, error) { return c.hosts[2].control.Adopt(c.ctx(), req) }
 		if _, err := adopt(&v1.AdoptRequest{Which: []string{"nothing"}}); api.ReasonOf(err) != reason.NotFound {
 			t.Errorf("adopt what is not there: %v", err)
 		}
@@ -122,7 +122,7 @@ func TestStraysAreAdopted(t *testing.T) {
 		c.wantPulled("a", old.String(), wantOld)
 		c.wantPulled("alias", "", wantNew)
 		c.wantPulled("saved/b", "", wantB)
-		if left, err := c.hosts[0].Strays(c.ctx(), &v1.StraysRequest{All: true}); err != nil || len(left.GetStrays()) != 0 {
+		if left, err := c.hosts[0].control.Strays(c.ctx(), &v1.StraysRequest{All: true}); err != nil || len(left.GetStrays()) != 0 {
 			t.Errorf("left: %v, %v", left, err)
 		}
 	})
@@ -134,7 +134,7 @@ func TestAdoptingIsCareful(t *testing.T) {
 		c.publish("a", 1<<20, 1)
 		c.startAnew()
 		c.publish("a", 2<<20, 1)
-		if r, err := c.hosts[0].Adopt(c.ctx(), &v1.AdoptRequest{Which: []string{"a"}}); err != nil || r.GetEntered() != 1 {
+		if r, err := c.hosts[0].control.Adopt(c.ctx(), &v1.AdoptRequest{Which: []string{"a"}}); err != nil || r.GetEntered() != 1 {
 			t.Fatalf("adopt an older one: %v, %v", r, err)
 		}
 		if got := c.names(); got != "a 1:1:none 2:1:none" {
@@ -146,8 +146,8 @@ func TestAdoptingIsCareful(t *testing.T) {
 		}}); err != nil {
 			t.Fatal(err)
 		}
-		r, err := c.hosts[0].Adopt(c.ctx(), &v1.AdoptRequest{All: true})
-		if err != nil || r.GetRefused() != 2 || reason.Reason(r.GetAdopted()[0].GetReason()) != reason.DestExists || !strings.Contains(r.GetAdopted()[0].GetRefused(), "--as NAME") {
+		r, err := c.hosts[0].control.Adopt(c.ctx(), &v1.AdoptRequest{All: true})
+		if err != nil || r.GetRefused() != 2 || reason.Reason(r.GetAdopted()[0].GetReason()) != reason.DestExists || !strings.Contains(r.GetAdopted()[0].GetRefused(), "`as` NAME") {
 			t.Errorf("adopt newer ones: %v, %v", r, err)
 		}
 	})
@@ -158,13 +158,13 @@ func TestSavedCatalogueIsRestored(t *testing.T) {
 		old, wantOld := c.publish("a", 3<<20, 2)
 		_, wantNew := c.publish("a", 2<<20, 1)
 		_, wantB := c.publish("b", 1<<20, 2)
-		err := c.hosts[0].Distribute(c.ctx(), &v1.DistributeRequest{Name: "a", Hosts: []string{"hv2"}}, func(*v1.DistributeProgress) error { return nil })
+		err := c.hosts[0].control.Distribute(c.ctx(), &v1.DistributeRequest{Name: "a", Hosts: []string{"hv2"}}, func(*v1.DistributeProgress) error { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}
 		var saved bytes.Buffer
 		var stale *v1.Staleness
-		err = c.hosts[1].SaveCatalogue(c.ctx(), &v1.SaveCatalogueRequest{}, func(p *v1.SaveCatalogueChunk) error {
+		err = c.hosts[1].control.SaveCatalogue(c.ctx(), &v1.SaveCatalogueRequest{}, func(p *v1.SaveCatalogueChunk) error {
 			if p.GetStaleness() != nil {
 				stale = p.GetStaleness()
 			}
@@ -180,7 +180,7 @@ func TestSavedCatalogueIsRestored(t *testing.T) {
 			if err := os.WriteFile(path, p, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			return c.hosts[0].RestoreCatalogue(c.ctx(), &v1.RestoreCatalogueRequest{Path: path, DryRun: dry})
+			return c.hosts[0].control.RestoreCatalogue(c.ctx(), &v1.RestoreCatalogueRequest{Path: path, DryRun: dry})
 		}
 		flipped := bytes.Clone(saved.Bytes())
 		flipped[len(flipped)/2] ^= 1
@@ -221,7 +221,7 @@ func TestRejoinedHostHasItsFiles(t *testing.T) {
 	inCrowd(t, 2, func(t *testing.T, c *crowd) {
 		id, _ := c.publish("a", 1<<20, 2)
 		h := c.hosts[1]
-		if err := h.Leave(c.ctx(), &v1.LeaveRequest{Force: true}, func(*v1.LeaveProgress) error { return nil }); err != nil {
+		if err := h.control.Leave(c.ctx(), &v1.LeaveRequest{Force: true}, func(*v1.LeaveProgress) error { return nil }); err != nil {
 			t.Fatal(err)
 		}
 		h.stop()
@@ -231,49 +231,11 @@ func TestRejoinedHostHasItsFiles(t *testing.T) {
 			c.hosts[0].node.View(func(s *placement.State) { ok = s.Held(h.self, id).All() })
 			return ok
 		})
-		if _, received := h.moved(); received != 0 {
+		if _, received := h.swarm.Moved(); received != 0 {
 			t.Errorf("it fetched %d bytes", received)
 		}
-		if r, err := h.Strays(c.ctx(), &v1.StraysRequest{}); err != nil || len(r.GetStrays()) != 0 {
+		if r, err := h.control.Strays(c.ctx(), &v1.StraysRequest{}); err != nil || len(r.GetStrays()) != 0 {
 			t.Errorf("strays: %v, %v", r, err)
 		}
 	})
-}
-
-// TestIncompleteStraysAreRefused: shards count wherever they are, and what nobody has is named.
-func TestIncompleteStraysAreRefused(t *testing.T) {
-	tell := func(host, held string, seen uint64, names ...string) *v1.StrayHere {
-		s := &v1.StrayHere{Held: held, Seen: seen, ChunkSize: content.MinChunkSize, Stray: &v1.Stray{
-			HostId: host, Id: content.Sum(nil).String(), Size: 4 * content.ShardSize, Shards: 4,
-		}}
-		for _, n := range names {
-			s.Names = append(s.Names, &v1.StrayName{Name: n})
-		}
-		return s
-	}
-	for _, c := range []struct {
-		strays  []*v1.StrayHere
-		missing string
-		names   int
-	}{
-		{[]*v1.StrayHere{tell("a", "0-1", 1, "x"), tell("b", "3", 2, "x", "y")}, "2", 2},
-		{[]*v1.StrayHere{tell("a", "0-1", 3, "x"), tell("b", "1-3", 2, "x", "y")}, "", 1},
-		{[]*v1.StrayHere{tell("a", "all", 0), tell("b", "3", 2, "x")}, "", 1},
-		{[]*v1.StrayHere{tell("a", "0-1000000", 0), tell("b", "nonsense", 0)}, "", 0},
-	} {
-		lost := gatherLost(c.strays)
-		l := lost[content.Sum(nil)]
-		if l == nil || l.missing().String() != c.missing || len(l.names) != c.names {
-			t.Fatalf("%v: %+v", c.strays, l)
-		}
-		entries := []*entry{{cmd: placement.Adopt{Publish: l.like}, missing: l.missing().Count(4)}}
-		refuseIncomplete(entries, lost, []string{"hv9"})
-		if list, entered, refused := outcome(entries); c.missing == "" && entered != 1 ||
-			c.missing != "" && (refused != 1 || !strings.Contains(list[0].GetRefused(), "has shards 2 of 4; bring back hv9")) {
-			t.Errorf("%v", list)
-		}
-	}
-	if lost := gatherLost([]*v1.StrayHere{{Stray: &v1.Stray{Id: content.Sum(nil).String(), Shards: 1 << 31}}, {}}); len(lost) != 0 {
-		t.Errorf("believed %v", lost)
-	}
 }

@@ -28,7 +28,7 @@ func (c *crowd) publishAt(name string) (id content.Digest) {
 		if err := os.WriteFile(path, p, 0o600); err != nil {
 			c.t.Fatal(err)
 		}
-		err := c.hosts[0].Publish(c.ctx(), &v1.PublishRequest{Name: name, Path: path, Replicas: &replicas, Guests: guests, ChunkSize: content.MinChunkSize}, func(p *v1.PublishProgress) error {
+		err := c.hosts[0].control.Publish(c.ctx(), &v1.PublishRequest{Name: name, Path: path, Replicas: &replicas, Guests: guests, ChunkSize: content.MinChunkSize}, func(p *v1.PublishProgress) error {
 			if p.GetPhase() == v1.PublishPhase_PUBLISH_PHASE_DONE {
 				id, _ = content.ParseDigest(p.GetResult().GetId())
 			}
@@ -53,7 +53,7 @@ func (c *crowd) publishAt(name string) (id content.Digest) {
 func (c *crowd) underWay(h *crowdHost, name string, id content.Digest) {
 	c.t.Helper()
 	c.eventually(name+" is seen while it comes", func() bool {
-		s, err := h.Status(c.ctx(), &v1.StatusRequest{})
+		s, err := h.control.Status(c.ctx(), &v1.StatusRequest{})
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -61,7 +61,7 @@ func (c *crowd) underWay(h *crowdHost, name string, id content.Digest) {
 		if i < 0 {
 			return false
 		}
-		p, err := h.Progress(c.ctx(), &v1.ProgressRequest{Id: id.String()})
+		p, err := h.control.Progress(c.ctx(), &v1.ProgressRequest{Id: id.String()})
 		f := s.GetFetches()[i]
 		return err == nil && p.GetFetching() && p.GetRate() > 0 && f.GetTotal() == 8<<20 && f.GetDone() > 0 && f.GetDone() < f.GetTotal() &&
 			f.GetRate() > 0 && f.GetSources() == 1
@@ -70,7 +70,7 @@ func (c *crowd) underWay(h *crowdHost, name string, id content.Digest) {
 
 // idle says whether a host fetches nothing.
 func (c *crowd) idle(h *crowdHost) bool {
-	s, err := h.Status(c.ctx(), &v1.StatusRequest{})
+	s, err := h.control.Status(c.ctx(), &v1.StatusRequest{})
 	return err == nil && len(s.GetFetches()) == 0
 }
 
@@ -90,7 +90,7 @@ func TestFetchesAreSeen(t *testing.T) {
 			"<v:file name='by-hook' path='/images/d.raw'/></v:domain></metadata></domain>", webGuest)
 		prepared := make(chan error, 1)
 		go func() {
-			prepared <- h.Prepare(c.ctx(), &v1.PrepareRequest{Domain: "d", Operation: "prepare", Xml: []byte(need)}, func(*v1.PrepareProgress) error { return nil })
+			prepared <- h.control.Prepare(c.ctx(), &v1.PrepareRequest{Domain: "d", Operation: "prepare", Xml: []byte(need)}, func(*v1.PrepareProgress) error { return nil })
 		}()
 		c.underWay(h, "by-hook", id)
 		if err := <-prepared; err != nil || !c.idle(h) {

@@ -23,6 +23,9 @@ const (
 	DomainUnknown DomainState = "unknown"
 )
 
+// DomainStates lists all states.
+var DomainStates = []DomainState{DomainRunning, DomainPaused, DomainMigrating, DomainOff, DomainCrashed, DomainUnknown}
+
 // Active reports whether a process holds the domain's memory, whichever way it goes from here.
 func (s DomainState) Active() bool {
 	return s == DomainRunning || s == DomainPaused || s == DomainMigrating

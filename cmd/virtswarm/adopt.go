@@ -94,7 +94,7 @@ func (c *cli) printAdopted(verb string, all []*v1.Adopted) error {
 	for _, a := range all {
 		switch file := a.GetName() + idMark[:1] + a.GetId(); {
 		case a.GetRefused() != "":
-			t.row("refused", file, a.GetRefused())
+			t.row("refused", file, reason.Flags(a.GetRefused()))
 		case a.GetMissingShards() > 0:
 			t.row(verb, file, fmt.Sprintf("no host that answers has %d of %s", a.GetMissingShards(), plural(a.GetShards(), "shard")))
 		default:
@@ -108,7 +108,7 @@ func (c *cli) printAdopted(verb string, all []*v1.Adopted) error {
 func refusedError(all []*v1.Adopted, refused uint32) error {
 	for _, a := range all {
 		if a.GetRefused() != "" {
-			return reason.Wrap(reason.Reason(a.GetReason()), a.GetName(), fmt.Errorf("%s refused, the first because %s", plural(refused, "version"), a.GetRefused())).
+			return reason.Wrap(reason.Reason(a.GetReason()), a.GetName(), fmt.Errorf("%s refused, the first because %s", plural(refused, "version"), reason.Flags(a.GetRefused()))).
 				WithHint("the list above says what to do about each; what was entered stays, and to repeat the command is harmless")
 		}
 	}
@@ -117,7 +117,7 @@ func refusedError(all []*v1.Adopted, refused uint32) error {
 
 func adoptedJSON(a *v1.Adopted) adoptedShape {
 	s := adoptedShape{
-		Name: a.GetName(), ID: a.GetId(), Shards: a.GetShards(), MissingShards: a.GetMissingShards(), Refused: a.GetRefused(),
+		Name: a.GetName(), ID: a.GetId(), Shards: a.GetShards(), MissingShards: a.GetMissingShards(), Refused: reason.Flags(a.GetRefused()),
 	}
 	if s.Refused != "" {
 		s.Reason = reason.Reason(a.GetReason()).String()

@@ -148,13 +148,13 @@ func (c *cli) printError(err error) {
 	}
 	head := e.Reason.Explain().Sentence
 	if e.Subject != "" {
-		head += ": " + e.Subject
+		head += ": " + reason.Flags(e.Subject)
 	}
 	c.note("%s", head)
 	if e.Err != nil {
-		fmt.Fprintf(c.stderr, "  why:  %v\n", e.Err)
+		fmt.Fprintf(c.stderr, "  why:  %s\n", reason.Flags(e.Err.Error()))
 	}
-	fmt.Fprintf(c.stderr, "  next: %s\n", e.Next())
+	fmt.Fprintf(c.stderr, "  next: %s\n", reason.Flags(e.Next()))
 }
 
 func isTerminal(w io.Writer) bool {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // The exit codes of health are those of monitoring plug-ins, and not the reasons of other verbs.
@@ -104,7 +105,7 @@ func (c *cli) showHealth(r *v1.HealthResponse) error {
 		if f.GetSince() > 0 {
 			fmt.Fprintf(&b, "  since: %s\n", when(f.GetSince()))
 		}
-		fmt.Fprintf(&b, "  next:  %s\n", f.GetNext())
+		fmt.Fprintf(&b, "  next:  %s\n", reason.Flags(f.GetNext()))
 	}
 	if silent := r.GetSilent(); len(silent) > 0 {
 		fmt.Fprintf(&b, "WARNING no answer from %s: what is wrong there is not known\n  next:  %s\n",
@@ -130,7 +131,7 @@ func about(f *v1.Finding) string {
 
 func findingJSON(f *v1.Finding) findingShape {
 	s := findingShape{
-		Severity: enumText(f.GetSeverity(), "SEVERITY_"), Kind: f.GetKind(), Subject: f.GetSubject(), Text: f.GetText(), Next: f.GetNext(),
+		Severity: enumText(f.GetSeverity(), "SEVERITY_"), Kind: f.GetKind(), Subject: f.GetSubject(), Text: f.GetText(), Next: reason.Flags(f.GetNext()),
 		Host: f.GetHost(),
 	}
 	if f.GetSince() > 0 {

@@ -74,9 +74,9 @@ type limitsShape struct {
 func errorJSON(e *reason.Error) errorShape {
 	var s errorShape
 	s.Error.Reason, s.Error.ExitCode, s.Error.Message = e.Reason.String(), e.Reason.ExitCode(), e.Reason.Explain().Sentence
-	s.Error.Subject, s.Error.Hint = e.Subject, e.Next()
+	s.Error.Subject, s.Error.Hint = reason.Flags(e.Subject), reason.Flags(e.Next())
 	if e.Err != nil {
-		s.Error.Cause = e.Err.Error()
+		s.Error.Cause = reason.Flags(e.Err.Error())
 	}
 	return s
 }

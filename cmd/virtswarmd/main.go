@@ -33,9 +33,9 @@ func main() {
 		return
 	}
 	e := api.AsError(err)
-	fmt.Fprintf(os.Stderr, "virtswarmd: %s\n", e)
+	fmt.Fprintf(os.Stderr, "virtswarmd: %s\n", reason.Flags(e.Error()))
 	if next := e.Next(); next != "" {
-		fmt.Fprintf(os.Stderr, "  %s\n", next)
+		fmt.Fprintf(os.Stderr, "  %s\n", reason.Flags(next))
 	}
 	os.Exit(api.ExitCode(err))
 }

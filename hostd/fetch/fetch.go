@@ -41,12 +41,10 @@ func (f files) Get(id content.Digest) (swarm.File, bool) {
 	return file, ok
 }
 
-// Config is what a Fetcher works with. Pin and Logger may be nil.
+// Config is what a Fetcher works with. Logger may be nil.
 type Config struct {
-	Store *store.Store
-	Swarm Swarm
-	// Pin keeps a content, also one that is not here yet, from being dropped until unpin is called.
-	Pin    func(id content.Digest) (unpin func())
+	Store  *store.Store
+	Swarm  Swarm
 	Logger hclog.Logger
 }
 
@@ -66,24 +64,20 @@ type shared struct {
 	handles map[content.Digest]map[*Handle]struct{} // those that are open
 }
 
-// New makes a Fetcher.
+// New makes a Fetcher whose handles pin nothing: for the one who decides what is dropped. Nothing is evicted under them either.
 func New(cfg Config) *Fetcher {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
-	f := &Fetcher{pin: cfg.Pin, shared: &shared{
+	return &Fetcher{pin: func(content.Digest) func() { return func() {} }, shared: &shared{
 		store: cfg.Store, swarm: cfg.Swarm, log: cfg.Logger, handles: map[content.Digest]map[*Handle]struct{}{},
 	}}
-	if f.pin == nil {
-		return f.Unpinned()
-	}
-	return f
 }
 
-// Unpinned returns a Fetcher whose handles pin nothing: for the one who decides what is dropped. Nothing is evicted under
-// them either.
-func (f *Fetcher) Unpinned() *Fetcher {
-	return &Fetcher{shared: f.shared, pin: func(content.Digest) func() { return func() {} }}
+// Pinning returns a Fetcher of the same store whose handles pin what they open. pin keeps a content, also one that is not here yet,
+// from being dropped until unpin is called.
+func (f *Fetcher) Pinning(pin func(id content.Digest) (unpin func())) *Fetcher {
+	return &Fetcher{shared: f.shared, pin: pin}
 }
 
 // Open opens a content for a purpose, which is the priority of all that the handle fetches unless Want says otherwise. If the

@@ -47,7 +47,7 @@ func newCrowd(p *pair, seed uint64) *crowd {
 	p.reader.quota = 2 * crowdChunks * chunk
 	p.reader.start()
 	p.reader.store.SetEvictor(c)
-	p.fetch = New(Config{Store: p.reader.store, Swarm: p.reader.swarm, Pin: c.pin})
+	p.fetch = New(Config{Store: p.reader.store, Swarm: p.reader.swarm}).Pinning(c.pin)
 	return c
 }
 

@@ -124,7 +124,7 @@ func (f *finalFailure) Unwrap() error { return f.Failure }
 func (s *Server) pushName(d placement.Domain, req guestlink.PushRequest) (string, error) {
 	prefix := d.PushPrefix()
 	if prefix == "" {
-		return "", last(guestlink.Fail(guestlink.CodeDenied, "this domain may not publish files; the operator of its host can allow it: virtswarm guest push %.200s --quota SIZE", d.Name))
+		return "", last(guestlink.Fail(guestlink.CodeDenied, "this domain may not publish files; the operator of its host can allow it: virtswarm guest push %.200s", d.Name))
 	}
 	name := req.Name
 	if !strings.HasPrefix(name, prefix) {

@@ -69,7 +69,7 @@ func newCluster(t *testing.T, hosts int, seed uint64) *cluster {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.keeper = New(Config{Self: id, Catalogue: s, Store: s.store, Fetch: fetch.New(fetch.Config{Store: s.store, Swarm: s}), Reporter: s, Fetches: 2})
+		s.keeper = New(Config{Self: id, Catalogue: s, Store: s.store, Fetch: fetch.New(fetch.Config{Store: s.store, Swarm: s}), Reporter: s, Withdrawn: new(Withdrawn), Fetches: 2})
 		c.seats = append(c.seats, s)
 	}
 	return c
@@ -202,7 +202,7 @@ func (s *seat) Report(_ context.Context, ids []content.Digest) error {
 	for _, id := range ids {
 		var told placement.ShardSet
 		if f, ok := s.store.Get(id); ok {
-			told = s.keeper.Told(f)
+			told = s.keeper.cfg.Withdrawn.Told(f)
 		}
 		if told.Empty() {
 			r.Dropped = append(r.Dropped, id)

@@ -26,7 +26,7 @@ const (
 // ErrNothingToEvict says that all that is on this disk must stay.
 var ErrNothingToEvict = errors.New("nothing here may be evicted")
 
-// Reporter tells the catalogue what Told says of contents. It is called concurrently.
+// Reporter tells the catalogue what Withdrawn.Told says of contents. It is called concurrently.
 type Reporter interface {
 	// Report returns nil once the catalogue has what Told said of these contents after the call began.
 	Report(ctx context.Context, ids []content.Digest) error
@@ -258,7 +258,7 @@ func (e *evictor) restore(ids []content.Digest) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, id := range ids {
-		delete(k.withdrawn, id)
+		k.cfg.Withdrawn.remove(id)
 		if must, _ := k.duty(id); k.running[id] == nil && k.lacks(placement.Duty{ID: id, Shards: must}) {
 			k.start(e.base, id)
 		}

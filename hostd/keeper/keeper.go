@@ -74,6 +74,8 @@ type Config struct {
 	Store     *store.Store
 	Fetch     Fetcher
 	Reporter  Reporter
+	// Withdrawn is filled by the Keeper, for the Reporter to heed.
+	Withdrawn *Withdrawn
 	// KeepStrays is how long a content is kept that no catalogue names; 0 means DefaultKeepStrays.
 	KeepStrays time.Duration
 	// Fetches is how many files are fetched at once because somebody waits for them; repairs come on top, half as many.
@@ -97,8 +99,6 @@ type Keeper struct {
 	mu      sync.Mutex
 	pins    map[content.Digest]*pin
 	running map[content.Digest]*job
-	// withdrawn are the shards that are about to be evicted.
-	withdrawn map[content.Digest]content.Bits
 	// known are the contents that the catalogue of this lineage named: once it does not any more, they go.
 	known   map[content.Digest]bool
 	lineage lineage
@@ -128,14 +128,13 @@ func New(cfg Config) *Keeper {
 			swarm.Distribute: make(chan struct{}, cfg.Fetches),
 			swarm.Repair:     make(chan struct{}, max(1, cfg.Fetches/2)),
 		},
-		pins:      map[content.Digest]*pin{},
-		running:   map[content.Digest]*job{},
-		withdrawn: map[content.Digest]content.Bits{},
-		known:     map[content.Digest]bool{},
-		found:     map[content.Digest]bool{},
-		strays:    map[content.Digest]*stray{},
-		failed:    map[content.Digest]bool{},
-		began:     time.Now(),
+		pins:    map[content.Digest]*pin{},
+		running: map[content.Digest]*job{},
+		known:   map[content.Digest]bool{},
+		found:   map[content.Digest]bool{},
+		strays:  map[content.Digest]*stray{},
+		failed:  map[content.Digest]bool{},
+		began:   time.Now(),
 	}
 	if k.cfg.KeepStrays == 0 {
 		k.cfg.KeepStrays = DefaultKeepStrays
@@ -154,21 +153,6 @@ func New(cfg Config) *Keeper {
 // Held returns the shards of a file that are whole and durable on this disk.
 func Held(f *store.File) placement.ShardSet {
 	return placement.ShardsHeld(f.Manifest(), f.Durable())
-}
-
-// Told returns the shards of a file that the catalogue is to be told of: those held, but for those that are about to be
-// evicted.
-func (k *Keeper) Told(f *store.File) placement.ShardSet {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	held := Held(f)
-	gone, ok := k.withdrawn[f.ID()]
-	if !ok {
-		return held
-	}
-	told := held.Bits(gone.Len())
-	told.AndNot(gone)
-	return placement.ShardsIn(told)
 }
 
 // pin counts those who want a content to stay.

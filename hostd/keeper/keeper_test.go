@@ -192,7 +192,7 @@ func (r *reporter) tell(ids ...content.Digest) {
 	for _, id := range ids {
 		var told placement.ShardSet
 		if f, ok := r.here.Get(id); ok {
-			told = r.keeper.Told(f)
+			told = r.keeper.cfg.Withdrawn.Told(f)
 		}
 		if told.Empty() {
 			report.Dropped = append(report.Dropped, id)
@@ -235,7 +235,7 @@ func (r *room) open(name string) *store.Store {
 // run starts the keeper.
 func (r *room) run() {
 	r.keeper = New(Config{
-		Self: self, Catalogue: r.catalogue, Store: r.here, Fetch: fetch.New(fetch.Config{Store: r.here, Swarm: r.fetch}), Reporter: &r.reporter, KeepStrays: r.keepStrays, Fetches: 2,
+		Self: self, Catalogue: r.catalogue, Store: r.here, Fetch: fetch.New(fetch.Config{Store: r.here, Swarm: r.fetch}), Reporter: &r.reporter, Withdrawn: new(Withdrawn), KeepStrays: r.keepStrays, Fetches: 2,
 	})
 	r.reporter.keeper = r.keeper
 	ctx, cancel := context.WithCancel(context.Background())

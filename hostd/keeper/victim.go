@@ -20,7 +20,7 @@ type victim struct {
 // shardsOf returns the shards of a content, of so many, that may be evicted. It is called with the keeper's mu held.
 type shardsOf func(id content.Digest, shards int) content.Bits
 
-// choose finds what to evict, the longest unused first, and withdraws it: from now on Told does not name it.
+// choose finds what to evict, the longest unused first, and withdraws it: from now on Withdrawn.Told does not name it.
 func (e *evictor) choose(want int64, spared map[content.Digest]bool, may shardsOf) []victim {
 	k := e.keeper
 	files := k.cfg.Store.List()
@@ -60,7 +60,7 @@ func (k *Keeper) withdraw(f *store.File, want int64, may shardsOf) (victim, bool
 	if v.bytes == 0 {
 		return v, false
 	}
-	k.withdrawn[id] = v.shards
+	k.cfg.Withdrawn.add(id, v.shards)
 	return v, true
 }
 

@@ -30,9 +30,9 @@ func (s *Server) unixHandler() http.Handler {
 		return s.waitingHandler()
 	}
 	mux := http.NewServeMux()
-	mux.Handle(virtswarmv1connect.NewControlHandler(control{s.cfg.Host}, s.options("unix", api.MaxMessage)...))
+	mux.Handle(virtswarmv1connect.NewControlHandler(controlHandler{s.cfg.Host}, s.options("unix", api.MaxMessage)...))
 	if s.cfg.Setup != nil {
-		mux.Handle(virtswarmv1connect.NewSetupHandler(s.cfg.Setup, s.options("unix", api.MaxMessage)...))
+		mux.Handle(virtswarmv1connect.NewSetupHandler(setup{s.cfg.Setup}, s.options("unix", api.MaxMessage)...))
 	}
 	s.addMetrics(mux)
 	return mux
@@ -41,7 +41,7 @@ func (s *Server) unixHandler() http.Handler {
 func (s *Server) portHandler() http.Handler {
 	opts := s.options("port", api.MaxMessage)
 	mux := http.NewServeMux()
-	mux.Handle(virtswarmv1connect.NewControlHandler(control{s.cfg.Host}, opts...))
+	mux.Handle(virtswarmv1connect.NewControlHandler(controlHandler{s.cfg.Host}, opts...))
 	mux.Handle(virtswarmv1connect.NewClusterHandler(s.cfg.Host, opts...))
 	s.addMetrics(mux)
 	return requirePeer(mux)

@@ -37,7 +37,7 @@ var errStopping = errors.New("the daemon is stopping")
 type Config struct {
 	Host Host
 	// Setup, if set, refuses to set up a host that is a member.
-	Setup SetupHost
+	Setup Setup
 	// Waiting answers in the place of Host, at the unix socket alone, as long as the machine is of no cluster.
 	Waiting Waiting
 

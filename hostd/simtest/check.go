@@ -63,7 +63,7 @@ func (w *world) unsettled() string {
 		alive, err := m.call(func(ctx context.Context, h *hostd.Host) error {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
-			r, err := h.Hosts(ctx, &v1.HostsRequest{})
+			r, err := h.API().Hosts(ctx, &v1.HostsRequest{})
 			if err != nil {
 				return err
 			}
@@ -141,12 +141,12 @@ func (w *world) check() {
 func (w *world) checkVersions(m *machine) {
 	var versions []*v1.File
 	w.must(m, "show", func(ctx context.Context, h *hostd.Host) error {
-		list, err := h.List(ctx, &v1.ListRequest{})
+		list, err := h.API().List(ctx, &v1.ListRequest{})
 		if err != nil {
 			return err
 		}
 		for _, f := range list.GetFiles() {
-			r, err := h.Show(ctx, &v1.ShowRequest{Name: f.GetName()})
+			r, err := h.API().Show(ctx, &v1.ShowRequest{Name: f.GetName()})
 			if err != nil {
 				return err
 			}
@@ -174,7 +174,7 @@ func (w *world) checkVersions(m *machine) {
 func (w *world) verify(m *machine) {
 	var bad uint64
 	w.must(m, "verify", func(ctx context.Context, h *hostd.Host) error {
-		return h.Verify(ctx, &v1.VerifyRequest{}, func(p *v1.CheckProgress) error {
+		return h.API().Verify(ctx, &v1.VerifyRequest{}, func(p *v1.CheckProgress) error {
 			bad = p.GetBadChunks()
 			return nil
 		})

@@ -73,7 +73,7 @@ func (c *client) publish(m *machine, name string) {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		req := &v1.PublishRequest{Path: path, Name: name, Replicas: &replicas, ChunkSize: content.MinChunkSize}
-		return h.Publish(ctx, req, func(p *v1.PublishProgress) error {
+		return h.API().Publish(ctx, req, func(p *v1.PublishProgress) error {
 			if r := p.GetResult(); r != nil && ctx.Err() == nil {
 				c.w.published(op, m, r.GetId(), int(p.GetCopiesMade()), p.GetPhase() == v1.PublishPhase_PUBLISH_PHASE_DONE)
 			}
@@ -88,7 +88,7 @@ func (c *client) remove(m *machine, name string) {
 	alive, err := m.call(func(ctx context.Context, h *hostd.Host) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		_, err := h.Remove(ctx, &v1.RemoveRequest{Name: name})
+		_, err := h.API().Remove(ctx, &v1.RemoveRequest{Name: name})
 		return err
 	})
 	c.w.ended(op, alive, err)
@@ -100,7 +100,7 @@ func (c *client) distribute(m *machine, name string) {
 	alive, err := m.call(func(ctx context.Context, h *hostd.Host) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		return h.Distribute(ctx, &v1.DistributeRequest{Name: name, Hosts: []string{to.name}, Watch: c.rng.IntN(2) == 0},
+		return h.API().Distribute(ctx, &v1.DistributeRequest{Name: name, Hosts: []string{to.name}, Watch: c.rng.IntN(2) == 0},
 			func(*v1.DistributeProgress) error { return nil })
 	})
 	c.w.ended(op, alive, err)
@@ -113,7 +113,7 @@ func (w *world) list(client int, m *machine) bool {
 	alive, err := m.call(func(ctx context.Context, h *hostd.Host) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		r, err := h.List(ctx, &v1.ListRequest{})
+		r, err := h.API().List(ctx, &v1.ListRequest{})
 		if err != nil {
 			return err
 		}
@@ -143,7 +143,7 @@ func (w *world) pull(client int, m *machine, name, id, dest string) error {
 	alive, err := m.call(func(ctx context.Context, h *hostd.Host) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		err := h.Pull(ctx, &v1.PullRequest{Name: name, Id: id, Dest: dest}, func(p *v1.PullProgress) error {
+		err := h.API().Pull(ctx, &v1.PullRequest{Name: name, Id: id, Dest: dest}, func(p *v1.PullProgress) error {
 			if r := p.GetResult(); r != nil {
 				got = r.GetId()
 			}

@@ -211,7 +211,7 @@ func (f *fleet) heard(by string, g *v1.Guest, index uint64, gone bool) {
 func (f *fleet) watch(m *machine, h *hostd.Host, life context.Context) {
 	defer m.calls.Done()
 	last := map[string]uint64{}
-	h.WatchGuests(life, &v1.WatchGuestsRequest{}, func(e *v1.GuestEvent) error { // it ends with the daemon
+	h.API().WatchGuests(life, &v1.WatchGuestsRequest{}, func(e *v1.GuestEvent) error { // it ends with the daemon
 		if life.Err() != nil || e.GetGuest() == nil {
 			return nil
 		}
@@ -248,7 +248,7 @@ func (f *fleet) read(rng *rand.Rand, over <-chan struct{}) {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
 			asked := f.claims.tick()
-			r, err := h.Guests(ctx, &v1.GuestsRequest{})
+			r, err := h.API().Guests(ctx, &v1.GuestsRequest{})
 			if err != nil || r.GetStaleness().GetStale() || ctx.Err() != nil {
 				return err
 			}

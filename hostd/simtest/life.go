@@ -94,7 +94,7 @@ func (w *world) remove(m *machine) bool {
 			_, err = via.call(func(ctx context.Context, h *hostd.Host) error {
 				ctx, cancel := context.WithTimeout(ctx, callTimeout)
 				defer cancel()
-				return h.Leave(ctx, &v1.LeaveRequest{Host: m.name, Force: true}, func(*v1.LeaveProgress) error { return nil })
+				return h.API().Leave(ctx, &v1.LeaveRequest{Host: m.name, Force: true}, func(*v1.LeaveProgress) error { return nil })
 			})
 			if err == nil || api.AsError(err).Reason == reason.NoSuchHost {
 				w.did("%s is removed by %s", m.name, via.name)
@@ -113,7 +113,7 @@ func (m *machine) resign() bool {
 	_, err := m.call(func(ctx context.Context, h *hostd.Host) error {
 		ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 		defer cancel()
-		return h.Leave(ctx, &v1.LeaveRequest{}, func(*v1.LeaveProgress) error { return nil })
+		return h.API().Leave(ctx, &v1.LeaveRequest{}, func(*v1.LeaveProgress) error { return nil })
 	})
 	if err != nil {
 		return false
@@ -158,7 +158,7 @@ func (w *world) gone(m *machine) (gone bool) {
 		other.call(func(ctx context.Context, h *hostd.Host) error {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
-			r, err := h.Hosts(ctx, &v1.HostsRequest{})
+			r, err := h.API().Hosts(ctx, &v1.HostsRequest{})
 			if err != nil || r.GetStaleness().GetStale() {
 				return err
 			}

@@ -281,7 +281,7 @@ func (m *machine) token() (string, error) {
 	_, err := m.call(func(ctx context.Context, h *hostd.Host) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		r, err := h.CreateToken(ctx, &v1.CreateTokenRequest{})
+		r, err := h.API().CreateToken(ctx, &v1.CreateTokenRequest{})
 		token = r.GetToken()
 		return err
 	})

@@ -2,13 +2,14 @@ package swarm
 
 import (
 	"errors"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // metrics are what an operator asks of the swarm; docs/swarm.md explains each.
 type metrics struct {
-	bytesIn, bytesOut       prometheus.Counter
+	bytesIn, bytesOut       *total
 	chunksIn, chunksOut     prometheus.Counter
 	duplicates, bad, stalls prometheus.Counter
 	failures                prometheus.Counter
@@ -35,9 +36,15 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		register(g)
 		return g
 	}
+	sum := func(name, help string) *total {
+		t := &total{}
+		opts := prometheus.CounterOpts{Namespace: "virtswarm", Subsystem: "swarm", Name: name, Help: help}
+		register(prometheus.NewCounterFunc(opts, func() float64 { return float64(t.bytes.Load()) }))
+		return t
+	}
 	m := &metrics{
-		bytesIn:    counter("received_bytes_total", "Bytes of chunks received from other hosts, duplicates and bad ones included."),
-		bytesOut:   counter("sent_bytes_total", "Bytes of chunks read and verified for other hosts."),
+		bytesIn:    sum("received_bytes_total", "Bytes of chunks received from other hosts, duplicates and bad ones included."),
+		bytesOut:   sum("sent_bytes_total", "Bytes of chunks read and verified for other hosts."),
 		chunksIn:   counter("received_chunks_total", "Chunks received from other hosts and stored."),
 		chunksOut:  counter("sent_chunks_total", "Chunks read and verified for other hosts."),
 		duplicates: counter("duplicate_chunks_total", "Chunks received although they were here already."),
@@ -54,4 +61,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		Buckets: []float64{1.02, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10}})
 	register(m.ratio)
 	return m, errors.Join(errs...)
+}
+
+// total counts bytes, for a metric and for those who ask. It is safe for concurrent use.
+type total struct{ bytes atomic.Int64 }
+
+// Add counts n bytes more.
+func (t *total) Add(n float64) { t.bytes.Add(int64(n)) }
+
+// Moved returns the bytes of chunks that were sent to and received from other hosts since the start, duplicates and bad ones
+// included.
+func (s *Swarm) Moved() (sent, received int64) {
+	return s.metrics.bytesOut.bytes.Load(), s.metrics.bytesIn.bytes.Load()
 }

@@ -62,7 +62,7 @@ var explanations = []Explanation{
 	}, {
 		Reason: Usage, Name: "usage",
 		Sentence: "wrong usage",
-		Hint:     "see virtswarm help, or add --help to the command",
+		Hint:     "see virtswarm help, or add `help` to the command",
 	}, {
 		Reason: SourceMissing, Name: "source-missing",
 		Sentence: "the source file does not exist",
@@ -102,7 +102,7 @@ var explanations = []Explanation{
 	}, {
 		Reason: Unreachable, Name: "unreachable",
 		Sentence: "the daemon cannot be reached",
-		Hint:     "start it (systemctl start virtswarmd), or name its socket with --socket",
+		Hint:     "start it (systemctl start virtswarmd), or name its socket with `socket`",
 	}, {
 		Reason: NoLeader, Name: "no-leader",
 		Sentence: "the cluster has no leader",
@@ -122,7 +122,7 @@ var explanations = []Explanation{
 	}, {
 		Reason: AddressInUse, Name: "address-in-use",
 		Sentence: "the address is in use",
-		Hint:     "stop what listens there, or choose another address with --listen",
+		Hint:     "stop what listens there, or choose another address with `listen`",
 	}, {
 		Reason: NotMember, Name: "not-member",
 		Sentence: "not a member of this cluster",
@@ -134,7 +134,7 @@ var explanations = []Explanation{
 	}, {
 		Reason: DamagedLog, Name: "damaged-log",
 		Sentence: "the Raft log is damaged",
-		Hint:     "move the data directory away, remove the host on another one (virtswarm leave --force) and join anew",
+		Hint:     "move the data directory away, remove the host on another one (virtswarm leave `force`) and join anew",
 	}, {
 		Reason: InvalidConfig, Name: "invalid-config",
 		Sentence: "the configuration is not valid",
@@ -142,7 +142,7 @@ var explanations = []Explanation{
 	}, {
 		Reason: HostNameTaken, Name: "host-name-taken",
 		Sentence: "the host name is taken",
-		Hint:     "choose another name, or remove the old host with: virtswarm leave --force HOST",
+		Hint:     "choose another name, or remove the old host with: virtswarm leave `force` HOST",
 	}, {
 		Reason: NoSuchHost, Name: "no-such-host",
 		Sentence: "no such host",
@@ -150,7 +150,7 @@ var explanations = []Explanation{
 	}, {
 		Reason: AlreadyRunning, Name: "already-running",
 		Sentence: "a daemon runs here already",
-		Hint:     "stop the other daemon, or use another --data directory and --socket",
+		Hint:     "stop the other daemon, or use another `data` directory and `socket`",
 	}, {
 		Reason: NoSuchGuest, Name: "no-such-guest",
 		Sentence: "no such guest, or several of that name",
@@ -174,7 +174,7 @@ var explanations = []Explanation{
 	}, {
 		Reason: OldCopy, Name: "old-copy",
 		Sentence: "the data directory is not this host's newest",
-		Hint:     "remove the host at another one (virtswarm leave --force), delete raft/ in the directory, and start with --join and --token",
+		Hint:     "remove the host at another one (virtswarm leave `force`), delete raft/ in the directory, and start with `join` and `token`",
 	}, {
 		Reason: UnsafeRecovery, Name: "unsafe-recovery",
 		Sentence: "the recovery is not needed, or would lose what a survivor has",

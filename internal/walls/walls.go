@@ -42,9 +42,11 @@ var rooms = map[string]struct {
 	"hostd/hook":   {floor: 4},
 	"hostd/guest":  {floor: 4},
 
-	"hostd/server": {floor: 5},
-	"guestagent":   {floor: 5},
-	"hostd":        {floor: 5, beside: []string{"hostd/server"}},
+	"hostd/observe": {floor: 5},
+	"hostd/control": {floor: 5, beside: []string{"hostd/observe"}},
+	"hostd/server":  {floor: 5, beside: []string{"hostd/control", "hostd/observe"}},
+	"guestagent":    {floor: 5},
+	"hostd":         {floor: 5, beside: []string{"hostd/server", "hostd/control", "hostd/observe"}},
 
 	"hostd/simtest":       {floor: 6},
 	"cmd/virtswarm":       {floor: 6},
@@ -78,6 +80,15 @@ var noImport = map[string][]string{
 	"cmd/virtswarm-agent": {"hostd", "raft", "placement", "qmp", "internal/api", "internal/pki"},
 	"hostd/hook":          {"hostd/virt"}, // libvirt waits for a hook: it would wait for itself
 }
+
+// messages are the API's generated types. Within a daemon hostd/server alone turns them into plain Go values and back.
+const messages = "internal/api/virtswarm"
+
+// mayUseMessages are the rooms that may import them.
+var mayUseMessages = []string{"internal/api", "hostd/server", "hostd/simtest", "cmd/virtswarm", "acceptance"}
+
+// knowFlags are the rooms that know command line flags: no other names one in a text. Others name fields, as package reason says.
+var knowFlags = []string{"cmd/virtswarm", "cmd/virtswarmd", "cmd/virtswarm-agent", "guestagent", "hostd/swarm/sim", "acceptance"}
 
 // doubles are the packages that stand in for something in tests, or test it: those whose name ends in "test". Only they
 // themselves and what is named here may import them, or package testing; for all else they are there in tests alone.

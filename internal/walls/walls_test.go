@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -94,6 +95,9 @@ func checkImport(t *testing.T, from, path string) {
 	if slices.Contains(pure[from], path) {
 		t.Errorf("%s imports %s: it is a pure room", from, path)
 	}
+	if within(path, Module+"/"+messages) && !slices.Contains(mayUseMessages, from) {
+		t.Errorf("%s imports %s: it works with plain Go values", from, path)
+	}
 	to, ok := room(path)
 	if !ok || to == from || slices.Contains(vocabulary, to) {
 		return
@@ -145,4 +149,30 @@ func generated(p *packages.Package) bool {
 		}
 	}
 	return len(p.GoFiles) > 0
+}
+
+// flag is a command line flag in a text.
+var flag = regexp.MustCompile(`(^|[^-\w])--[a-z]`)
+
+// TestOnlyToolsKnowFlags keeps the flags of command line tools out of what daemons say.
+func TestOnlyToolsKnowFlags(t *testing.T) {
+	for _, p := range load(t) {
+		from, _ := room(p.PkgPath)
+		if slices.Contains(knowFlags, from) || double(p.PkgPath) {
+			continue
+		}
+		for _, file := range p.GoFiles {
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, file, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				if text, ok := n.(*ast.BasicLit); ok && text.Kind == token.STRING && flag.MatchString(text.Value) {
+					t.Errorf("%s: %s names a flag: name the field of the request in back quotes", fset.Position(text.Pos()), text.Value)
+				}
+				return true
+			})
+		}
+	}
 }

@@ -140,7 +140,7 @@ func (h *Host) remove(m *member, force bool) error {
 	defer h.mu.Unlock()
 	if m != h.self() && m.state != v1.HostState_HOST_STATE_DOWN && !force {
 		return reason.Wrap(reason.Usage, m.name, errors.New("the host is up")).
-			WithHint("run 'virtswarm leave' on that host; or add --force, which cuts it off at once")
+			WithHint("run 'virtswarm leave' on that host; or add `force`, which cuts it off at once")
 	}
 	if err := h.write(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/virtswarm/virtswarm/hostd/server"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
@@ -13,13 +14,12 @@ func (h *Host) Health(context.Context, *v1.HealthRequest) (*v1.HealthResponse, e
 	return &v1.HealthResponse{}, nil
 }
 
-// Init implements server.SetupHost: the host is a member.
-func (h *Host) Init(context.Context, *v1.InitRequest) (*v1.InitResponse, error) {
-	return nil, reason.Wrap(reason.Usage, h.self().name, errors.New("this host is a member of cluster "+ClusterID+" already"))
+// Init implements server.Setup: the host is a member.
+func (h *Host) Init(context.Context) (server.Member, error) {
+	return server.Member{}, reason.Wrap(reason.Usage, h.self().name, errors.New("this host is a member of cluster "+ClusterID+" already"))
 }
 
-// JoinCluster implements server.SetupHost: the host is a member.
-func (h *Host) JoinCluster(ctx context.Context, _ *v1.JoinClusterRequest) (*v1.JoinClusterResponse, error) {
-	_, err := h.Init(ctx, nil)
-	return nil, err
+// JoinCluster implements server.Setup.
+func (h *Host) JoinCluster(ctx context.Context, _, _ string) (server.Member, error) {
+	return h.Init(ctx)
 }

@@ -143,7 +143,7 @@ func Serve(h server.Host) (socket string, stop func(), err error) {
 		return "", nil, err
 	}
 	reg := prometheus.NewRegistry() // empty: /metrics is there
-	setup, _ := h.(server.SetupHost)
+	setup, _ := h.(server.Setup)
 	srv := server.New(server.Config{Host: h, Setup: setup, Logger: hclog.NewNullLogger(), Metrics: reg})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

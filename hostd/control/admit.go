@@ -1,0 +1,78 @@
+package control
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/internal/reason"
+	"github.com/virtswarm/virtswarm/placement"
+)
+
+// Applicant is a machine that wants to be a host. Nothing about it is proven but what its token and its request carry.
+type Applicant struct {
+	Token   string
+	CSR     []byte // a certificate request, DER
+	Name    string
+	Address string // where other hosts will reach it
+	Weight  uint32
+	Labels  map[string]string
+	Limits  placement.Limits
+}
+
+// Admission makes a machine a host.
+type Admission struct {
+	Cluster                string
+	ID                     placement.HostID
+	Certificate, CA, CAKey []byte // DER
+	Members                []placement.Host
+}
+
+// Admit makes the machine that shows a token of this cluster a member.
+func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error) {
+	token, err := pki.ParseToken(a.Token)
+	if err != nil {
+		return r, reason.Explain(err, "")
+	}
+	if err := h.Node.ReadIndex(ctx); err != nil { // the token may be a moment old
+		return r, reason.Explain(err, "")
+	}
+	tokenID := hex.EncodeToString(token.ID[:])
+	if err := h.checkToken(tokenID, token); err != nil {
+		return r, reason.Explain(err, "")
+	}
+	cert, id, err := h.Identity.CA().SignCSR(a.CSR)
+	if err != nil {
+		return r, reason.Explain(err, "certificate request")
+	}
+	_, err = h.write(ctx, placement.Command{AddHost: &placement.AddHost{
+		Host: placement.Host{
+			ID: placement.HostID(id), Name: a.Name, Addr: a.Address, Weight: max(1, a.Weight), Labels: a.Labels, Limits: a.Limits,
+		},
+		TokenID: tokenID, Now: time.Now().Unix(),
+	}}, fmt.Sprintf("%.200q", a.Name))
+	if err != nil {
+		return r, err
+	}
+	h.Logger.Info("admitted a host", "name", a.Name, "id", id, "address", a.Address)
+	r = Admission{
+		Cluster: h.Identity.Cluster(), ID: placement.HostID(id), Certificate: cert, CA: h.Identity.CA().Certificate(), CAKey: h.Identity.CA().Key(),
+	}
+	h.Node.View(func(s *placement.State) { r.Members = s.Hosts() })
+	return r, nil
+}
+
+// checkToken compares a token's secret with what the catalogue keeps of it. Whether it was used is checked once more,
+// and for good, by the command that uses it.
+func (h *Hosts) checkToken(id string, token pki.Token) error {
+	var known placement.Token
+	var ok bool
+	h.Node.View(func(s *placement.State) { known, ok = s.Token(id) })
+	var hash [32]byte
+	if n, err := hex.Decode(hash[:], []byte(known.Hash)); !ok || err != nil || n != len(hash) || !token.Matches(hash) {
+		return placement.ErrTokenUnknown
+	}
+	return nil
+}

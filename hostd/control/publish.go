@@ -1,0 +1,234 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/virtswarm/virtswarm/hostd/store"
+	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
+	"github.com/virtswarm/virtswarm/placement"
+)
+
+const (
+	// DefaultReplicas is how many hosts keep each shard unless the publisher asks otherwise.
+	DefaultReplicas = 2
+)
+
+// Publication is a request to publish a file.
+type Publication struct {
+	Path      string // on this machine
+	Name      string
+	Replicas  *int   // 0 is every host; nil means DefaultReplicas
+	Guests    string // who among the guests may read it; empty means none
+	Committed bool   // the caller waits for the catalogue alone, not for the copies
+	ChunkSize int    // bytes; 0 leaves it to the store
+}
+
+// PublishPhase says what a publication is doing.
+type PublishPhase int
+
+// The phases, in their order. The API's enum PublishPhase has the same numbers.
+const (
+	PublishHashing PublishPhase = iota + 1
+	PublishCommitted
+	PublishReplicating
+	PublishDone
+)
+
+// PublishProgress says how far a publication is.
+type PublishProgress struct {
+	Phase        PublishPhase
+	Done, Total  int64   // bytes: read while hashing, of all copies afterwards
+	Rate         float64 // bytes a second
+	CopiesWanted int
+	CopiesMade   int
+	Result       *Published // from PublishCommitted on
+}
+
+// Published is what was published.
+type Published struct {
+	Ref
+	Size, DataBytes int64
+	Index           uint64 // of the catalogue's entry
+}
+
+// Publish makes a file of this machine a version of a name, and reports how its copies come about. The source must not change
+// meanwhile. When it returns nil, the last report said how many copies there are.
+func (f *Files) Publish(ctx context.Context, p Publication, report func(PublishProgress) error) error {
+	publish, err := checkPublish(p)
+	if err != nil {
+		return err
+	}
+	source, err := openSource(p.Path)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	file, unpin, err := f.takeIn(ctx, source, p.ChunkSize, report)
+	if err != nil {
+		return reason.Explain(err, p.Path)
+	}
+	defer unpin()
+	return f.publishFile(ctx, publish, file, p.Committed, report)
+}
+
+// publishFile makes a complete file of the store a version of a name, and reports how its copies come about.
+func (f *Files) publishFile(ctx context.Context, cmd *placement.Publish, file *store.File, committed bool, report func(PublishProgress) error) error {
+	m := file.Manifest()
+	cmd.ID, cmd.Size, cmd.DataBytes = file.ID(), m.Size(), m.DataBytes()
+	cmd.ChunkSize, cmd.Shards = m.ChunkSize(), max(1, m.Shards())
+	cmd.Publisher, cmd.At = f.Self, time.Now().Unix()
+	done, err := f.write(ctx, placement.Command{Publish: cmd}, cmd.Name)
+	if err != nil {
+		return err
+	}
+	f.Keeper.Remember(file)
+	result := &Published{Ref: Ref{cmd.Name, cmd.ID}, Size: m.Size(), DataBytes: m.DataBytes(), Index: done.Index}
+	return f.awaitCopies(ctx, file, result, committed, report)
+}
+
+// checkPublish checks a request as far as that can be done without the file.
+func checkPublish(req Publication) (*placement.Publish, error) {
+	p := &placement.Publish{Name: req.Name, Replicas: DefaultReplicas, Guests: req.Guests}
+	if err := placement.ValidateName(p.Name); err != nil {
+		return nil, reason.Explain(err, fmt.Sprintf("%.200q", p.Name))
+	}
+	if p.Guests == "" {
+		p.Guests = "none"
+	}
+	if err := placement.ValidateGuests(p.Guests); err != nil {
+		return nil, reason.Explain(err, "`guests`")
+	}
+	if req.Replicas != nil {
+		p.Replicas = *req.Replicas
+	}
+	if p.Replicas > placement.MaxReplicas {
+		return nil, reason.Wrap(reason.Usage, "`replicas`", fmt.Errorf("%d is more than %d; take 'all' for every host", p.Replicas, placement.MaxReplicas))
+	}
+	size := req.ChunkSize
+	if size != 0 && (size < content.MinChunkSize || size > content.MaxChunkSize || size&(size-1) != 0) {
+		return nil, reason.Wrap(reason.Usage, "`chunk_size`", fmt.Errorf("%d is not a power of two from 64 KiB to 16 MiB", size))
+	}
+	return p, nil
+}
+
+// openSource opens a file for publication. It does not wait for the writer of a FIFO, nor follow one.
+func openSource(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, sourceError(err, path)
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, sourceError(err, path)
+	}
+	if !fi.Mode().IsRegular() {
+		f.Close()
+		return nil, reason.Wrap(reason.SourceNotRegular, path, nil)
+	}
+	return f, nil
+}
+
+// takeIn imports a source into the store and pins it there until it is in the catalogue.
+func (f *Files) takeIn(ctx context.Context, source *os.File, chunkSize int, report func(PublishProgress) error) (*store.File, func(), error) {
+	pace := newPace()
+	for {
+		file, err := f.Store.Import(ctx, source, store.ImportOptions{ChunkSize: chunkSize, Progress: func(done, total int64) {
+			pace.tick(done, func(rate float64) {
+				// If the caller is gone, ctx ends and with it the import.
+				report(PublishProgress{Phase: PublishHashing, Done: done, Total: total, Rate: rate})
+			})
+		}})
+		if err != nil {
+			return nil, nil, err
+		}
+		unpin := f.Keeper.Pin(file.ID())
+		if _, ok := f.Store.Get(file.ID()); ok {
+			return file, unpin, nil
+		}
+		unpin() // it was there before, and somebody removed its last name just before the pin
+	}
+}
+
+// awaitCopies reports how the copies of a publication come about, and returns once there are as many as the live hosts
+// can give.
+func (f *Files) awaitCopies(ctx context.Context, file *store.File, result *Published, committed bool, report func(PublishProgress) error) error {
+	phase := PublishCommitted
+	sizes := shardSizes(file.Manifest())
+	pace := newPace()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		changed := f.Node.Changed()
+		r, done, total, err := f.copies(file.ID(), sizes)
+		if err != nil {
+			return reason.Explain(fmt.Errorf("it was removed while its copies were made: %w", err), result.Name)
+		}
+		enough := r.MinCopies >= r.Possible
+		event := PublishProgress{
+			Phase: phase, Done: done, Total: total, CopiesWanted: r.Wanted, CopiesMade: r.MinCopies, Result: result,
+		}
+		switch {
+		case phase == PublishCommitted:
+			err = report(event)
+			phase = PublishReplicating
+			if committed || enough {
+				event.Phase = PublishDone
+				return errors.Join(err, report(event))
+			}
+		case enough:
+			event.Phase = PublishDone
+			return report(event)
+		default:
+			pace.tick(done, func(rate float64) {
+				event.Rate = rate
+				err = report(event)
+			})
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-poll.C: // a host may have died without the catalogue knowing yet
+		}
+	}
+}
+
+// copies says how far a content's copies are, in bytes of data of all copies too; sizes are those of its shards.
+func (f *Files) copies(id content.Digest, sizes []int64) (r placement.Replication, done, total int64, err error) {
+	f.Node.View(func(s *placement.State) {
+		var ok bool
+		if r, ok = s.Replication(id); !ok {
+			err = placement.ErrNoContent
+			return
+		}
+		for shard, bytes := range sizes {
+			for _, home := range s.Homes(id, shard) {
+				total += bytes
+				if s.Held(home, id).Has(shard) {
+					done += bytes
+				}
+			}
+		}
+	})
+	return r, done, total, err
+}
+
+// shardSizes gives the bytes of data in each shard, without the holes.
+func shardSizes(m *content.Manifest) []int64 {
+	sizes := make([]int64, m.Shards())
+	m.Data(func(i int, _ content.Digest) bool {
+		sizes[m.ShardOf(i)] += int64(m.ChunkLen(i))
+		return true
+	})
+	return sizes
+}
