@@ -189,11 +189,11 @@ func TestSavedCatalogueIsRestored(t *testing.T) {
 				t.Errorf("restore %d bytes: %v, %v", len(bad), r, err)
 			}
 		}
-		if r, err := restore(saved.Bytes(), true); err != nil || r.GetEnteredCount() != 3 || r.GetEntered()[0].GetMissingShards() != 0 || c.names() != "" {
+		if r, err := restore(saved.Bytes(), true); err != nil || r.GetEntered() != 3 || r.GetRestored()[0].GetMissingShards() != 0 || c.names() != "" {
 			t.Errorf("a dry run: %v, %v; the catalogue has %s", r, err, c.names())
 		}
 		r, err := restore(saved.Bytes(), false)
-		if err != nil || r.GetEnteredCount() != 3 || r.GetRefusedCount() != 0 || r.GetVersions() != 3 || r.GetNames() != 2 {
+		if err != nil || r.GetEntered() != 3 || r.GetRefused() != 0 || r.GetVersions() != 3 || r.GetNames() != 2 {
 			t.Fatalf("restore: %v, %v", r, err)
 		}
 		if got := c.names(); got != "a 3:2:none 2:1:none, b 1:2:none" {
@@ -210,7 +210,7 @@ func TestSavedCatalogueIsRestored(t *testing.T) {
 		})
 		c.publish("b", 4<<20, 1)
 		again, err := restore(saved.Bytes(), false)
-		if err != nil || again.GetEnteredCount() != 0 || again.GetPresent() != 3 || c.names() != "a 3:2:none 2:1:none, b 1:2:none 4:1:none" {
+		if err != nil || again.GetEntered() != 0 || again.GetPresent() != 3 || c.names() != "a 3:2:none 2:1:none, b 1:2:none 4:1:none" {
 			t.Errorf("again: %v, %v; the catalogue has %s", again, err, c.names())
 		}
 	})

@@ -10,23 +10,6 @@ import (
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
-// adoptedShape is what became of one version. Refused is "" if the catalogue has it now.
-type adoptedShape struct {
-	Name          string `json:"name"`
-	ID            string `json:"id"`
-	Shards        uint32 `json:"shards"`
-	MissingShards uint32 `json:"missing_shards"` // that no host holds which answered
-	Refused       string `json:"refused"`
-	Reason        string `json:"reason"`
-}
-
-type adoptShape struct {
-	Adopted []adoptedShape `json:"adopted"`
-	Silent  []string       `json:"silent"`
-	Entered uint32         `json:"entered"`
-	Refused uint32         `json:"refused"`
-}
-
 func newAdopt(c *cli) *cobra.Command {
 	req := &v1.AdoptRequest{}
 	var replicas string
@@ -73,11 +56,9 @@ func (c *cli) adopt(ctx context.Context, req *v1.AdoptRequest) error {
 	if err != nil {
 		return err
 	}
+	withFlags(resp.GetAdopted())
 	if c.json {
-		err = c.printJSON(adoptShape{
-			Adopted: list(resp.GetAdopted(), adoptedJSON), Silent: list(resp.GetSilent(), same[string]),
-			Entered: resp.GetEntered(), Refused: resp.GetRefused(),
-		})
+		err = c.printJSON(resp)
 	} else {
 		c.noteSilent(resp.GetSilent())
 		err = c.printAdopted("adopted", resp.GetAdopted())
@@ -94,7 +75,7 @@ func (c *cli) printAdopted(verb string, all []*v1.Adopted) error {
 	for _, a := range all {
 		switch file := a.GetName() + idMark[:1] + a.GetId(); {
 		case a.GetRefused() != "":
-			t.row("refused", file, reason.Flags(a.GetRefused()))
+			t.row("refused", file, a.GetRefused())
 		case a.GetMissingShards() > 0:
 			t.row(verb, file, fmt.Sprintf("no host that answers has %d of %s", a.GetMissingShards(), plural(a.GetShards(), "shard")))
 		default:
@@ -104,23 +85,20 @@ func (c *cli) printAdopted(verb string, all []*v1.Adopted) error {
 	return t.flush()
 }
 
+// withFlags names flags where the daemon names fields.
+func withFlags(all []*v1.Adopted) {
+	for _, a := range all {
+		a.Refused = reason.Flags(a.GetRefused())
+	}
+}
+
 // refusedError is the error of a command that could not enter everything; nil if it could.
 func refusedError(all []*v1.Adopted, refused uint32) error {
 	for _, a := range all {
 		if a.GetRefused() != "" {
-			return reason.Wrap(reason.Reason(a.GetReason()), a.GetName(), fmt.Errorf("%s refused, the first because %s", plural(refused, "version"), reason.Flags(a.GetRefused()))).
+			return reason.Wrap(reason.Reason(a.GetReason()), a.GetName(), fmt.Errorf("%s refused, the first because %s", plural(refused, "version"), a.GetRefused())).
 				WithHint("the list above says what to do about each; what was entered stays, and to repeat the command is harmless")
 		}
 	}
 	return nil
-}
-
-func adoptedJSON(a *v1.Adopted) adoptedShape {
-	s := adoptedShape{
-		Name: a.GetName(), ID: a.GetId(), Shards: a.GetShards(), MissingShards: a.GetMissingShards(), Refused: reason.Flags(a.GetRefused()),
-	}
-	if s.Refused != "" {
-		s.Reason = reason.Reason(a.GetReason()).String()
-	}
-	return s
 }

@@ -10,20 +10,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-type restoreShape struct {
-	ClusterID string         `json:"cluster_id"`
-	Index     uint64         `json:"index"`
-	Names     uint32         `json:"names"`
-	Versions  uint32         `json:"versions"`
-	DryRun    bool           `json:"dry_run"`
-	Restored  []adoptedShape `json:"restored"`
-	Entered   uint32         `json:"entered"`
-	Refused   uint32         `json:"refused"`
-	Present   uint32         `json:"present"`
-	Silent    []string       `json:"silent"`
-	LeftOut   []string       `json:"left_out"`
-}
-
 func newCatalogueRestore(c *cli) *cobra.Command {
 	req := &v1.RestoreCatalogueRequest{}
 	cmd := &cobra.Command{
@@ -58,19 +44,16 @@ func (c *cli) restoreCatalogue(ctx context.Context, req *v1.RestoreCatalogueRequ
 	if err != nil {
 		return err
 	}
+	withFlags(resp.GetRestored())
 	if c.json {
-		err = c.printJSON(restoreShape{
-			ClusterID: resp.GetClusterId(), Index: resp.GetIndex(), Names: resp.GetNames(), Versions: resp.GetVersions(), DryRun: req.GetDryRun(),
-			Restored: list(resp.GetEntered(), adoptedJSON), Entered: resp.GetEnteredCount(), Refused: resp.GetRefusedCount(),
-			Present: resp.GetPresent(), Silent: list(resp.GetSilent(), same[string]), LeftOut: list(resp.GetLeftOut(), same[string]),
-		})
+		err = c.printJSON(resp)
 	} else {
 		err = c.printRestored(req, resp)
 	}
 	if err != nil {
 		return err
 	}
-	return refusedError(resp.GetEntered(), resp.GetRefusedCount())
+	return refusedError(resp.GetRestored(), resp.GetRefused())
 }
 
 func (c *cli) printRestored(req *v1.RestoreCatalogueRequest, resp *v1.RestoreCatalogueResponse) error {
@@ -79,13 +62,13 @@ func (c *cli) printRestored(req *v1.RestoreCatalogueRequest, resp *v1.RestoreCat
 		verb = "would enter"
 	}
 	c.noteSilent(resp.GetSilent())
-	if err := c.printAdopted(verb, resp.GetEntered()); err != nil {
+	if err := c.printAdopted(verb, resp.GetRestored()); err != nil {
 		return err
 	}
 	for _, what := range resp.GetLeftOut() {
 		c.note("not brought back: %s", what)
 	}
 	_, err := fmt.Fprintf(c.stdout, "%s %s of %d in the catalogue that cluster %s had at entry %d; %d were there\n",
-		verb, plural(resp.GetEnteredCount(), "version"), resp.GetVersions(), resp.GetClusterId(), resp.GetIndex(), resp.GetPresent())
+		verb, plural(resp.GetEntered(), "version"), resp.GetVersions(), resp.GetClusterId(), resp.GetIndex(), resp.GetPresent())
 	return err
 }

@@ -15,12 +15,6 @@ import (
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
-type saveShape struct {
-	Staleness stalenessShape `json:"staleness"`
-	Path      string         `json:"path"`
-	Bytes     uint64         `json:"bytes"`
-}
-
 func newCatalogueSave(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "save FILE",
@@ -88,7 +82,7 @@ func (c *cli) saveCatalogue(ctx context.Context, path string) (err error) {
 		return saveError(err, path)
 	}
 	if c.json {
-		return c.printJSON(saveShape{Staleness: stalenessJSON(s), Path: path, Bytes: n})
+		return c.printJSON(&v1.SavedCatalogue{Staleness: s, Path: path, Bytes: n})
 	}
 	c.noteStale(s)
 	_, err = fmt.Fprintf(c.stdout, "%s  %s  the catalogue up to entry %d\n", path, size(n), s.GetIndex())

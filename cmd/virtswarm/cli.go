@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,8 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
@@ -118,13 +119,15 @@ func events[T any](stream *connect.ServerStreamForClient[T], err error, each fun
 }
 
 // printJSON writes one object on one line of standard output.
-func (c *cli) printJSON(v any) error { return writeJSON(c.stdout, v) }
+func (c *cli) printJSON(m proto.Message) error { return writeJSON(c.stdout, m) }
 
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+func writeJSON(w io.Writer, m proto.Message) error {
+	_, err := w.Write(append(api.JSON(m), '\n'))
+	return err
 }
+
+// word gives a value of an enum as --json does: HOST_STATE_ALIVE is "alive".
+func word(e protoreflect.Enum) string { return api.Word(e.Descriptor(), e.Number()) }
 
 // note tells the operator something beside the result.
 func (c *cli) note(format string, args ...any) {
@@ -143,7 +146,7 @@ func (c *cli) noteStale(s *v1.Staleness) {
 func (c *cli) printError(err error) {
 	e := api.AsError(err)
 	if c.json {
-		_ = writeJSON(c.stderr, errorJSON(e)) // there is nowhere else to tell it
+		_ = writeJSON(c.stderr, &v1.Failure{Error: detail(e)}) // there is nowhere else to tell it
 		return
 	}
 	head := e.Reason.Explain().Sentence
@@ -155,6 +158,13 @@ func (c *cli) printError(err error) {
 		fmt.Fprintf(c.stderr, "  why:  %s\n", reason.Flags(e.Err.Error()))
 	}
 	fmt.Fprintf(c.stderr, "  next: %s\n", reason.Flags(e.Next()))
+}
+
+// detail gives an error in the API's words, with flags where the daemon names fields.
+func detail(e *reason.Error) *v1.ErrorDetail {
+	d := api.Detail(e)
+	d.Subject, d.Cause, d.Hint = reason.Flags(d.GetSubject()), reason.Flags(d.GetCause()), reason.Flags(d.GetHint())
+	return d
 }
 
 func isTerminal(w io.Writer) bool {

@@ -11,26 +11,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-type hostProgressShape struct {
-	HostID     string  `json:"host_id"`
-	Host       string  `json:"host"`
-	State      string  `json:"state"`
-	HeldBytes  uint64  `json:"held_bytes"`
-	TotalBytes uint64  `json:"total_bytes"`
-	Rate       float64 `json:"rate"`
-	Seconds    float64 `json:"seconds"` // from the order until complete; 0 if it was so before, or is not yet
-}
-
-// distributeShape is one event of distribute; the last has done.
-type distributeShape struct {
-	Name  string              `json:"name"`
-	ID    string              `json:"id"`
-	Size  uint64              `json:"size"`
-	Hosts []hostProgressShape `json:"hosts"`
-	Done  bool                `json:"done"`
-	Sent  uint64              `json:"sent_bytes"`
-}
-
 func newDistribute(c *cli) *cobra.Command {
 	var to []string
 	var watch bool
@@ -78,7 +58,7 @@ func (c *cli) distribute(ctx context.Context, arg string, req *v1.DistributeRequ
 	err = events(stream, err, func(p *v1.DistributeProgress) error {
 		last = p
 		if c.json {
-			return c.printJSON(distributeJSON(p))
+			return c.printJSON(p)
 		}
 		if !p.GetDone() {
 			m.show(distributeStep(p))
@@ -94,7 +74,7 @@ func (c *cli) distribute(ctx context.Context, arg string, req *v1.DistributeRequ
 	}
 	t := newTable(c.stdout, "HOST", "STATE", "HELD", "OF")
 	for _, h := range last.GetHosts() {
-		t.row(h.GetHost(), enumText(h.GetState(), "HOLD_STATE_"), size(h.GetHeldBytes()), size(h.GetTotalBytes()))
+		t.row(h.GetHost(), word(h.GetState()), size(h.GetHeldBytes()), size(h.GetTotalBytes()))
 	}
 	if err := t.flush(); err != nil {
 		return err
@@ -139,16 +119,4 @@ func distributeStep(p *v1.DistributeProgress) step {
 	}
 	s.note = fmt.Sprintf("%d of %s complete", complete, plural(len(p.GetHosts()), "host"))
 	return s
-}
-
-func distributeJSON(p *v1.DistributeProgress) distributeShape {
-	return distributeShape{
-		Name: p.GetName(), ID: p.GetId(), Size: p.GetSize(), Done: p.GetDone(), Sent: p.GetSentBytes(),
-		Hosts: list(p.GetHosts(), func(h *v1.HostProgress) hostProgressShape {
-			return hostProgressShape{
-				HostID: h.GetHostId(), Host: h.GetHost(), State: enumText(h.GetState(), "HOLD_STATE_"),
-				HeldBytes: h.GetHeldBytes(), TotalBytes: h.GetTotalBytes(), Rate: h.GetRate(), Seconds: h.GetSeconds(),
-			}
-		}),
-	}
 }

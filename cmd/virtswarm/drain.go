@@ -9,23 +9,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-// drainShape is one event of drain; the last has done.
-type drainShape struct {
-	HostID      string  `json:"host_id"`
-	Host        string  `json:"host"`
-	TotalShards uint64  `json:"total_shards"`
-	TotalBytes  uint64  `json:"total_bytes"`
-	LeftShards  uint64  `json:"left_shards"`
-	LeftBytes   uint64  `json:"left_bytes"`
-	Rate        float64 `json:"rate"`
-	Done        bool    `json:"done"`
-}
-
-type undrainShape struct {
-	Host  hostShape `json:"host"`
-	Index uint64    `json:"index"`
-}
-
 func newDrain(c *cli) *cobra.Command {
 	req := &v1.DrainRequest{}
 	cmd := &cobra.Command{
@@ -62,7 +45,7 @@ func (c *cli) drain(ctx context.Context, req *v1.DrainRequest) error {
 	err = events(stream, err, func(p *v1.DrainProgress) error {
 		last = p
 		if c.json {
-			return c.printJSON(drainJSON(p))
+			return c.printJSON(p)
 		}
 		if !p.GetDone() {
 			m.show(step{
@@ -88,13 +71,6 @@ func (c *cli) drain(ctx context.Context, req *v1.DrainRequest) error {
 	return err
 }
 
-func drainJSON(p *v1.DrainProgress) drainShape {
-	return drainShape{
-		HostID: p.GetHostId(), Host: p.GetHost(), TotalShards: p.GetTotalShards(), TotalBytes: p.GetTotalBytes(),
-		LeftShards: p.GetLeftShards(), LeftBytes: p.GetLeftBytes(), Rate: p.GetRate(), Done: p.GetDone(),
-	}
-}
-
 func newUndrain(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:     "undrain [HOST]",
@@ -115,9 +91,9 @@ once; what others fetched meanwhile is cache there.`,
 				return err
 			}
 			if c.json {
-				return c.printJSON(undrainShape{Host: hostJSON(resp.GetHost()), Index: resp.GetIndex()})
+				return c.printJSON(resp)
 			}
-			_, err = fmt.Fprintf(c.stdout, "%s is %s\n", resp.GetHost().GetName(), enumText(resp.GetHost().GetState(), "HOST_STATE_"))
+			_, err = fmt.Fprintf(c.stdout, "%s is %s\n", resp.GetHost().GetName(), word(resp.GetHost().GetState()))
 			return err
 		},
 		ValidArgsFunction: c.completeHost,

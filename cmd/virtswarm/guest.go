@@ -100,7 +100,7 @@ func (c *cli) setGuest(ctx context.Context, req *v1.SetGuestRequest) error {
 // printGuest shows what can be changed of a domain.
 func (c *cli) printGuest(g *v1.Guest) error {
 	if c.json {
-		return c.printJSON(guestJSON(g))
+		return c.printJSON(g)
 	}
 	text := fmt.Sprintf("%s, on %s, tags: %s\n", g.GetName(), g.GetHost(), joined(g.GetTags()))
 	if p := g.GetPush(); p != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -27,22 +26,6 @@ type codedError struct {
 
 func (e *codedError) Error() string { return fmt.Sprint(e.err) }
 func (e *codedError) Unwrap() error { return e.err }
-
-type findingShape struct {
-	Severity string     `json:"severity"`
-	Kind     string     `json:"kind"`
-	Subject  string     `json:"subject"` // a host, a file or a domain; empty if it is about the cluster
-	Text     string     `json:"text"`
-	Next     string     `json:"next"`
-	Since    *time.Time `json:"since"` // null if unknown
-	Host     string     `json:"host"`  // that found it; empty for what every host can see
-}
-
-type healthShape struct {
-	Staleness stalenessShape `json:"staleness"`
-	Findings  []findingShape `json:"findings"`
-	Silent    []string       `json:"silent"` // hosts that did not answer
-}
 
 func newHealth(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
@@ -77,11 +60,9 @@ func (c *cli) health(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	nameFlags(r.GetFindings())
 	if c.json {
-		same := func(s string) string { return s }
-		err = c.printJSON(healthShape{
-			Staleness: stalenessJSON(r.GetStaleness()), Findings: list(r.GetFindings(), findingJSON), Silent: list(r.GetSilent(), same),
-		})
+		err = c.printJSON(r)
 	} else {
 		err = c.showHealth(r)
 	}
@@ -101,11 +82,11 @@ func (c *cli) health(ctx context.Context) error {
 func (c *cli) showHealth(r *v1.HealthResponse) error {
 	var b strings.Builder
 	for _, f := range r.GetFindings() {
-		fmt.Fprintf(&b, "%s %s: %s\n", strings.ToUpper(enumText(f.GetSeverity(), "SEVERITY_")), about(f), f.GetText())
+		fmt.Fprintf(&b, "%s %s: %s\n", strings.ToUpper(word(f.GetSeverity())), about(f), f.GetText())
 		if f.GetSince() > 0 {
 			fmt.Fprintf(&b, "  since: %s\n", when(f.GetSince()))
 		}
-		fmt.Fprintf(&b, "  next:  %s\n", reason.Flags(f.GetNext()))
+		fmt.Fprintf(&b, "  next:  %s\n", f.GetNext())
 	}
 	if silent := r.GetSilent(); len(silent) > 0 {
 		fmt.Fprintf(&b, "WARNING no answer from %s: what is wrong there is not known\n  next:  %s\n",
@@ -129,18 +110,6 @@ func about(f *v1.Finding) string {
 	return f.GetKind() + " " + f.GetSubject()
 }
 
-func findingJSON(f *v1.Finding) findingShape {
-	s := findingShape{
-		Severity: enumText(f.GetSeverity(), "SEVERITY_"), Kind: f.GetKind(), Subject: f.GetSubject(), Text: f.GetText(), Next: reason.Flags(f.GetNext()),
-		Host: f.GetHost(),
-	}
-	if f.GetSince() > 0 {
-		at := time.Unix(f.GetSince(), 0).UTC()
-		s.Since = &at
-	}
-	return s
-}
-
 // showFindings ends a status with what is wrong.
 func (c *cli) showFindings(findings []*v1.Finding) error {
 	if len(findings) == 0 {
@@ -157,11 +126,18 @@ func (c *cli) showFindings(findings []*v1.Finding) error {
 		if subject == "" {
 			subject = "the cluster"
 		}
-		t.row(enumText(f.GetSeverity(), "SEVERITY_"), f.GetKind(), subject, since)
+		t.row(word(f.GetSeverity()), f.GetKind(), subject, since)
 	}
 	if err := t.flush(); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintln(c.stdout, "what to do: virtswarm health")
 	return err
+}
+
+// nameFlags names flags where the daemons name fields.
+func nameFlags(findings []*v1.Finding) {
+	for _, f := range findings {
+		f.Next = reason.Flags(f.GetNext())
+	}
 }

@@ -12,21 +12,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-type showHostShape struct {
-	Staleness      stalenessShape `json:"staleness"`
-	Host           hostShape      `json:"host"`
-	Report         reportShape    `json:"report"`
-	MustShards     uint64         `json:"must_shards"`
-	MustHeldShards uint64         `json:"must_held_shards"`
-	DrainShards    uint64         `json:"drain_shards"`
-	DrainBytes     uint64         `json:"drain_bytes"`
-}
-
-type setHostShape struct {
-	Host  hostShape `json:"host"`
-	Index uint64    `json:"index"`
-}
-
 func newHost(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "host",
@@ -67,18 +52,15 @@ func (c *cli) showHost(ctx context.Context, req *v1.ShowHostRequest) error {
 		return err
 	}
 	if c.json {
-		return c.printJSON(showHostShape{
-			Staleness: stalenessJSON(resp.GetStaleness()), Host: hostJSON(resp.GetHost()), Report: reportJSON(resp.GetReport()),
-			MustShards: resp.GetMustShards(), MustHeldShards: resp.GetMustHeldShards(),
-			DrainShards: resp.GetDrainShards(), DrainBytes: resp.GetDrainBytes(),
-		})
+		nameFlags(resp.GetReport().GetFindings())
+		return c.printJSON(resp)
 	}
 	c.noteStale(resp.GetStaleness())
 	h := resp.GetHost()
 	t := newTable(c.stdout)
 	t.row("Host", fmt.Sprintf("%s (%s), %s", h.GetName(), h.GetAddress(), role(h)))
 	t.row("Id", h.GetId())
-	t.row("State", fmt.Sprintf("%s since %s", enumText(h.GetState(), "HOST_STATE_"), when(h.GetStateSince())))
+	t.row("State", fmt.Sprintf("%s since %s", word(h.GetState()), when(h.GetStateSince())))
 	if h.GetState() == v1.HostState_HOST_STATE_LEAVING {
 		left := "all it held is safe elsewhere"
 		if n := resp.GetDrainShards(); n > 0 {
@@ -219,7 +201,7 @@ func (c *cli) setHost(ctx context.Context, req *v1.SetHostRequest) error {
 	}
 	h := resp.GetHost()
 	if c.json {
-		return c.printJSON(setHostShape{Host: hostJSON(h), Index: resp.GetIndex()})
+		return c.printJSON(resp)
 	}
 	t := newTable(c.stdout)
 	t.row("Host", h.GetName())

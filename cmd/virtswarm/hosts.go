@@ -11,11 +11,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-type hostsShape struct {
-	Staleness stalenessShape `json:"staleness"`
-	Hosts     []hostShape    `json:"hosts"`
-}
-
 func newHosts(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:     "hosts",
@@ -37,7 +32,7 @@ func (c *cli) hosts(ctx context.Context) error {
 		return err
 	}
 	if c.json {
-		return c.printJSON(hostsShape{Staleness: stalenessJSON(resp.GetStaleness()), Hosts: list(resp.GetHosts(), hostJSON)})
+		return c.printJSON(resp)
 	}
 	c.noteStale(resp.GetStaleness())
 	t := newTable(c.stdout, "HOST", "STATE", "ROLE", "ADDRESS", "WEIGHT", "FILES", "HELD", "ID", "LABELS")
@@ -46,7 +41,7 @@ func (c *cli) hosts(ctx context.Context) error {
 		if h.GetSelf() {
 			name += "*"
 		}
-		t.row(name, enumText(h.GetState(), "HOST_STATE_"), role(h), h.GetAddress(), h.GetWeight(), h.GetFiles(),
+		t.row(name, word(h.GetState()), role(h), h.GetAddress(), h.GetWeight(), h.GetFiles(),
 			size(h.GetHeldBytes()), h.GetId(), labels(h.GetLabels()))
 	}
 	return t.flush()

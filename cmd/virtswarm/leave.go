@@ -9,15 +9,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-// leaveShape is one event of leave; the last has the phase "done".
-type leaveShape struct {
-	Phase  string `json:"phase"`
-	Done   uint64 `json:"done"`
-	Total  uint64 `json:"total"`
-	HostID string `json:"host_id"`
-	Host   string `json:"host"`
-}
-
 func newLeave(c *cli) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
@@ -55,10 +46,7 @@ func (c *cli) leave(ctx context.Context, req *v1.LeaveRequest) error {
 	err = events(stream, err, func(p *v1.LeaveProgress) error {
 		last = p
 		if c.json {
-			return c.printJSON(leaveShape{
-				Phase: enumText(p.GetPhase(), "LEAVE_PHASE_"), Done: p.GetDone(), Total: p.GetTotal(),
-				HostID: p.GetHostId(), Host: p.GetHost(),
-			})
+			return c.printJSON(p)
 		}
 		if p.GetPhase() == v1.LeavePhase_LEAVE_PHASE_DRAINING {
 			m.show(step{label: "moving", unit: "shard", done: p.GetDone(), total: p.GetTotal()})

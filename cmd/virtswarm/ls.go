@@ -8,11 +8,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-type lsShape struct {
-	Staleness stalenessShape `json:"staleness"`
-	Files     []fileShape    `json:"files"`
-}
-
 func newLs(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:     "ls [PREFIX]",
@@ -41,7 +36,7 @@ func (c *cli) ls(ctx context.Context, prefix string) error {
 		return err
 	}
 	if c.json {
-		return c.printJSON(lsShape{Staleness: stalenessJSON(staleness), Files: list(files, fileJSON)})
+		return c.printJSON(&v1.ListResponse{Staleness: staleness, Files: files})
 	}
 	c.noteStale(staleness)
 	if len(files) == 0 {

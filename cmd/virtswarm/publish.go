@@ -21,25 +21,6 @@ type publishFlags struct {
 	replicas, guests, wait, chunkSize string
 }
 
-type publishResultShape struct {
-	Name      string `json:"name"`
-	ID        string `json:"id"`
-	Size      uint64 `json:"size"`
-	DataBytes uint64 `json:"data_bytes"`
-	Index     uint64 `json:"index"`
-}
-
-// publishShape is one event of publish; the last has the phase "done".
-type publishShape struct {
-	Phase        string              `json:"phase"`
-	Done         uint64              `json:"done"`
-	Total        uint64              `json:"total"`
-	Rate         float64             `json:"rate"`
-	CopiesWanted uint32              `json:"copies_wanted"`
-	CopiesMade   uint32              `json:"copies_made"`
-	Result       *publishResultShape `json:"result,omitempty"` // with "committed" and "done"
-}
-
 func newPublish(c *cli) *cobra.Command {
 	var f publishFlags
 	cmd := &cobra.Command{
@@ -175,7 +156,7 @@ func (c *cli) publish(ctx context.Context, req *v1.PublishRequest) error {
 	err = events(stream, err, func(p *v1.PublishProgress) error {
 		last = p
 		if c.json {
-			return c.printJSON(publishJSON(p))
+			return c.printJSON(p)
 		}
 		switch p.GetPhase() {
 		case v1.PublishPhase_PUBLISH_PHASE_HASHING:
@@ -228,17 +209,4 @@ func copiesMade(req *v1.PublishRequest, p *v1.PublishProgress) string {
 		return "1 copy"
 	}
 	return fmt.Sprintf("%d copies", p.GetCopiesMade())
-}
-
-func publishJSON(p *v1.PublishProgress) publishShape {
-	s := publishShape{
-		Phase: enumText(p.GetPhase(), "PUBLISH_PHASE_"), Done: p.GetDone(), Total: p.GetTotal(), Rate: p.GetRate(),
-		CopiesWanted: p.GetCopiesWanted(), CopiesMade: p.GetCopiesMade(),
-	}
-	if r := p.GetResult(); r != nil {
-		s.Result = &publishResultShape{
-			Name: r.GetName(), ID: r.GetId(), Size: r.GetSize(), DataBytes: r.GetDataBytes(), Index: r.GetIndex(),
-		}
-	}
-	return s
 }

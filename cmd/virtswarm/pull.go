@@ -13,26 +13,6 @@ import (
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
-type pullResultShape struct {
-	Name      string `json:"name"`
-	ID        string `json:"id"`
-	Size      uint64 `json:"size"`
-	DataBytes uint64 `json:"data_bytes"`
-	Dest      string `json:"dest"`
-}
-
-// pullShape is one event of pull; the last has the phase "done".
-type pullShape struct {
-	Phase       string           `json:"phase"`
-	Done        uint64           `json:"done"`
-	Total       uint64           `json:"total"`
-	Rate        float64          `json:"rate"`
-	Sources     uint32           `json:"sources"`
-	RemoteBytes uint64           `json:"remote_bytes"`
-	LocalBytes  uint64           `json:"local_bytes"`
-	Result      *pullResultShape `json:"result,omitempty"` // with "done"
-}
-
 func newPull(c *cli) *cobra.Command {
 	var hardlink, copied bool
 	cmd := &cobra.Command{
@@ -92,9 +72,9 @@ func (c *cli) pull(ctx context.Context, args []string, mode v1.ExportMode) error
 	err = events(stream, err, func(p *v1.PullProgress) error {
 		last = p
 		if c.json {
-			return c.printJSON(pullJSON(p))
+			return c.printJSON(p)
 		}
-		s := step{label: enumText(p.GetPhase(), "PULL_PHASE_"), done: p.GetDone(), total: p.GetTotal(), rate: p.GetRate()}
+		s := step{label: word(p.GetPhase()), done: p.GetDone(), total: p.GetTotal(), rate: p.GetRate()}
 		if p.GetSources() > 0 {
 			s.note = plural(p.GetSources(), "source")
 		}
@@ -134,17 +114,4 @@ func destination(name string, args []string) (string, error) {
 		return "", usageError("destination %s: %v", dest, err)
 	}
 	return abs, nil
-}
-
-func pullJSON(p *v1.PullProgress) pullShape {
-	s := pullShape{
-		Phase: enumText(p.GetPhase(), "PULL_PHASE_"), Done: p.GetDone(), Total: p.GetTotal(), Rate: p.GetRate(),
-		Sources: p.GetSources(), RemoteBytes: p.GetRemoteBytes(), LocalBytes: p.GetLocalBytes(),
-	}
-	if r := p.GetResult(); r != nil {
-		s.Result = &pullResultShape{
-			Name: r.GetName(), ID: r.GetId(), Size: r.GetSize(), DataBytes: r.GetDataBytes(), Dest: r.GetDest(),
-		}
-	}
-	return s
 }

@@ -4,51 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"time"
 
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
-
-// reportShape is what a host says of itself.
-type reportShape struct {
-	HostID        string          `json:"host_id"`
-	Host          string          `json:"host"`
-	Unreachable   string          `json:"unreachable"` // why it did not answer; empty if it did
-	Store         storeShape      `json:"store"`
-	RepairShards  uint64          `json:"repair_shards"`
-	RepairBytes   uint64          `json:"repair_bytes"`
-	RepairRate    float64         `json:"repair_rate"`
-	OrderShards   uint64          `json:"distribute_shards"`
-	OrderBytes    uint64          `json:"distribute_bytes"`
-	OrderRate     float64         `json:"distribute_rate"`
-	NoRoomFiles   uint64          `json:"no_room_files"`
-	EvictedBytes  uint64          `json:"evicted_bytes"`
-	HitBytes      uint64          `json:"hit_bytes"`  // of what pulls wanted, what was there
-	MissBytes     uint64          `json:"miss_bytes"` // and what was not
-	SentBytes     uint64          `json:"sent_bytes"`
-	ReceivedBytes uint64          `json:"received_bytes"`
-	Recent        []finishedShape `json:"recent"`
-	Peers         []peerShape     `json:"peers"`
-}
-
-type finishedShape struct {
-	Name         string    `json:"name"`
-	ID           string    `json:"id"`
-	Bytes        uint64    `json:"bytes"`
-	Seconds      float64   `json:"seconds"`
-	Sources      uint32    `json:"sources"`
-	BoundSeconds float64   `json:"bound_seconds"`
-	EndedAt      time.Time `json:"ended_at"`
-}
-
-type peerShape struct {
-	HostID      string  `json:"host_id"`
-	Host        string  `json:"host"`
-	Up          float64 `json:"up"`
-	Down        float64 `json:"down"`
-	OwesBytes   uint64  `json:"owes_bytes"`
-	WaitsChunks uint32  `json:"waits_chunks"`
-}
 
 // recentShown is how many distributions status shows.
 const recentShown = 5
@@ -146,26 +104,4 @@ func ratio(took, bound float64) string {
 		return "-"
 	}
 	return fmt.Sprintf("%.2f", took/bound)
-}
-
-func reportJSON(r *v1.HostReport) reportShape {
-	return reportShape{
-		HostID: r.GetHostId(), Host: r.GetHost(), Unreachable: r.GetUnreachable(), Store: storeJSON(r.GetStore()),
-		RepairShards: r.GetRepairShards(), RepairBytes: r.GetRepairBytes(), RepairRate: r.GetRepairRate(),
-		OrderShards: r.GetDistributeShards(), OrderBytes: r.GetDistributeBytes(), OrderRate: r.GetDistributeRate(),
-		NoRoomFiles: r.GetNoRoomFiles(), EvictedBytes: r.GetEvictedBytes(),
-		HitBytes: r.GetHitBytes(), MissBytes: r.GetMissBytes(), SentBytes: r.GetSentBytes(), ReceivedBytes: r.GetReceivedBytes(),
-		Recent: list(r.GetRecent(), func(f *v1.FinishedFetch) finishedShape {
-			return finishedShape{
-				Name: f.GetName(), ID: f.GetId(), Bytes: f.GetBytes(), Seconds: f.GetSeconds(), Sources: f.GetSources(),
-				BoundSeconds: f.GetBoundSeconds(), EndedAt: time.Unix(f.GetEndedAt(), 0).UTC(),
-			}
-		}),
-		Peers: list(r.GetPeers(), func(p *v1.PeerRate) peerShape {
-			return peerShape{
-				HostID: p.GetHostId(), Host: p.GetHost(), Up: p.GetUp(), Down: p.GetDown(),
-				OwesBytes: p.GetOwesBytes(), WaitsChunks: p.GetWaitsChunks(),
-			}
-		}),
-	}
 }

@@ -8,11 +8,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-type rmShape struct {
-	Removed []fileShape `json:"removed"`
-	Index   uint64      `json:"index"`
-}
-
 func newRm(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:     "rm NAME[@b3:DIGITS]",
@@ -40,7 +35,7 @@ func (c *cli) rm(ctx context.Context, arg string) error {
 		return err
 	}
 	if c.json {
-		return c.printJSON(rmShape{Removed: list(resp.GetRemoved(), fileJSON), Index: resp.GetIndex()})
+		return c.printJSON(resp)
 	}
 	t := newTable(c.stdout)
 	for _, f := range resp.GetRemoved() {

@@ -9,12 +9,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-// setupShape is what init and join tell.
-type setupShape struct {
-	ClusterID string `json:"cluster_id"`
-	HostID    string `json:"host_id"`
-}
-
 func newInit(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:     "init",
@@ -36,7 +30,7 @@ func (c *cli) init(ctx context.Context) error {
 		return err
 	}
 	if c.json {
-		return c.printJSON(setupShape{ClusterID: r.GetClusterId(), HostID: r.GetHostId()})
+		return c.printJSON(r)
 	}
 	_, err = fmt.Fprintf(c.stdout, "made cluster %s; this host is its first member, %s\n", r.GetClusterId(), r.GetHostId())
 	return err
@@ -63,7 +57,7 @@ func (c *cli) join(ctx context.Context, addr, token string) error {
 		return err
 	}
 	if c.json {
-		return c.printJSON(setupShape{ClusterID: r.GetClusterId(), HostID: r.GetHostId()})
+		return c.printJSON(r)
 	}
 	_, err = fmt.Fprintf(c.stdout, "this host is a member of cluster %s, as %s\n", r.GetClusterId(), r.GetHostId())
 	return err

@@ -9,23 +9,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-type holdingShape struct {
-	HostID     string `json:"host_id"`
-	Host       string `json:"host"`
-	State      string `json:"state"`
-	Shards     uint32 `json:"shards"`
-	Bytes      uint64 `json:"bytes"`
-	HomeShards uint32 `json:"home_shards"`
-	Target     bool   `json:"target"`
-}
-
-type showShape struct {
-	Staleness stalenessShape `json:"staleness"`
-	File      fileShape      `json:"file"`
-	Holdings  []holdingShape `json:"holdings"`
-	Versions  []fileShape    `json:"versions"`
-}
-
 func newShow(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show NAME[@b3:DIGITS]",
@@ -53,7 +36,7 @@ func (c *cli) show(ctx context.Context, arg string) error {
 		return err
 	}
 	if c.json {
-		return c.printJSON(showJSON(resp))
+		return c.printJSON(resp)
 	}
 	c.noteStale(resp.GetStaleness())
 	if err := c.showFile(resp.GetFile()); err != nil {
@@ -98,7 +81,7 @@ func (c *cli) showHoldings(resp *v1.ShowResponse) error {
 			wanted = "-"
 		}
 		shards := fmt.Sprintf("%d of %d", h.GetShards(), resp.GetFile().GetShards())
-		t.row(h.GetHost(), enumText(h.GetState(), "HOST_STATE_"), shards, h.GetHomeShards(), size(h.GetBytes()), wanted)
+		t.row(h.GetHost(), word(h.GetState()), shards, h.GetHomeShards(), size(h.GetBytes()), wanted)
 	}
 	return t.flush()
 }
@@ -114,18 +97,4 @@ func (c *cli) showVersions(resp *v1.ShowResponse) error {
 			when(v.GetPublishedAt()), v.GetPublisher())
 	}
 	return t.flush()
-}
-
-func showJSON(resp *v1.ShowResponse) showShape {
-	return showShape{
-		Staleness: stalenessJSON(resp.GetStaleness()),
-		File:      fileJSON(resp.GetFile()),
-		Versions:  list(resp.GetVersions(), fileJSON),
-		Holdings: list(resp.GetHoldings(), func(h *v1.Holding) holdingShape {
-			return holdingShape{
-				HostID: h.GetHostId(), Host: h.GetHost(), State: enumText(h.GetState(), "HOST_STATE_"),
-				Shards: h.GetShards(), Bytes: h.GetBytes(), HomeShards: h.GetHomeShards(), Target: h.GetTarget(),
-			}
-		}),
-	}
 }

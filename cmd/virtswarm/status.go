@@ -12,54 +12,6 @@ import (
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
-type storeShape struct {
-	Files  uint64 `json:"files"`
-	Bytes  uint64 `json:"bytes"`
-	Quota  uint64 `json:"quota"` // 0 means none
-	Free   uint64 `json:"free"`
-	Path   string `json:"path"`
-	Budget uint64 `json:"budget"` // what it may have at this moment
-	High   uint64 `json:"high"`   // bytes at which eviction begins
-	Low    uint64 `json:"low"`    // and ends
-}
-
-type fetchShape struct {
-	Name    string  `json:"name"`
-	ID      string  `json:"id"`
-	Done    uint64  `json:"done"`
-	Total   uint64  `json:"total"`
-	Rate    float64 `json:"rate"`
-	Sources uint32  `json:"sources"`
-}
-
-type statusShape struct {
-	Staleness             stalenessShape `json:"staleness"`
-	ClusterID             string         `json:"cluster_id"`
-	Version               string         `json:"version"`
-	UptimeSeconds         float64        `json:"uptime_seconds"`
-	Host                  hostShape      `json:"host"`
-	RaftState             string         `json:"raft_state"`
-	Leader                *hostShape     `json:"leader"` // null if none is known
-	Term                  uint64         `json:"term"`
-	AppliedIndex          uint64         `json:"applied_index"`
-	CommitIndex           uint64         `json:"commit_index"`
-	Voters                []string       `json:"voters"`
-	Nonvoters             []string       `json:"nonvoters"`
-	HostsAlive            uint32         `json:"hosts_alive"`
-	HostsTotal            uint32         `json:"hosts_total"`
-	Files                 uint64         `json:"files"`
-	Store                 storeShape     `json:"store"`
-	UnderReplicatedFiles  uint64         `json:"under_replicated_files"`
-	UnderReplicatedShards uint64         `json:"under_replicated_shards"`
-	UnavailableFiles      uint64         `json:"unavailable_files"`
-	RepairShards          uint64         `json:"repair_shards"`
-	RepairBytes           uint64         `json:"repair_bytes"`
-	AwaitedShards         uint64         `json:"awaited_shards"`
-	Fetches               []fetchShape   `json:"fetches"`
-	Reports               []reportShape  `json:"reports"`
-	Findings              []findingShape `json:"findings"`
-}
-
 // lookEvery is how often status --wait asks again.
 const lookEvery = 100 * time.Millisecond
 
@@ -94,8 +46,12 @@ first waits until the daemon answers, is a member, and has a leader.`,
 }
 
 func (c *cli) showStatus(s *v1.StatusResponse, peers bool) error {
+	nameFlags(s.GetFindings())
+	for _, r := range s.GetReports() {
+		nameFlags(r.GetFindings())
+	}
 	if c.json {
-		return c.printJSON(statusJSON(s))
+		return c.printJSON(s)
 	}
 	c.noteStale(s.GetStaleness())
 	if peers {
@@ -212,36 +168,4 @@ func (c *cli) showFetches(fetches []*v1.ActiveFetch) error {
 		t.row(name, size(f.GetDone()), size(f.GetTotal()), rate(f.GetRate()), f.GetSources())
 	}
 	return t.flush()
-}
-
-func statusJSON(s *v1.StatusResponse) statusShape {
-	same := func(s string) string { return s }
-	out := statusShape{
-		Staleness: stalenessJSON(s.GetStaleness()), ClusterID: s.GetClusterId(), Version: s.GetVersion(),
-		UptimeSeconds: s.GetUptimeSeconds(), Host: hostJSON(s.GetHost()), RaftState: s.GetRaftState(), Term: s.GetTerm(),
-		AppliedIndex: s.GetAppliedIndex(), CommitIndex: s.GetCommitIndex(),
-		Voters: list(s.GetVoters(), same), Nonvoters: list(s.GetNonvoters(), same),
-		HostsAlive: s.GetHostsAlive(), HostsTotal: s.GetHostsTotal(), Files: s.GetFiles(),
-		UnderReplicatedFiles: s.GetUnderReplicatedFiles(), UnderReplicatedShards: s.GetUnderReplicatedShards(),
-		UnavailableFiles: s.GetUnavailableFiles(), RepairShards: s.GetRepairShards(), RepairBytes: s.GetRepairBytes(),
-		AwaitedShards: s.GetAwaitedShards(), Reports: list(s.GetReports(), reportJSON), Store: storeJSON(s.GetStore()),
-		Findings: list(s.GetFindings(), findingJSON),
-		Fetches: list(s.GetFetches(), func(f *v1.ActiveFetch) fetchShape {
-			return fetchShape{
-				Name: f.GetName(), ID: f.GetId(), Done: f.GetDone(), Total: f.GetTotal(), Rate: f.GetRate(), Sources: f.GetSources(),
-			}
-		}),
-	}
-	if l := s.GetLeader(); l != nil {
-		h := hostJSON(l)
-		out.Leader = &h
-	}
-	return out
-}
-
-func storeJSON(u *v1.StoreUsage) storeShape {
-	return storeShape{
-		Files: u.GetFiles(), Bytes: u.GetBytes(), Quota: u.GetQuota(), Free: u.GetFree(), Path: u.GetPath(),
-		Budget: u.GetBudget(), High: u.GetHigh(), Low: u.GetLow(),
-	}
 }

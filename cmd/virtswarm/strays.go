@@ -3,33 +3,11 @@ package main
 import (
 	"context"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
-
-type strayShape struct {
-	HostID     string    `json:"host_id"`
-	Host       string    `json:"host"`
-	ID         string    `json:"id"`
-	Names      []string  `json:"names"` // none if no catalogue ever gave it one
-	Size       uint64    `json:"size"`
-	DataBytes  uint64    `json:"data_bytes"`
-	Shards     uint32    `json:"shards"`
-	HeldShards uint32    `json:"held_shards"`
-	HeldBytes  uint64    `json:"held_bytes"`
-	Cluster    string    `json:"cluster"` // "" if unknown
-	Since      time.Time `json:"since"`
-	Until      time.Time `json:"until"`
-}
-
-type straysShape struct {
-	Strays  []strayShape `json:"strays"`
-	Silent  []string     `json:"silent"`
-	LeftOut uint64       `json:"left_out"`
-}
 
 func newStrays(c *cli) *cobra.Command {
 	req := &v1.StraysRequest{}
@@ -57,9 +35,7 @@ func (c *cli) strays(ctx context.Context, req *v1.StraysRequest) error {
 		return err
 	}
 	if c.json {
-		return c.printJSON(straysShape{
-			Strays: list(resp.GetStrays(), strayJSON), Silent: list(resp.GetSilent(), same[string]), LeftOut: resp.GetLeftOut(),
-		})
+		return c.printJSON(resp)
 	}
 	c.noteSilent(resp.GetSilent())
 	if n := resp.GetLeftOut(); n > 0 {
@@ -87,14 +63,6 @@ func (c *cli) strays(ctx context.Context, req *v1.StraysRequest) error {
 func (c *cli) noteSilent(hosts []string) {
 	if len(hosts) > 0 && !c.json {
 		c.note("note: no answer from %s: what is there is not known", strings.Join(hosts, ", "))
-	}
-}
-
-func strayJSON(s *v1.Stray) strayShape {
-	return strayShape{
-		HostID: s.GetHostId(), Host: s.GetHost(), ID: s.GetId(), Names: list(s.GetNames(), same[string]), Size: s.GetSize(),
-		DataBytes: s.GetDataBytes(), Shards: s.GetShards(), HeldShards: s.GetHeldShards(), HeldBytes: s.GetHeldBytes(),
-		Cluster: s.GetCluster(), Since: time.Unix(s.GetSince(), 0).UTC(), Until: time.Unix(s.GetUntil(), 0).UTC(),
 	}
 }
 

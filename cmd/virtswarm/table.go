@@ -73,3 +73,12 @@ func copies(made, wanted uint32) string {
 	}
 	return fmt.Sprintf("%d of %d", made, wanted)
 }
+
+// list converts the elements of a list.
+func list[T, S any](in []T, convert func(T) S) []S {
+	out := make([]S, 0, len(in))
+	for _, v := range in {
+		out = append(out, convert(v))
+	}
+	return out
+}

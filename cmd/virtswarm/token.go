@@ -10,12 +10,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-type tokenShape struct {
-	Token     string    `json:"token"`
-	ExpiresAt time.Time `json:"expires_at"`
-	Addresses []string  `json:"addresses"`
-}
-
 // maxTokenTTL keeps forgotten tokens from being keys for ever.
 const maxTokenTTL = 30 * 24 * time.Hour
 
@@ -49,10 +43,7 @@ func (c *cli) token(ctx context.Context, ttl time.Duration) error {
 		return err
 	}
 	if c.json {
-		return c.printJSON(tokenShape{
-			Token: resp.GetToken(), ExpiresAt: time.Unix(resp.GetExpiresAt(), 0).UTC(),
-			Addresses: list(resp.GetAddresses(), func(s string) string { return s }),
-		})
+		return c.printJSON(resp)
 	}
 	if _, err := fmt.Fprintln(c.stdout, resp.GetToken()); err != nil {
 		return err

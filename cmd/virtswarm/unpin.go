@@ -11,13 +11,6 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-type unpinShape struct {
-	Name  string   `json:"name"`
-	ID    string   `json:"id"`
-	Hosts []string `json:"hosts"`
-	Index uint64   `json:"index"`
-}
-
 func newUnpin(c *cli) *cobra.Command {
 	var from []string
 	cmd := &cobra.Command{
@@ -59,9 +52,7 @@ func (c *cli) unpin(ctx context.Context, arg string, req *v1.UnpinRequest) error
 		return err
 	}
 	if c.json {
-		return c.printJSON(unpinShape{
-			Name: resp.GetName(), ID: resp.GetId(), Hosts: list(resp.GetHosts(), func(s string) string { return s }), Index: resp.GetIndex(),
-		})
+		return c.printJSON(resp)
 	}
 	if len(resp.GetHosts()) == 0 {
 		_, err = fmt.Fprintf(c.stdout, "%s was pinned on none of them\n", resp.GetName())

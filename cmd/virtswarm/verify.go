@@ -11,27 +11,6 @@ import (
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
-type damageShape struct {
-	Name         string `json:"name"`
-	ID           string `json:"id"`
-	BadChunks    uint64 `json:"bad_chunks"`
-	HealedChunks uint64 `json:"healed_chunks"`
-}
-
-// checkShape is one event of verify and scrub; the last has the phase "done".
-type checkShape struct {
-	Phase        string        `json:"phase"`
-	Done         uint64        `json:"done"`
-	Total        uint64        `json:"total"`
-	Rate         float64       `json:"rate"`
-	Files        uint64        `json:"files"`
-	Name         string        `json:"name"`
-	ID           string        `json:"id"`
-	BadChunks    uint64        `json:"bad_chunks"`
-	HealedChunks uint64        `json:"healed_chunks"`
-	Damage       []damageShape `json:"damage"`
-}
-
 func newVerify(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:     "verify [NAME[@b3:DIGITS]]",
@@ -93,11 +72,11 @@ func (c *cli) check(stream *connect.ServerStreamForClient[v1.CheckProgress], err
 	err = events(stream, err, func(p *v1.CheckProgress) error {
 		last = p
 		if c.json {
-			return c.printJSON(checkJSON(p))
+			return c.printJSON(p)
 		}
 		if p.GetPhase() != v1.CheckPhase_CHECK_PHASE_DONE {
 			m.show(step{
-				label: enumText(p.GetPhase(), "CHECK_PHASE_"), note: p.GetName(),
+				label: word(p.GetPhase()), note: p.GetName(),
 				done: p.GetDone(), total: p.GetTotal(), rate: p.GetRate(),
 			})
 		}
@@ -135,14 +114,4 @@ func (c *cli) showCheck(p *v1.CheckProgress) error {
 		t.row(d.GetName(), d.GetBadChunks(), d.GetHealedChunks(), shortID(d.GetId()))
 	}
 	return t.flush()
-}
-
-func checkJSON(p *v1.CheckProgress) checkShape {
-	return checkShape{
-		Phase: enumText(p.GetPhase(), "CHECK_PHASE_"), Done: p.GetDone(), Total: p.GetTotal(), Rate: p.GetRate(),
-		Files: p.GetFiles(), Name: p.GetName(), ID: p.GetId(), BadChunks: p.GetBadChunks(), HealedChunks: p.GetHealedChunks(),
-		Damage: list(p.GetDamage(), func(d *v1.Damage) damageShape {
-			return damageShape{Name: d.GetName(), ID: d.GetId(), BadChunks: d.GetBadChunks(), HealedChunks: d.GetHealedChunks()}
-		}),
-	}
 }

@@ -93,7 +93,7 @@ func guestMessage(g control.Guest) *v1.Guest {
 	m := &v1.Guest{
 		Uuid: g.UUID, Name: g.Name, State: guestStates[g.State], HostId: string(g.Host), Host: g.HostName, Manager: g.Manager,
 		Vcpus: uint32(g.VCPUs), Memory: uint64(g.Memory), Cid: g.CID, Migration: g.Migration, Tags: g.Tags, Others: g.OtherNames,
-		Split: g.Split, Changed: g.Changed, Shm: uint64(g.Shm), WantShm: uint64(g.WantShm),
+		Split: g.Split, Index: g.Changed, Shm: uint64(g.Shm), WantShm: uint64(g.WantShm),
 		Disks: list(g.Disks, func(d placement.Disk) *v1.GuestDisk { return &v1.GuestDisk{Target: d.Target, Chain: d.Chain} }),
 		Needs: list(g.Needs, needMessage),
 	}
@@ -106,7 +106,7 @@ func guestMessage(g control.Guest) *v1.Guest {
 // guestOf is the inverse of guestMessage, but for the ids of the other hosts that claim the domain.
 func guestOf(m *v1.Guest) control.Guest {
 	g := control.Guest{HostName: m.GetHost(), OtherNames: m.GetOthers(), DomainView: placement.DomainView{
-		Host: placement.HostID(m.GetHostId()), Changed: m.GetChanged(), Split: m.GetSplit(),
+		Host: placement.HostID(m.GetHostId()), Changed: m.GetIndex(), Split: m.GetSplit(),
 		Domain: placement.Domain{
 			UUID: m.GetUuid(), Name: m.GetName(), Manager: m.GetManager(), VCPUs: int(m.GetVcpus()), Memory: int64(m.GetMemory()),
 			CID: m.GetCid(), Migration: m.GetMigration(), Tags: m.GetTags(), Shm: int64(m.GetShm()), WantShm: int64(m.GetWantShm()),

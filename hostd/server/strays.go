@@ -192,7 +192,7 @@ func (o *Operations) RestoreCatalogue(ctx context.Context, req *v1.RestoreCatalo
 	}
 	return &v1.RestoreCatalogueResponse{
 		ClusterId: r.Cluster, Index: r.Index, Names: uint32(r.Names), Versions: uint32(r.Versions), Present: uint32(r.Present),
-		Entered: adopted(r.Entries), EnteredCount: uint32(r.Adoptions.Entered), RefusedCount: uint32(r.Adoptions.Refused),
-		Silent: r.Silent, LeftOut: r.LeftOut,
+		Restored: adopted(r.Entries), Entered: uint32(r.Entered), Refused: uint32(r.Refused), Silent: r.Silent, LeftOut: r.LeftOut,
+		DryRun: req.GetDryRun(),
 	}, nil
 }

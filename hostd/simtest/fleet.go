@@ -221,7 +221,7 @@ func (f *fleet) watch(m *machine, h *hostd.Host, life context.Context) {
 		g := e.GetGuest()
 		index := e.GetIndex()
 		if e.GetInitial() {
-			index = g.GetChanged()
+			index = g.GetIndex()
 		}
 		if index <= last[g.GetUuid()] {
 			f.w.violation("a watcher at %s heard of %s at index %d after %d", m.name, g.GetName(), index, last[g.GetUuid()])
@@ -264,7 +264,7 @@ func (f *fleet) read(rng *rand.Rand, over <-chan struct{}) {
 					f.w.violation("%s is listed twice by %s", g.GetName(), m.name)
 				}
 				seen = append(seen, g.GetUuid())
-				f.heard(m.name, g, g.GetChanged(), false)
+				f.heard(m.name, g, g.GetIndex(), false)
 			}
 			return nil
 		})

@@ -154,15 +154,24 @@ func ToConnect(err error) *connect.Error {
 		}
 	}
 	e := AsError(err)
-	detail := &v1.ErrorDetail{Reason: v1.Reason(e.Reason), Subject: e.Subject, Hint: e.Next()}
-	if e.Err != nil {
-		detail.Cause = e.Err.Error()
-	}
+	detail := Detail(e)
 	ce := connect.NewError(codeOf(e.Reason), e)
 	if d, err := connect.NewErrorDetail(detail); err == nil {
 		ce.AddDetail(d)
 	}
 	return ce
+}
+
+// Detail gives an error in the API's words.
+func Detail(e *reason.Error) *v1.ErrorDetail {
+	why := e.Reason.Explain()
+	d := &v1.ErrorDetail{
+		Reason: v1.Reason(why.Reason), ExitCode: uint32(e.Reason.ExitCode()), Message: why.Sentence, Subject: e.Subject, Hint: e.Next(),
+	}
+	if e.Err != nil {
+		d.Cause = e.Err.Error()
+	}
+	return d
 }
 
 // codeOf returns the code of a reason; that of Unexpected for one that is not in the table.

@@ -24,7 +24,7 @@ func (h *Host) AddGuest(g *v1.Guest) {
 			g.HostId = m.id
 		}
 	}
-	g.Changed = h.index
+	g.Index = h.index
 	h.guests = append(h.guests, g)
 }
 

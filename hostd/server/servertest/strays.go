@@ -106,7 +106,7 @@ func (h *Host) RestoreCatalogue(_ context.Context, req *v1.RestoreCatalogueReque
 		return nil, err
 	}
 	return &v1.RestoreCatalogueResponse{
-		ClusterId: ClusterID, Index: 7, Names: 1, Versions: 2, Present: 1, EnteredCount: 1, LeftOut: []string{"domains (2), of which their hosts tell"},
-		Entered: []*v1.Adopted{{Name: req.GetPath(), Id: "b3:00", Shards: 2, MissingShards: 1}}, Silent: h.silent(),
+		ClusterId: ClusterID, Index: 7, Names: 1, Versions: 2, Present: 1, Entered: 1, LeftOut: []string{"domains (2), of which their hosts tell"},
+		Restored: []*v1.Adopted{{Name: req.GetPath(), Id: "b3:00", Shards: 2, MissingShards: 1}}, Silent: h.silent(),
 	}, nil
 }

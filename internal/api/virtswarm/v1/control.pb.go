@@ -1784,12 +1784,12 @@ func (x *Holding) GetTarget() bool {
 type ShowResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Staleness *Staleness             `protobuf:"bytes,1,opt,name=staleness,proto3" json:"staleness,omitempty"`
-	// All versions of the name, the newest first.
-	Versions []*File `protobuf:"bytes,2,rep,name=versions,proto3" json:"versions,omitempty"`
 	// The version that holdings are about.
 	File *File `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
 	// Hosts that hold, or must hold, a part of it, ordered by name.
-	Holdings      []*Holding `protobuf:"bytes,4,rep,name=holdings,proto3" json:"holdings,omitempty"`
+	Holdings []*Holding `protobuf:"bytes,4,rep,name=holdings,proto3" json:"holdings,omitempty"`
+	// All versions of the name, the newest first.
+	Versions      []*File `protobuf:"bytes,2,rep,name=versions,proto3" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1831,13 +1831,6 @@ func (x *ShowResponse) GetStaleness() *Staleness {
 	return nil
 }
 
-func (x *ShowResponse) GetVersions() []*File {
-	if x != nil {
-		return x.Versions
-	}
-	return nil
-}
-
 func (x *ShowResponse) GetFile() *File {
 	if x != nil {
 		return x.File
@@ -1848,6 +1841,13 @@ func (x *ShowResponse) GetFile() *File {
 func (x *ShowResponse) GetHoldings() []*Holding {
 	if x != nil {
 		return x.Holdings
+	}
+	return nil
+}
+
+func (x *ShowResponse) GetVersions() []*File {
+	if x != nil {
+		return x.Versions
 	}
 	return nil
 }
@@ -2510,13 +2510,13 @@ type StatusResponse struct {
 	UnderReplicatedShards uint64 `protobuf:"varint,18,opt,name=under_replicated_shards,json=underReplicatedShards,proto3" json:"under_replicated_shards,omitempty"`
 	// Contents of which a shard has no copy on any live host.
 	UnavailableFiles uint64 `protobuf:"varint,19,opt,name=unavailable_files,json=unavailableFiles,proto3" json:"unavailable_files,omitempty"`
-	// What this host fetches at this moment.
-	Fetches []*ActiveFetch `protobuf:"bytes,20,rep,name=fetches,proto3" json:"fetches,omitempty"`
 	// Copies of shards that live hosts have still to make, and their bytes; and copies on hosts that are
 	// down, which come back with them or are made anew when they are lost.
 	RepairShards  uint64 `protobuf:"varint,21,opt,name=repair_shards,json=repairShards,proto3" json:"repair_shards,omitempty"`
 	RepairBytes   uint64 `protobuf:"varint,22,opt,name=repair_bytes,json=repairBytes,proto3" json:"repair_bytes,omitempty"`
 	AwaitedShards uint64 `protobuf:"varint,23,opt,name=awaited_shards,json=awaitedShards,proto3" json:"awaited_shards,omitempty"`
+	// What this host fetches at this moment.
+	Fetches []*ActiveFetch `protobuf:"bytes,20,rep,name=fetches,proto3" json:"fetches,omitempty"`
 	// How the host that answers is doing, and the others if they were asked, ordered by name.
 	Reports []*HostReport `protobuf:"bytes,24,rep,name=reports,proto3" json:"reports,omitempty"`
 	// What is wrong, the worst first: with the others' own findings if they were asked.
@@ -2688,13 +2688,6 @@ func (x *StatusResponse) GetUnavailableFiles() uint64 {
 	return 0
 }
 
-func (x *StatusResponse) GetFetches() []*ActiveFetch {
-	if x != nil {
-		return x.Fetches
-	}
-	return nil
-}
-
 func (x *StatusResponse) GetRepairShards() uint64 {
 	if x != nil {
 		return x.RepairShards
@@ -2714,6 +2707,13 @@ func (x *StatusResponse) GetAwaitedShards() uint64 {
 		return x.AwaitedShards
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetFetches() []*ActiveFetch {
+	if x != nil {
+		return x.Fetches
+	}
+	return nil
 }
 
 func (x *StatusResponse) GetReports() []*HostReport {
@@ -2834,15 +2834,15 @@ type Stray struct {
 	HostId string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
 	Host   string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
 	// Digest of the manifest.
-	Id        string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
-	Size      uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
-	DataBytes uint64 `protobuf:"varint,5,opt,name=data_bytes,json=dataBytes,proto3" json:"data_bytes,omitempty"`
+	Id string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	// Names that a catalogue gave it when this host last heard of one; empty if none ever did.
+	Names     []string `protobuf:"bytes,9,rep,name=names,proto3" json:"names,omitempty"`
+	Size      uint64   `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	DataBytes uint64   `protobuf:"varint,5,opt,name=data_bytes,json=dataBytes,proto3" json:"data_bytes,omitempty"`
 	// Shards of the content, and those of them that this host holds whole; bytes held.
 	Shards     uint32 `protobuf:"varint,6,opt,name=shards,proto3" json:"shards,omitempty"`
 	HeldShards uint32 `protobuf:"varint,7,opt,name=held_shards,json=heldShards,proto3" json:"held_shards,omitempty"`
 	HeldBytes  uint64 `protobuf:"varint,8,opt,name=held_bytes,json=heldBytes,proto3" json:"held_bytes,omitempty"`
-	// Names that a catalogue gave it when this host last heard of one; empty if none ever did.
-	Names []string `protobuf:"bytes,9,rep,name=names,proto3" json:"names,omitempty"`
 	// Id of the cluster whose catalogue named it last; empty if unknown.
 	Cluster string `protobuf:"bytes,10,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// Unix seconds since when it is a stray, and when it will be dropped unless it is adopted.
@@ -2903,6 +2903,13 @@ func (x *Stray) GetId() string {
 	return ""
 }
 
+func (x *Stray) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 func (x *Stray) GetSize() uint64 {
 	if x != nil {
 		return x.Size
@@ -2936,13 +2943,6 @@ func (x *Stray) GetHeldBytes() uint64 {
 		return x.HeldBytes
 	}
 	return 0
-}
-
-func (x *Stray) GetNames() []string {
-	if x != nil {
-		return x.Names
-	}
-	return nil
 }
 
 func (x *Stray) GetCluster() string {
@@ -3160,11 +3160,11 @@ type Adopted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	// Empty if it was entered; else why it was not.
-	Refused string `protobuf:"bytes,3,opt,name=refused,proto3" json:"refused,omitempty"`
 	// Shards, and those of them that no host that answers has.
 	Shards        uint32 `protobuf:"varint,4,opt,name=shards,proto3" json:"shards,omitempty"`
 	MissingShards uint32 `protobuf:"varint,5,opt,name=missing_shards,json=missingShards,proto3" json:"missing_shards,omitempty"`
+	// Empty if it was entered; else why it was not.
+	Refused string `protobuf:"bytes,3,opt,name=refused,proto3" json:"refused,omitempty"`
 	// Why it was refused, for the exit code.
 	Reason        Reason `protobuf:"varint,6,opt,name=reason,proto3,enum=virtswarm.v1.Reason" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3215,13 +3215,6 @@ func (x *Adopted) GetId() string {
 	return ""
 }
 
-func (x *Adopted) GetRefused() string {
-	if x != nil {
-		return x.Refused
-	}
-	return ""
-}
-
 func (x *Adopted) GetShards() uint32 {
 	if x != nil {
 		return x.Shards
@@ -3234,6 +3227,13 @@ func (x *Adopted) GetMissingShards() uint32 {
 		return x.MissingShards
 	}
 	return 0
+}
+
+func (x *Adopted) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
 }
 
 func (x *Adopted) GetReason() Reason {
@@ -3350,6 +3350,67 @@ func (*SaveCatalogueRequest) Descriptor() ([]byte, []int) {
 	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
+// SavedCatalogue is how command line tools print what they have written.
+type SavedCatalogue struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Staleness     *Staleness             `protobuf:"bytes,1,opt,name=staleness,proto3" json:"staleness,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SavedCatalogue) Reset() {
+	*x = SavedCatalogue{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SavedCatalogue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SavedCatalogue) ProtoMessage() {}
+
+func (x *SavedCatalogue) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SavedCatalogue.ProtoReflect.Descriptor instead.
+func (*SavedCatalogue) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *SavedCatalogue) GetStaleness() *Staleness {
+	if x != nil {
+		return x.Staleness
+	}
+	return nil
+}
+
+func (x *SavedCatalogue) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *SavedCatalogue) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type SaveCatalogueChunk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// With the first one: how far the answer can be trusted.
@@ -3361,7 +3422,7 @@ type SaveCatalogueChunk struct {
 
 func (x *SaveCatalogueChunk) Reset() {
 	*x = SaveCatalogueChunk{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3373,7 +3434,7 @@ func (x *SaveCatalogueChunk) String() string {
 func (*SaveCatalogueChunk) ProtoMessage() {}
 
 func (x *SaveCatalogueChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3386,7 +3447,7 @@ func (x *SaveCatalogueChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogueChunk.ProtoReflect.Descriptor instead.
 func (*SaveCatalogueChunk) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SaveCatalogueChunk) GetStaleness() *Staleness {
@@ -3415,7 +3476,7 @@ type RestoreCatalogueRequest struct {
 
 func (x *RestoreCatalogueRequest) Reset() {
 	*x = RestoreCatalogueRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3427,7 +3488,7 @@ func (x *RestoreCatalogueRequest) String() string {
 func (*RestoreCatalogueRequest) ProtoMessage() {}
 
 func (x *RestoreCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3440,7 +3501,7 @@ func (x *RestoreCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RestoreCatalogueRequest) GetPath() string {
@@ -3464,12 +3525,15 @@ type RestoreCatalogueResponse struct {
 	Index     uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
 	Names     uint32 `protobuf:"varint,3,opt,name=names,proto3" json:"names,omitempty"`
 	Versions  uint32 `protobuf:"varint,4,opt,name=versions,proto3" json:"versions,omitempty"`
-	// Versions entered now, or refused; those that were there already.
-	Entered []*Adopted `protobuf:"bytes,5,rep,name=entered,proto3" json:"entered,omitempty"`
-	Present uint32     `protobuf:"varint,6,opt,name=present,proto3" json:"present,omitempty"`
+	// Nothing was entered: this is what would be.
+	DryRun bool `protobuf:"varint,11,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Versions that were entered now, or refused.
+	Restored []*Adopted `protobuf:"bytes,5,rep,name=restored,proto3" json:"restored,omitempty"`
 	// How many were entered and refused; more than are listed if the answer has no room for all.
-	EnteredCount uint32 `protobuf:"varint,8,opt,name=entered_count,json=enteredCount,proto3" json:"entered_count,omitempty"`
-	RefusedCount uint32 `protobuf:"varint,9,opt,name=refused_count,json=refusedCount,proto3" json:"refused_count,omitempty"`
+	Entered uint32 `protobuf:"varint,8,opt,name=entered,proto3" json:"entered,omitempty"`
+	Refused uint32 `protobuf:"varint,9,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Versions that were there already.
+	Present uint32 `protobuf:"varint,6,opt,name=present,proto3" json:"present,omitempty"`
 	// Hosts that did not answer: what they hold is not known.
 	Silent []string `protobuf:"bytes,10,rep,name=silent,proto3" json:"silent,omitempty"`
 	// What a saved catalogue has and is not brought back, in words: hosts, domains, join tokens.
@@ -3480,7 +3544,7 @@ type RestoreCatalogueResponse struct {
 
 func (x *RestoreCatalogueResponse) Reset() {
 	*x = RestoreCatalogueResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3492,7 +3556,7 @@ func (x *RestoreCatalogueResponse) String() string {
 func (*RestoreCatalogueResponse) ProtoMessage() {}
 
 func (x *RestoreCatalogueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3505,7 +3569,7 @@ func (x *RestoreCatalogueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogueResponse.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogueResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RestoreCatalogueResponse) GetClusterId() string {
@@ -3536,30 +3600,37 @@ func (x *RestoreCatalogueResponse) GetVersions() uint32 {
 	return 0
 }
 
-func (x *RestoreCatalogueResponse) GetEntered() []*Adopted {
+func (x *RestoreCatalogueResponse) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RestoreCatalogueResponse) GetRestored() []*Adopted {
+	if x != nil {
+		return x.Restored
+	}
+	return nil
+}
+
+func (x *RestoreCatalogueResponse) GetEntered() uint32 {
 	if x != nil {
 		return x.Entered
 	}
-	return nil
+	return 0
+}
+
+func (x *RestoreCatalogueResponse) GetRefused() uint32 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
 }
 
 func (x *RestoreCatalogueResponse) GetPresent() uint32 {
 	if x != nil {
 		return x.Present
-	}
-	return 0
-}
-
-func (x *RestoreCatalogueResponse) GetEnteredCount() uint32 {
-	if x != nil {
-		return x.EnteredCount
-	}
-	return 0
-}
-
-func (x *RestoreCatalogueResponse) GetRefusedCount() uint32 {
-	if x != nil {
-		return x.RefusedCount
 	}
 	return 0
 }
@@ -3590,7 +3661,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3602,7 +3673,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3615,7 +3686,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *VerifyRequest) GetName() string {
@@ -3642,7 +3713,7 @@ type ScrubRequest struct {
 
 func (x *ScrubRequest) Reset() {
 	*x = ScrubRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3654,7 +3725,7 @@ func (x *ScrubRequest) String() string {
 func (*ScrubRequest) ProtoMessage() {}
 
 func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3667,7 +3738,7 @@ func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
 func (*ScrubRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ScrubRequest) GetRate() uint64 {
@@ -3700,7 +3771,7 @@ type CheckProgress struct {
 
 func (x *CheckProgress) Reset() {
 	*x = CheckProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3712,7 +3783,7 @@ func (x *CheckProgress) String() string {
 func (*CheckProgress) ProtoMessage() {}
 
 func (x *CheckProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3725,7 +3796,7 @@ func (x *CheckProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckProgress.ProtoReflect.Descriptor instead.
 func (*CheckProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CheckProgress) GetPhase() CheckPhase {
@@ -3810,7 +3881,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3822,7 +3893,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3835,7 +3906,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Damage) GetName() string {
@@ -3876,7 +3947,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3888,7 +3959,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3901,7 +3972,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CreateTokenRequest) GetTtlSeconds() uint64 {
@@ -3923,7 +3994,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3935,7 +4006,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3948,7 +4019,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -3986,7 +4057,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3998,7 +4069,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4011,7 +4082,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DrainRequest) GetHost() string {
@@ -4053,7 +4124,7 @@ type DrainProgress struct {
 
 func (x *DrainProgress) Reset() {
 	*x = DrainProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4065,7 +4136,7 @@ func (x *DrainProgress) String() string {
 func (*DrainProgress) ProtoMessage() {}
 
 func (x *DrainProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4078,7 +4149,7 @@ func (x *DrainProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainProgress.ProtoReflect.Descriptor instead.
 func (*DrainProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DrainProgress) GetHostId() string {
@@ -4147,7 +4218,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4159,7 +4230,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4172,7 +4243,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *UndrainRequest) GetHost() string {
@@ -4192,7 +4263,7 @@ type UndrainResponse struct {
 
 func (x *UndrainResponse) Reset() {
 	*x = UndrainResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4204,7 +4275,7 @@ func (x *UndrainResponse) String() string {
 func (*UndrainResponse) ProtoMessage() {}
 
 func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4217,7 +4288,7 @@ func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
 func (*UndrainResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *UndrainResponse) GetHost() *Host {
@@ -4246,7 +4317,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4258,7 +4329,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4271,7 +4342,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LeaveRequest) GetHost() string {
@@ -4301,7 +4372,7 @@ type LeaveProgress struct {
 
 func (x *LeaveProgress) Reset() {
 	*x = LeaveProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4313,7 +4384,7 @@ func (x *LeaveProgress) String() string {
 func (*LeaveProgress) ProtoMessage() {}
 
 func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4326,7 +4397,7 @@ func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveProgress.ProtoReflect.Descriptor instead.
 func (*LeaveProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LeaveProgress) GetPhase() LeavePhase {
@@ -4484,10 +4555,10 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"homeShards\x12\x16\n" +
 	"\x06target\x18\a \x01(\bR\x06target\"\xd0\x01\n" +
 	"\fShowResponse\x125\n" +
-	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x12.\n" +
-	"\bversions\x18\x02 \x03(\v2\x12.virtswarm.v1.FileR\bversions\x12&\n" +
+	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x12&\n" +
 	"\x04file\x18\x03 \x01(\v2\x12.virtswarm.v1.FileR\x04file\x121\n" +
-	"\bholdings\x18\x04 \x03(\v2\x15.virtswarm.v1.HoldingR\bholdings\"3\n" +
+	"\bholdings\x18\x04 \x03(\v2\x15.virtswarm.v1.HoldingR\bholdings\x12.\n" +
+	"\bversions\x18\x02 \x03(\v2\x12.virtswarm.v1.FileR\bversions\"3\n" +
 	"\rRemoveRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"T\n" +
@@ -4565,11 +4636,11 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x05store\x18\x10 \x01(\v2\x18.virtswarm.v1.StoreUsageR\x05store\x124\n" +
 	"\x16under_replicated_files\x18\x11 \x01(\x04R\x14underReplicatedFiles\x126\n" +
 	"\x17under_replicated_shards\x18\x12 \x01(\x04R\x15underReplicatedShards\x12+\n" +
-	"\x11unavailable_files\x18\x13 \x01(\x04R\x10unavailableFiles\x123\n" +
-	"\afetches\x18\x14 \x03(\v2\x19.virtswarm.v1.ActiveFetchR\afetches\x12#\n" +
+	"\x11unavailable_files\x18\x13 \x01(\x04R\x10unavailableFiles\x12#\n" +
 	"\rrepair_shards\x18\x15 \x01(\x04R\frepairShards\x12!\n" +
 	"\frepair_bytes\x18\x16 \x01(\x04R\vrepairBytes\x12%\n" +
-	"\x0eawaited_shards\x18\x17 \x01(\x04R\rawaitedShards\x122\n" +
+	"\x0eawaited_shards\x18\x17 \x01(\x04R\rawaitedShards\x123\n" +
+	"\afetches\x18\x14 \x03(\v2\x19.virtswarm.v1.ActiveFetchR\afetches\x122\n" +
 	"\areports\x18\x18 \x03(\v2\x18.virtswarm.v1.HostReportR\areports\x121\n" +
 	"\bfindings\x18\x19 \x03(\v2\x15.virtswarm.v1.FindingR\bfindings\"\x0f\n" +
 	"\rHealthRequest\"\x92\x01\n" +
@@ -4580,7 +4651,8 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x05Stray\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x0e\n" +
-	"\x02id\x18\x03 \x01(\tR\x02id\x12\x12\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x14\n" +
+	"\x05names\x18\t \x03(\tR\x05names\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x1d\n" +
 	"\n" +
 	"data_bytes\x18\x05 \x01(\x04R\tdataBytes\x12\x16\n" +
@@ -4588,8 +4660,7 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\vheld_shards\x18\a \x01(\rR\n" +
 	"heldShards\x12\x1d\n" +
 	"\n" +
-	"held_bytes\x18\b \x01(\x04R\theldBytes\x12\x14\n" +
-	"\x05names\x18\t \x03(\tR\x05names\x12\x18\n" +
+	"held_bytes\x18\b \x01(\x04R\theldBytes\x12\x18\n" +
 	"\acluster\x18\n" +
 	" \x01(\tR\acluster\x12\x14\n" +
 	"\x05since\x18\v \x01(\x03R\x05since\x12\x14\n" +
@@ -4609,33 +4680,38 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\t_replicas\"\xb4\x01\n" +
 	"\aAdopted\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
-	"\arefused\x18\x03 \x01(\tR\arefused\x12\x16\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
 	"\x06shards\x18\x04 \x01(\rR\x06shards\x12%\n" +
-	"\x0emissing_shards\x18\x05 \x01(\rR\rmissingShards\x12,\n" +
+	"\x0emissing_shards\x18\x05 \x01(\rR\rmissingShards\x12\x18\n" +
+	"\arefused\x18\x03 \x01(\tR\arefused\x12,\n" +
 	"\x06reason\x18\x06 \x01(\x0e2\x14.virtswarm.v1.ReasonR\x06reason\"\x8c\x01\n" +
 	"\rAdoptResponse\x12/\n" +
 	"\aadopted\x18\x01 \x03(\v2\x15.virtswarm.v1.AdoptedR\aadopted\x12\x16\n" +
 	"\x06silent\x18\x02 \x03(\tR\x06silent\x12\x18\n" +
 	"\aentered\x18\x03 \x01(\rR\aentered\x12\x18\n" +
 	"\arefused\x18\x04 \x01(\rR\arefused\"\x16\n" +
-	"\x14SaveCatalogueRequest\"_\n" +
+	"\x14SaveCatalogueRequest\"q\n" +
+	"\x0eSavedCatalogue\x125\n" +
+	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"_\n" +
 	"\x12SaveCatalogueChunk\x125\n" +
 	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"F\n" +
 	"\x17RestoreCatalogueRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x17\n" +
-	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\xc9\x02\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\xce\x02\n" +
 	"\x18RestoreCatalogueResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x14\n" +
 	"\x05names\x18\x03 \x01(\rR\x05names\x12\x1a\n" +
-	"\bversions\x18\x04 \x01(\rR\bversions\x12/\n" +
-	"\aentered\x18\x05 \x03(\v2\x15.virtswarm.v1.AdoptedR\aentered\x12\x18\n" +
-	"\apresent\x18\x06 \x01(\rR\apresent\x12#\n" +
-	"\rentered_count\x18\b \x01(\rR\fenteredCount\x12#\n" +
-	"\rrefused_count\x18\t \x01(\rR\frefusedCount\x12\x16\n" +
+	"\bversions\x18\x04 \x01(\rR\bversions\x12\x17\n" +
+	"\adry_run\x18\v \x01(\bR\x06dryRun\x121\n" +
+	"\brestored\x18\x05 \x03(\v2\x15.virtswarm.v1.AdoptedR\brestored\x12\x18\n" +
+	"\aentered\x18\b \x01(\rR\aentered\x12\x18\n" +
+	"\arefused\x18\t \x01(\rR\arefused\x12\x18\n" +
+	"\apresent\x18\x06 \x01(\rR\apresent\x12\x16\n" +
 	"\x06silent\x18\n" +
 	" \x03(\tR\x06silent\x12\x19\n" +
 	"\bleft_out\x18\a \x03(\tR\aleftOut\"3\n" +
@@ -4787,7 +4863,7 @@ func file_virtswarm_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_virtswarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_virtswarm_v1_control_proto_goTypes = []any{
 	(Wait)(0),                        // 0: virtswarm.v1.Wait
 	(PublishPhase)(0),                // 1: virtswarm.v1.PublishPhase
@@ -4836,42 +4912,43 @@ var file_virtswarm_v1_control_proto_goTypes = []any{
 	(*Adopted)(nil),                  // 44: virtswarm.v1.Adopted
 	(*AdoptResponse)(nil),            // 45: virtswarm.v1.AdoptResponse
 	(*SaveCatalogueRequest)(nil),     // 46: virtswarm.v1.SaveCatalogueRequest
-	(*SaveCatalogueChunk)(nil),       // 47: virtswarm.v1.SaveCatalogueChunk
-	(*RestoreCatalogueRequest)(nil),  // 48: virtswarm.v1.RestoreCatalogueRequest
-	(*RestoreCatalogueResponse)(nil), // 49: virtswarm.v1.RestoreCatalogueResponse
-	(*VerifyRequest)(nil),            // 50: virtswarm.v1.VerifyRequest
-	(*ScrubRequest)(nil),             // 51: virtswarm.v1.ScrubRequest
-	(*CheckProgress)(nil),            // 52: virtswarm.v1.CheckProgress
-	(*Damage)(nil),                   // 53: virtswarm.v1.Damage
-	(*CreateTokenRequest)(nil),       // 54: virtswarm.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 55: virtswarm.v1.CreateTokenResponse
-	(*DrainRequest)(nil),             // 56: virtswarm.v1.DrainRequest
-	(*DrainProgress)(nil),            // 57: virtswarm.v1.DrainProgress
-	(*UndrainRequest)(nil),           // 58: virtswarm.v1.UndrainRequest
-	(*UndrainResponse)(nil),          // 59: virtswarm.v1.UndrainResponse
-	(*LeaveRequest)(nil),             // 60: virtswarm.v1.LeaveRequest
-	(*LeaveProgress)(nil),            // 61: virtswarm.v1.LeaveProgress
-	nil,                              // 62: virtswarm.v1.SetHostRequest.LabelsEntry
-	(*Staleness)(nil),                // 63: virtswarm.v1.Staleness
-	(*File)(nil),                     // 64: virtswarm.v1.File
-	(HostState)(0),                   // 65: virtswarm.v1.HostState
-	(*Host)(nil),                     // 66: virtswarm.v1.Host
-	(*HostReport)(nil),               // 67: virtswarm.v1.HostReport
-	(*StoreUsage)(nil),               // 68: virtswarm.v1.StoreUsage
-	(*Finding)(nil),                  // 69: virtswarm.v1.Finding
-	(Reason)(0),                      // 70: virtswarm.v1.Reason
-	(*GuestsRequest)(nil),            // 71: virtswarm.v1.GuestsRequest
-	(*WatchGuestsRequest)(nil),       // 72: virtswarm.v1.WatchGuestsRequest
-	(*SetGuestRequest)(nil),          // 73: virtswarm.v1.SetGuestRequest
-	(*AttachShmRequest)(nil),         // 74: virtswarm.v1.AttachShmRequest
-	(*DetachShmRequest)(nil),         // 75: virtswarm.v1.DetachShmRequest
-	(*PrepareRequest)(nil),           // 76: virtswarm.v1.PrepareRequest
-	(*GuestsResponse)(nil),           // 77: virtswarm.v1.GuestsResponse
-	(*GuestEvent)(nil),               // 78: virtswarm.v1.GuestEvent
-	(*SetGuestResponse)(nil),         // 79: virtswarm.v1.SetGuestResponse
-	(*AttachShmResponse)(nil),        // 80: virtswarm.v1.AttachShmResponse
-	(*DetachShmResponse)(nil),        // 81: virtswarm.v1.DetachShmResponse
-	(*PrepareProgress)(nil),          // 82: virtswarm.v1.PrepareProgress
+	(*SavedCatalogue)(nil),           // 47: virtswarm.v1.SavedCatalogue
+	(*SaveCatalogueChunk)(nil),       // 48: virtswarm.v1.SaveCatalogueChunk
+	(*RestoreCatalogueRequest)(nil),  // 49: virtswarm.v1.RestoreCatalogueRequest
+	(*RestoreCatalogueResponse)(nil), // 50: virtswarm.v1.RestoreCatalogueResponse
+	(*VerifyRequest)(nil),            // 51: virtswarm.v1.VerifyRequest
+	(*ScrubRequest)(nil),             // 52: virtswarm.v1.ScrubRequest
+	(*CheckProgress)(nil),            // 53: virtswarm.v1.CheckProgress
+	(*Damage)(nil),                   // 54: virtswarm.v1.Damage
+	(*CreateTokenRequest)(nil),       // 55: virtswarm.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 56: virtswarm.v1.CreateTokenResponse
+	(*DrainRequest)(nil),             // 57: virtswarm.v1.DrainRequest
+	(*DrainProgress)(nil),            // 58: virtswarm.v1.DrainProgress
+	(*UndrainRequest)(nil),           // 59: virtswarm.v1.UndrainRequest
+	(*UndrainResponse)(nil),          // 60: virtswarm.v1.UndrainResponse
+	(*LeaveRequest)(nil),             // 61: virtswarm.v1.LeaveRequest
+	(*LeaveProgress)(nil),            // 62: virtswarm.v1.LeaveProgress
+	nil,                              // 63: virtswarm.v1.SetHostRequest.LabelsEntry
+	(*Staleness)(nil),                // 64: virtswarm.v1.Staleness
+	(*File)(nil),                     // 65: virtswarm.v1.File
+	(HostState)(0),                   // 66: virtswarm.v1.HostState
+	(*Host)(nil),                     // 67: virtswarm.v1.Host
+	(*HostReport)(nil),               // 68: virtswarm.v1.HostReport
+	(*StoreUsage)(nil),               // 69: virtswarm.v1.StoreUsage
+	(*Finding)(nil),                  // 70: virtswarm.v1.Finding
+	(Reason)(0),                      // 71: virtswarm.v1.Reason
+	(*GuestsRequest)(nil),            // 72: virtswarm.v1.GuestsRequest
+	(*WatchGuestsRequest)(nil),       // 73: virtswarm.v1.WatchGuestsRequest
+	(*SetGuestRequest)(nil),          // 74: virtswarm.v1.SetGuestRequest
+	(*AttachShmRequest)(nil),         // 75: virtswarm.v1.AttachShmRequest
+	(*DetachShmRequest)(nil),         // 76: virtswarm.v1.DetachShmRequest
+	(*PrepareRequest)(nil),           // 77: virtswarm.v1.PrepareRequest
+	(*GuestsResponse)(nil),           // 78: virtswarm.v1.GuestsResponse
+	(*GuestEvent)(nil),               // 79: virtswarm.v1.GuestEvent
+	(*SetGuestResponse)(nil),         // 80: virtswarm.v1.SetGuestResponse
+	(*AttachShmResponse)(nil),        // 81: virtswarm.v1.AttachShmResponse
+	(*DetachShmResponse)(nil),        // 82: virtswarm.v1.DetachShmResponse
+	(*PrepareProgress)(nil),          // 83: virtswarm.v1.PrepareProgress
 }
 var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.PublishRequest.wait:type_name -> virtswarm.v1.Wait
@@ -4882,104 +4959,105 @@ var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	16, // 5: virtswarm.v1.PullProgress.result:type_name -> virtswarm.v1.PullResult
 	4,  // 6: virtswarm.v1.HostProgress.state:type_name -> virtswarm.v1.HoldState
 	18, // 7: virtswarm.v1.DistributeProgress.hosts:type_name -> virtswarm.v1.HostProgress
-	63, // 8: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
-	64, // 9: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
-	65, // 10: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
-	63, // 11: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
-	64, // 12: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
-	64, // 13: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
-	25, // 14: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
-	64, // 15: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
-	63, // 16: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
-	66, // 17: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
-	63, // 18: virtswarm.v1.ShowHostResponse.staleness:type_name -> virtswarm.v1.Staleness
-	66, // 19: virtswarm.v1.ShowHostResponse.host:type_name -> virtswarm.v1.Host
-	67, // 20: virtswarm.v1.ShowHostResponse.report:type_name -> virtswarm.v1.HostReport
-	62, // 21: virtswarm.v1.SetHostRequest.labels:type_name -> virtswarm.v1.SetHostRequest.LabelsEntry
-	66, // 22: virtswarm.v1.SetHostResponse.host:type_name -> virtswarm.v1.Host
-	63, // 23: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
-	66, // 24: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
-	66, // 25: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
-	68, // 26: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
+	64, // 8: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
+	65, // 9: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
+	66, // 10: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
+	64, // 11: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
+	65, // 12: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
+	25, // 13: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
+	65, // 14: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
+	65, // 15: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
+	64, // 16: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
+	67, // 17: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
+	64, // 18: virtswarm.v1.ShowHostResponse.staleness:type_name -> virtswarm.v1.Staleness
+	67, // 19: virtswarm.v1.ShowHostResponse.host:type_name -> virtswarm.v1.Host
+	68, // 20: virtswarm.v1.ShowHostResponse.report:type_name -> virtswarm.v1.HostReport
+	63, // 21: virtswarm.v1.SetHostRequest.labels:type_name -> virtswarm.v1.SetHostRequest.LabelsEntry
+	67, // 22: virtswarm.v1.SetHostResponse.host:type_name -> virtswarm.v1.Host
+	64, // 23: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
+	67, // 24: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
+	67, // 25: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
+	69, // 26: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
 	36, // 27: virtswarm.v1.StatusResponse.fetches:type_name -> virtswarm.v1.ActiveFetch
-	67, // 28: virtswarm.v1.StatusResponse.reports:type_name -> virtswarm.v1.HostReport
-	69, // 29: virtswarm.v1.StatusResponse.findings:type_name -> virtswarm.v1.Finding
-	63, // 30: virtswarm.v1.HealthResponse.staleness:type_name -> virtswarm.v1.Staleness
-	69, // 31: virtswarm.v1.HealthResponse.findings:type_name -> virtswarm.v1.Finding
+	68, // 28: virtswarm.v1.StatusResponse.reports:type_name -> virtswarm.v1.HostReport
+	70, // 29: virtswarm.v1.StatusResponse.findings:type_name -> virtswarm.v1.Finding
+	64, // 30: virtswarm.v1.HealthResponse.staleness:type_name -> virtswarm.v1.Staleness
+	70, // 31: virtswarm.v1.HealthResponse.findings:type_name -> virtswarm.v1.Finding
 	40, // 32: virtswarm.v1.StraysResponse.strays:type_name -> virtswarm.v1.Stray
-	70, // 33: virtswarm.v1.Adopted.reason:type_name -> virtswarm.v1.Reason
+	71, // 33: virtswarm.v1.Adopted.reason:type_name -> virtswarm.v1.Reason
 	44, // 34: virtswarm.v1.AdoptResponse.adopted:type_name -> virtswarm.v1.Adopted
-	63, // 35: virtswarm.v1.SaveCatalogueChunk.staleness:type_name -> virtswarm.v1.Staleness
-	44, // 36: virtswarm.v1.RestoreCatalogueResponse.entered:type_name -> virtswarm.v1.Adopted
-	5,  // 37: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
-	53, // 38: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
-	66, // 39: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
-	6,  // 40: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
-	11, // 41: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
-	14, // 42: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
-	17, // 43: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
-	20, // 44: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
-	22, // 45: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
-	24, // 46: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
-	27, // 47: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
-	71, // 48: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
-	72, // 49: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
-	73, // 50: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
-	74, // 51: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
-	75, // 52: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
-	76, // 53: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
-	29, // 54: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
-	31, // 55: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
-	33, // 56: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
-	35, // 57: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
-	38, // 58: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
-	50, // 59: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
-	51, // 60: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
-	54, // 61: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
-	56, // 62: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
-	58, // 63: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
-	60, // 64: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
-	41, // 65: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
-	43, // 66: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
-	46, // 67: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
-	48, // 68: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
-	7,  // 69: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
-	9,  // 70: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
-	12, // 71: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
-	15, // 72: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
-	19, // 73: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
-	21, // 74: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
-	23, // 75: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
-	26, // 76: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
-	28, // 77: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
-	77, // 78: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
-	78, // 79: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
-	79, // 80: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
-	80, // 81: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
-	81, // 82: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
-	82, // 83: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
-	30, // 84: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
-	32, // 85: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
-	34, // 86: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
-	37, // 87: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
-	39, // 88: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
-	52, // 89: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
-	52, // 90: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
-	55, // 91: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
-	57, // 92: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
-	59, // 93: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
-	61, // 94: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
-	42, // 95: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
-	45, // 96: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
-	47, // 97: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
-	49, // 98: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
-	8,  // 99: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
-	10, // 100: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
-	71, // [71:101] is the sub-list for method output_type
-	41, // [41:71] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	64, // 35: virtswarm.v1.SavedCatalogue.staleness:type_name -> virtswarm.v1.Staleness
+	64, // 36: virtswarm.v1.SaveCatalogueChunk.staleness:type_name -> virtswarm.v1.Staleness
+	44, // 37: virtswarm.v1.RestoreCatalogueResponse.restored:type_name -> virtswarm.v1.Adopted
+	5,  // 38: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
+	54, // 39: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
+	67, // 40: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
+	6,  // 41: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
+	11, // 42: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
+	14, // 43: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
+	17, // 44: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
+	20, // 45: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
+	22, // 46: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
+	24, // 47: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
+	27, // 48: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
+	72, // 49: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
+	73, // 50: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
+	74, // 51: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
+	75, // 52: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
+	76, // 53: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
+	77, // 54: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
+	29, // 55: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
+	31, // 56: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
+	33, // 57: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
+	35, // 58: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
+	38, // 59: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
+	51, // 60: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
+	52, // 61: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
+	55, // 62: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
+	57, // 63: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
+	59, // 64: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
+	61, // 65: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
+	41, // 66: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
+	43, // 67: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
+	46, // 68: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
+	49, // 69: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
+	7,  // 70: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
+	9,  // 71: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
+	12, // 72: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
+	15, // 73: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
+	19, // 74: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
+	21, // 75: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
+	23, // 76: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
+	26, // 77: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
+	28, // 78: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
+	78, // 79: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
+	79, // 80: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
+	80, // 81: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
+	81, // 82: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
+	82, // 83: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
+	83, // 84: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
+	30, // 85: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
+	32, // 86: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
+	34, // 87: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
+	37, // 88: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
+	39, // 89: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
+	53, // 90: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
+	53, // 91: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
+	56, // 92: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
+	58, // 93: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
+	60, // 94: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
+	62, // 95: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
+	42, // 96: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
+	45, // 97: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
+	48, // 98: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
+	50, // 99: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
+	8,  // 100: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
+	10, // 101: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
+	72, // [72:102] is the sub-list for method output_type
+	42, // [42:72] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_control_proto_init() }
@@ -4998,7 +5076,7 @@ func file_virtswarm_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_control_proto_rawDesc), len(file_virtswarm_v1_control_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   56,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

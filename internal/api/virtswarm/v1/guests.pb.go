@@ -110,7 +110,7 @@ type Guest struct {
 	// Another host that is up claims that it runs there.
 	Split bool `protobuf:"varint,15,opt,name=split,proto3" json:"split,omitempty"`
 	// Catalogue index of the last change.
-	Changed uint64 `protobuf:"varint,16,opt,name=changed,proto3" json:"changed,omitempty"`
+	Index uint64 `protobuf:"varint,16,opt,name=index,proto3" json:"index,omitempty"`
 	// Bytes of the shared memory of its guest link now, and those that its metadata asks for at each start; 0 = none.
 	Shm     uint64 `protobuf:"varint,17,opt,name=shm,proto3" json:"shm,omitempty"`
 	WantShm uint64 `protobuf:"varint,18,opt,name=want_shm,json=wantShm,proto3" json:"want_shm,omitempty"`
@@ -255,9 +255,9 @@ func (x *Guest) GetSplit() bool {
 	return false
 }
 
-func (x *Guest) GetChanged() uint64 {
+func (x *Guest) GetIndex() uint64 {
 	if x != nil {
-		return x.Changed
+		return x.Index
 	}
 	return 0
 }
@@ -1181,7 +1181,7 @@ var File_virtswarm_v1_guests_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_guests_proto_rawDesc = "" +
 	"\n" +
-	"\x19virtswarm/v1/guests.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\x98\x04\n" +
+	"\x19virtswarm/v1/guests.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\x94\x04\n" +
 	"\x05Guest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
@@ -1198,8 +1198,8 @@ const file_virtswarm_v1_guests_proto_rawDesc = "" +
 	"\x05needs\x18\f \x03(\v2\x17.virtswarm.v1.GuestNeedR\x05needs\x12\x12\n" +
 	"\x04tags\x18\r \x03(\tR\x04tags\x12\x16\n" +
 	"\x06others\x18\x0e \x03(\tR\x06others\x12\x14\n" +
-	"\x05split\x18\x0f \x01(\bR\x05split\x12\x18\n" +
-	"\achanged\x18\x10 \x01(\x04R\achanged\x12\x10\n" +
+	"\x05split\x18\x0f \x01(\bR\x05split\x12\x14\n" +
+	"\x05index\x18\x10 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03shm\x18\x11 \x01(\x04R\x03shm\x12\x19\n" +
 	"\bwant_shm\x18\x12 \x01(\x04R\awantShm\x12+\n" +
 	"\x04push\x18\x13 \x01(\v2\x17.virtswarm.v1.GuestPushR\x04push\"Q\n" +
