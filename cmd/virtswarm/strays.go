@@ -65,5 +65,3 @@ func (c *cli) noteSilent(hosts []string) {
 		c.note("note: no answer from %s: what is there is not known", strings.Join(hosts, ", "))
 	}
 }
-
-func same[T any](v T) T { return v }
