@@ -8,7 +8,7 @@ TESTARGS ?=
 VERSION  ?= 0.1.0
 PACKAGES  = acceptance/packages.sh
 
-.PHONY: build deb demo test simtest check bench bench-swarm bench-guest bench-catalogue bench-raftlog sim generate fuzz clean
+.PHONY: build deb demo test simtest check bench-pair bench-swarm bench-guest bench-catalogue bench-raftlog sim generate fuzz clean
 
 build: ## the three programs, in bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -34,23 +34,25 @@ check: ## formatting, vet, staticcheck, import walls, package docs
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	cd acceptance/bench && $(GO) vet ./... && "$$($(GO) -C ../.. tool -n staticcheck)" ./...
 	$(GO) test ./internal/walls
 
-bench: build ## speed beside its rivals in the same run, as ratios. SIZE=1GiB TOOLS=file,virtswarm BENCHARGS='-runs 5'
+# The benches are a module of their own: what their rivals need is no need of the product's. All runs go to acceptance/bench/results.
+bench-pair: build ## one host to another beside its rivals, as ratios. SIZE=1GiB TOOLS=file,virtswarm BENCHARGS='-runs 5'
 	$(PACKAGES) nginx-light curl util-linux
-	$(GO) run ./acceptance/bench $(BENCHARGS)
+	cd acceptance/bench && $(GO) run . pair $(BENCHARGS)
 
 bench-swarm: build ## one host to eight beside its rivals, as root. TOOLS=virtswarm,plain RATE=100 SIZE=128MiB RUNS=1, or SCENARIO=racks,slow,late,killed
 	$(PACKAGES) iproute2 util-linux socat aria2 python3-libtorrent nginx-light curl
-	$(GO) run ./acceptance/benchswarm $(BENCHARGS)
+	cd acceptance/bench && $(GO) run . swarm $(BENCHARGS)
 
 bench-guest: build ## host to guest beside its rivals, natively and in an emulated guest, as root. SIZE=32MiB RUNS=1 TOOLS=raw,shm,nginx
 	$(PACKAGES) iproute2 util-linux qemu-system-x86 busybox-static kmod e2fsprogs libvirt-clients nginx-light curl dropbear-bin \
 		openssh-client qemu-guest-agent
-	$(GO) run ./acceptance/benchguest $(BENCHARGS)
+	cd acceptance/bench && $(GO) run . guest $(BENCHARGS)
 
 bench-catalogue: ## 10,000 files and 50 hosts in the catalogue: times, bytes, memory. BENCHARGS='-files 1000 -hosts 7'
-	$(GO) run ./raft/bench $(BENCHARGS)
+	cd acceptance/bench && $(GO) run . catalogue $(BENCHARGS)
 
 bench-raftlog: ## our Raft log beside raft-wal and raft-boltdb: appends, and what each says of damage. BENCHARGS='-dir /var/tmp'
 	cd docs/decisions/raftlog && $(GO) run . $(BENCHARGS)

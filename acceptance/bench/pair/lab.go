@@ -1,4 +1,4 @@
-package main
+package pair
 
 import (
 	"bufio"
@@ -51,7 +51,7 @@ func (l *lab) raw(ctx context.Context, dest string) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	serve := l.command(ctx, holderCore, self, "tls-serve", l.file)
+	serve := l.command(ctx, holderCore, self, "pair", "tls-serve", l.file)
 	out, err := serve.StdoutPipe()
 	if err != nil {
 		return sample{}, err
@@ -66,7 +66,7 @@ func (l *lab) raw(ctx context.Context, dest string) (sample, error) {
 		return sample{}, fmt.Errorf("read the server's address: %w", err)
 	}
 	start := time.Now()
-	fetch := l.command(ctx, fetcherCore, self, "tls-fetch", strings.TrimSpace(addr), dest)
+	fetch := l.command(ctx, fetcherCore, self, "pair", "tls-fetch", strings.TrimSpace(addr), dest)
 	if err := l.runChecked(fetch, dest); err != nil {
 		return sample{}, err
 	}

@@ -1,4 +1,4 @@
-package main
+package swarm
 
 import (
 	"context"
@@ -14,7 +14,7 @@ type tool struct {
 	key  string // how it is asked for
 	name string
 	note string
-	run  func(context.Context, *trial) (outcome, error)
+	run  func(context.Context, *attempt) (outcome, error)
 	// runs bounds how often it is measured, unless it is the only one asked for; 0 does not.
 	runs int
 }
@@ -42,7 +42,7 @@ const (
 	block = "65536"
 )
 
-func runPlain(ctx context.Context, t *trial) (outcome, error) {
+func runPlain(ctx context.Context, t *attempt) (outcome, error) {
 	to := t.to[0]
 	p, err := t.start(to.Command("socat", "-u", "-b", block, fmt.Sprintf("TCP-LISTEN:%d", port), "CREATE:"+to.Path("out")))
 	if err != nil {
@@ -63,7 +63,7 @@ func runPlain(ctx context.Context, t *trial) (outcome, error) {
 func tcpTo(h *netlab.Host) string { return fmt.Sprintf("TCP:%s:%d", h.Addr, port) }
 
 // finish waits for the receivers' processes to end and compares what they wrote.
-func (t *trial) finish(ctx context.Context, procs []*netlab.Process) (outcome, error) {
+func (t *attempt) finish(ctx context.Context, procs []*netlab.Process) (outcome, error) {
 	at, err := ends(ctx, procs)
 	if err != nil {
 		return outcome{}, err
@@ -81,7 +81,7 @@ func (t *trial) finish(ctx context.Context, procs []*netlab.Process) (outcome, e
 }
 
 // runChain passes the file from host to host, each writing it while it passes it on.
-func runChain(ctx context.Context, t *trial) (outcome, error) {
+func runChain(ctx context.Context, t *attempt) (outcome, error) {
 	procs := make([]*netlab.Process, len(t.to))
 	for i := len(t.to) - 1; i >= 0; i-- { // the last first: the one before connects to it at once
 		h := t.to[i]
@@ -109,7 +109,7 @@ func runChain(ctx context.Context, t *trial) (outcome, error) {
 }
 
 // runHTTP is the usual way: all fetch the same file from one server.
-func runHTTP(ctx context.Context, t *trial) (outcome, error) {
+func runHTTP(ctx context.Context, t *attempt) (outcome, error) {
 	dir := t.seed.Path("nginx")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return outcome{}, err

@@ -1,5 +1,4 @@
-// Command benchguest measures what goes between a host and its guests beside its rivals, in one run, and prints ratios:
-// machines differ and are noisy, ratios within a run less so. Every figure is a median. Run it as root with 'make bench-guest'.
+// Package guest measures what goes between a host and its guests beside its rivals. It is for root.
 //
 // Two parts stand side by side. Natively, the guest is a process of this machine: what shared memory and a verified delivery
 // cost themselves. In a guest that QEMU emulates (TCG, one processor), beside what else brings a file into a guest: there
@@ -8,24 +7,22 @@
 // only works nested here, two emulations deep.
 //
 // All of it runs in a network namespace (package netlab) with files in memory; nothing of the machine's network is touched.
-package main
+package guest
 
 import (
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
+
+	"github.com/virtswarm/virtswarm/acceptance/bench/trial"
 )
 
 // options are what a run of this program was asked for.
@@ -52,25 +49,29 @@ var allTools = []string{"channel", "idle", "native", "control", "raw", "hash", "
 // inGuest says which of them need one.
 var inGuest = allTools[4:]
 
-func main() {
-	o, err := parse()
-	exitOn(err)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	exitOn(o.run(ctx))
+// Run measures what the arguments ask for.
+func Run(ctx context.Context, args []string) error {
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	return o.run(ctx)
 }
 
-func parse() (*options, error) {
+func parse(args []string) (*options, error) {
+	f := flag.NewFlagSet("guest", flag.ExitOnError)
 	o := &options{}
-	tools := flag.String("tools", envOr("TOOLS", strings.Join(allTools, ",")), "what to measure")
-	size := flag.String("size", envOr("SIZE", "256MiB"), "of the file that goes to the guest; natively four times as much, and while control is measured forty times")
-	runs := flag.String("runs", envOr("RUNS", "3"), "runs of each measurement; the median is shown")
-	flag.IntVar(&o.cpus, "cpus", 1, "processors of the guest")
-	flag.DurationVar(&o.long, "long", time.Second, "how long bytes are moved over a bare channel")
-	flag.StringVar(&o.bin, "bin", "bin", "directory of the virtswarm programs")
-	flag.StringVar(&o.out, "out", "build", "directory for the results as JSON, and with -keep for logs")
-	flag.BoolVar(&o.keep, "keep", false, "keep the logs of daemon and guest")
-	flag.Parse()
+	tools := f.String("tools", trial.EnvOr("TOOLS", strings.Join(allTools, ",")), "what to measure")
+	size := f.String("size", trial.EnvOr("SIZE", "256MiB"), "of the file that goes to the guest; natively four times as much, and while control is measured forty times")
+	runs := f.String("runs", trial.EnvOr("RUNS", "3"), "runs of each measurement; the median is shown")
+	f.IntVar(&o.cpus, "cpus", 1, "processors of the guest")
+	f.DurationVar(&o.long, "long", time.Second, "how long bytes are moved over a bare channel")
+	f.StringVar(&o.bin, "bin", "../../bin", "directory of the virtswarm programs")
+	f.StringVar(&o.out, "out", trial.Results, "directory for the results as JSON, and with -keep for logs")
+	f.BoolVar(&o.keep, "keep", false, "keep the logs of daemon and guest")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
 	bytes, err := humanize.ParseBytes(*size)
 	if err != nil {
 		return nil, err
@@ -87,7 +88,7 @@ func parse() (*options, error) {
 	if o.bin, err = filepath.Abs(o.bin); err != nil {
 		return nil, err
 	}
-	if o.runs < 1 || o.size < 1<<20 || o.size > 4<<30 || o.cpus < 1 || o.long <= 0 || len(o.tools) == 0 || flag.NArg() > 0 {
+	if o.runs < 1 || o.size < 1<<20 || o.size > 4<<30 || o.cpus < 1 || o.long <= 0 || len(o.tools) == 0 || f.NArg() > 0 {
 		return nil, errors.New("at least 1 run, 1 MiB (at most 4 GiB), 1 processor, one tool; everything is said by flags or variables")
 	}
 	return o, nil
@@ -104,11 +105,7 @@ func (o *options) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
-	load, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return err
-	}
-	fmt.Printf("medians of %d run(s), %d cores, load %s before\n", o.runs, runtime.NumCPU(), strings.Fields(string(load))[0])
+	result := trial.Begin("guest")
 	parts := []struct {
 		tools []string
 		run   func(context.Context) error
@@ -125,19 +122,5 @@ func (o *options) run(ctx context.Context) (err error) {
 			}
 		}
 	}
-	return l.figures.save(filepath.Join(o.out, "bench-guest.json"))
-}
-
-func envOr(key, def string) string {
-	if v := os.Getenv(key); v != "" {
-		return v
-	}
-	return def
-}
-
-func exitOn(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "benchguest:", err)
-		os.Exit(1)
-	}
+	return result.Save(o.out, l.figures)
 }

@@ -1,4 +1,4 @@
-package main
+package swarm
 
 import (
 	"context"
@@ -25,7 +25,7 @@ const (
 )
 
 // metainfo writes the .torrent of the source (BEP 3).
-func (t *trial) metainfo(path string, pieceLen int64) error {
+func (t *attempt) metainfo(path string, pieceLen int64) error {
 	f, err := os.Open(t.file)
 	if err != nil {
 		return err
@@ -55,8 +55,8 @@ func (t *trial) metainfo(path string, pieceLen int64) error {
 var libtorrentScript string
 
 // libtorrent runs the library with a set of settings, on each host in a small script.
-func libtorrent(settings string) func(context.Context, *trial) (outcome, error) {
-	return func(ctx context.Context, t *trial) (outcome, error) {
+func libtorrent(settings string) func(context.Context, *attempt) (outcome, error) {
+	return func(ctx context.Context, t *attempt) (outcome, error) {
 		pieceLen := int64(128 << 10)
 		if t.size >= 512<<20 {
 			pieceLen = 256 << 10
@@ -100,7 +100,7 @@ type client struct {
 	ready, complete *lines
 }
 
-func (t *trial) client(h *netlab.Host, program string, args ...string) (*client, error) {
+func (t *attempt) client(h *netlab.Host, program string, args ...string) (*client, error) {
 	c := &client{host: h, ready: awaiting(containing("ready")), complete: awaiting(containing("complete"))}
 	cmd := h.Command(program, args...)
 	cmd.Stdout = io.MultiWriter(c.ready, c.complete)
@@ -113,7 +113,7 @@ func (t *trial) client(h *netlab.Host, program string, args ...string) (*client,
 }
 
 // finishClients waits until all receivers are complete and compares what they have.
-func (t *trial) finishClients(ctx context.Context, clients []*client) (outcome, error) {
+func (t *attempt) finishClients(ctx context.Context, clients []*client) (outcome, error) {
 	var at []time.Time
 	for _, c := range clients {
 		when, err := c.complete.wait(ctx, c.proc)
@@ -135,13 +135,13 @@ func (t *trial) finishClients(ctx context.Context, clients []*client) (outcome, 
 }
 
 // runAria2 runs aria2, which needs a tracker for its peers to find each other.
-func runAria2(ctx context.Context, t *trial) (outcome, error) {
+func runAria2(ctx context.Context, t *attempt) (outcome, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return outcome{}, err
 	}
 	announced := awaiting(containing("announced"))
-	tracker := t.seed.Command(self, "tracker", fmt.Sprintf("%s:%d", t.seed.Addr, trackerPort))
+	tracker := t.seed.Command(self, "swarm", "tracker", fmt.Sprintf("%s:%d", t.seed.Addr, trackerPort))
 	tracker.Stdout, tracker.Stderr = announced, os.Stderr
 	tracking, err := netlab.Start(tracker) // no process of the tool: its CPU is ours
 	if err != nil {

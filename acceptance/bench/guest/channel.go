@@ -1,4 +1,4 @@
-package main
+package guest
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/virtswarm/virtswarm/acceptance/bench/trial"
 	"github.com/virtswarm/virtswarm/internal/shmring"
 )
 
@@ -36,7 +37,7 @@ func (l *lab) channels(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.figures.add("native memcpy", f.rate())
+		l.figures.Add("native memcpy", f.rate())
 		for _, w := range ways {
 			if err := l.channel("native", w, func(args ...string) (found, error) {
 				return decoded(l.output(ctx, "taskset", append([]string{"-c", guestCore, l.peer}, args...)...))
@@ -45,16 +46,16 @@ func (l *lab) channels(ctx context.Context) error {
 			}
 		}
 	}
-	memcpy := l.figures.median("native memcpy")
-	t := newTable("Natively: two processes, each on a core of its own", "MB/s", "÷ memcpy", "÷ unix", "÷ TCP", "round trip µs", "p99 µs", "unix ÷ it", "TCP ÷ it")
-	t.line("memcpy", num(memcpy, 0), "1.00")
-	m := func(name, what string) float64 { return l.figures.median("native " + name + " " + what) }
+	memcpy := l.figures.Median("native memcpy")
+	t := trial.NewTable("Natively: two processes, each on a core of its own", "MB/s", "÷ memcpy", "÷ unix", "÷ TCP", "round trip µs", "p99 µs", "unix ÷ it", "TCP ÷ it")
+	t.Line("memcpy", trial.Num(memcpy, 0), "1.00")
+	m := func(name, what string) float64 { return l.figures.Median("native " + name + " " + what) }
 	for _, w := range ways {
 		rate, trip := m(w.name, "send"), m(w.name, "median")
-		t.line(w.name, num(rate, 0), num(rate/memcpy, 2), num(rate/m("unix socket", "send"), 1), num(rate/m("TCP loopback", "send"), 1),
-			num(1e6*trip, 2), num(1e6*m(w.name, "p99"), 2), num(m("unix socket", "median")/trip, 1), num(m("TCP loopback", "median")/trip, 1))
+		t.Line(w.name, trial.Num(rate, 0), trial.Num(rate/memcpy, 2), trial.Num(rate/m("unix socket", "send"), 1), trial.Num(rate/m("TCP loopback", "send"), 1),
+			trial.Num(1e6*trip, 2), trial.Num(1e6*m(w.name, "p99"), 2), trial.Num(m("unix socket", "median")/trip, 1), trial.Num(m("TCP loopback", "median")/trip, 1))
 	}
-	t.end()
+	t.End()
 	return nil
 }
 
@@ -82,14 +83,14 @@ func (l *lab) channel(place string, w way, run func(args ...string) (found, erro
 		if err != nil {
 			return err
 		}
-		l.figures.add(place+" "+w.name+" "+op, f.rate())
+		l.figures.Add(place+" "+w.name+" "+op, f.rate())
 	}
 	f, err := run("run", "echo", w.network, address, strconv.Itoa(trips), w.spin.String())
 	if err != nil {
 		return err
 	}
-	l.figures.add(place+" "+w.name+" median", f.Median)
-	l.figures.add(place+" "+w.name+" p99", f.P99)
+	l.figures.Add(place+" "+w.name+" median", f.Median)
+	l.figures.Add(place+" "+w.name+" p99", f.P99)
 	return nil
 }
 
@@ -104,14 +105,14 @@ func (l *lab) idle(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			l.figures.add("idle "+kind, f.Part)
+			l.figures.Add("idle "+kind, f.Part)
 		}
 	}
-	t := newTable("500 regions at which nothing happens", "part of a core, %", "each, µs a second")
+	t := trial.NewTable("500 regions at which nothing happens", "part of a core, %", "each, µs a second")
 	for _, kind := range kinds {
-		part := l.figures.median("idle " + kind)
-		t.line(kind, num(100*part, 2), num(1e6*part/500, 1))
+		part := l.figures.Median("idle " + kind)
+		t.Line(kind, trial.Num(100*part, 2), trial.Num(1e6*part/500, 1))
 	}
-	t.end()
+	t.End()
 	return nil
 }

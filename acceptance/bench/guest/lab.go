@@ -1,19 +1,18 @@
-package main
+package guest
 
 import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
 
+	"github.com/virtswarm/virtswarm/acceptance/bench/trial"
 	"github.com/virtswarm/virtswarm/acceptance/netlab"
 )
 
@@ -22,7 +21,7 @@ type lab struct {
 	*options
 	net     *netlab.Lab
 	host    *netlab.Host
-	figures figures
+	figures trial.Figures
 	peer    string // static, as the guest needs them
 	agent   string
 	began   []*netlab.Process
@@ -37,7 +36,7 @@ exec "$@"
 `
 
 func newLab(ctx context.Context, o *options) (l *lab, err error) {
-	l = &lab{options: o, figures: figures{}}
+	l = &lab{options: o, figures: trial.Figures{}}
 	if l.net, err = netlab.New(netlab.Config{Hosts: 1}); err != nil {
 		return nil, err
 	}
@@ -46,7 +45,7 @@ func newLab(ctx context.Context, o *options) (l *lab, err error) {
 	for _, p := range []struct {
 		path *string
 		pkg  string
-	}{{&l.peer, "./acceptance/benchguest/peer"}, {&l.agent, "./cmd/virtswarm-agent"}} {
+	}{{&l.peer, module + "/acceptance/bench/guest/peer"}, {&l.agent, module + "/cmd/virtswarm-agent"}} {
 		*p.path = l.path(filepath.Base(p.pkg))
 		err = errors.Join(err, buildStatic(ctx, *p.path, p.pkg))
 	}
@@ -55,6 +54,9 @@ func newLab(ctx context.Context, o *options) (l *lab, err error) {
 	}
 	return l, nil
 }
+
+// module is the path of the product.
+const module = "github.com/virtswarm/virtswarm"
 
 // buildStatic builds a program as it is for guests.
 func buildStatic(ctx context.Context, to, pkg string) error {
@@ -183,13 +185,4 @@ func (l *lab) serving(network, address string, spin time.Duration) (*netlab.Proc
 		return nil, fmt.Errorf("serve %s at %s: it says %q", network, address, line)
 	}
 	return p, nil
-}
-
-func randomFile(path string, size int64) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{f}, io.LimitReader(rand.Reader, size), make([]byte, 1<<20))
-	return errors.Join(err, f.Close())
 }

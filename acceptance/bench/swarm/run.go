@@ -1,12 +1,9 @@
-package main
+package swarm
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +11,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/virtswarm/virtswarm/acceptance/bench/trial"
 	"github.com/virtswarm/virtswarm/acceptance/netlab"
 )
 
@@ -22,6 +20,7 @@ const sourceName = "source"
 
 // run measures all that was asked for and prints a table for each rate and size. A run that fails is told and left out.
 func (o *options) run(ctx context.Context) error {
+	result := trial.Begin("swarm")
 	var all []outcome
 	var errs []error
 	for _, rate := range o.rates {
@@ -36,25 +35,11 @@ func (o *options) run(ctx context.Context) error {
 			all = append(all, s.outcomes...)
 			errs = append(errs, err, s.failed)
 			if err != nil {
-				return errors.Join(append(errs, o.save(all))...)
+				return errors.Join(append(errs, result.Save(o.out, all))...)
 			}
 		}
 	}
-	return errors.Join(append(errs, o.save(all))...)
-}
-
-// save writes all outcomes as JSON.
-func (o *options) save(all []outcome) error {
-	text, err := json.MarshalIndent(all, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(o.out, 0o755); err != nil {
-		return err
-	}
-	path := filepath.Join(o.out, "bench-swarm.json")
-	fmt.Println("\nall runs:", path)
-	return os.WriteFile(path, append(text, '\n'), 0o644)
+	return errors.Join(append(errs, result.Save(o.out, all))...)
 }
 
 // series is what is measured at one rate and size.
@@ -83,35 +68,16 @@ func (s *series) place(in scenario) (*place, error) {
 		return nil, err
 	}
 	p := &place{series: s, lab: lab, source: filepath.Join(lab.Dir, sourceName)}
-	// Memory that is used for the first time costs a virtual machine page faults in its own hypervisor, which the first
-	// tool would pay: all that will be used is touched before.
 	warm := filepath.Join(lab.Dir, "warm")
-	if err := errors.Join(randomFile(p.source, s.size), zeroFile(warm, (receivers+1)*s.size), os.Remove(warm)); err != nil {
+	if err := errors.Join(trial.RandomFile(p.source, s.size), trial.Warm(warm, (receivers+1)*s.size)); err != nil {
 		return nil, errors.Join(err, lab.Close())
 	}
 	return p, nil
 }
 
-func randomFile(path string, size int64) error { return fill(path, rand.Reader, size) }
-
-func zeroFile(path string, size int64) error { return fill(path, zeros{}, size) }
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
-func fill(path string, from io.Reader, size int64) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{f}, io.LimitReader(from, size), make([]byte, 1<<20))
-	return errors.Join(err, f.Close())
-}
-
 // try makes one trial and notes its outcome, or that it failed.
-func (p *place) try(ctx context.Context, run int, o outcome, to []*netlab.Host, measure func(context.Context, *trial) (outcome, error)) (outcome, bool) {
-	t := &trial{lab: p.lab, opts: p.options, seed: p.lab.Hosts[0], to: to, size: p.size, rate: p.rate}
+func (p *place) try(ctx context.Context, run int, o outcome, to []*netlab.Host, measure func(context.Context, *attempt) (outcome, error)) (outcome, bool) {
+	t := &attempt{lab: p.lab, opts: p.options, seed: p.lab.Hosts[0], to: to, size: p.size, rate: p.rate}
 	t.name = strings.NewReplacer("/", "-", " ", "").Replace(fmt.Sprintf("%s%s-%d-%s-%d", o.Tool, o.Scenario, p.rate/1e6, humanize.IBytes(uint64(p.size)), run))
 	t.file = t.seed.Path(sourceName)
 	ctx, cancel := context.WithTimeout(ctx, patience(p.size, p.rate))
@@ -173,7 +139,7 @@ func (s *series) disturb(ctx context.Context) error {
 			}
 		}
 		for run := 1; run <= s.runs && ctx.Err() == nil; run++ {
-			p.try(ctx, run, outcome{Tool: "virtswarm", Scenario: "/" + sc.key}, p.lab.Hosts[1:], func(ctx context.Context, t *trial) (outcome, error) {
+			p.try(ctx, run, outcome{Tool: "virtswarm", Scenario: "/" + sc.key}, p.lab.Hosts[1:], func(ctx context.Context, t *attempt) (outcome, error) {
 				c, err := startCluster(ctx, t)
 				if err != nil {
 					return outcome{}, err

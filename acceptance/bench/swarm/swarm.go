@@ -1,11 +1,11 @@
-// Command benchswarm measures how long one host needs to bring a file to eight others, for virtswarm and its rivals, in
-// a lab of network namespaces with limited links (package netlab). Run it as root with 'make bench-swarm'.
+// Package swarm measures how long one host needs to bring a file to eight others, for virtswarm and its rivals, in
+// a lab of network namespaces with limited links (package netlab). It is for root.
 //
 // All receivers start together and write to memory. Whatever a tool keeps running anyway runs before the clock starts;
 // for a receiver the clock ends when it has the whole file. Every output is compared with its source afterwards. Bytes
 // are those of the publisher's network interface, CPU is user and system time of all processes of the tool on all
 // hosts, and the yardstick is one plain TCP transfer of the file in the same lab.
-package main
+package swarm
 
 import (
 	"context"
@@ -13,15 +13,14 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/virtswarm/virtswarm/acceptance/bench/trial"
 	"github.com/virtswarm/virtswarm/acceptance/netlab"
 )
 
@@ -41,31 +40,34 @@ type options struct {
 	trace     bool
 }
 
-func main() {
-	if len(os.Args) > 2 && os.Args[1] == "tracker" { // a child of ours, on a host of the lab
-		exitOn(track(os.Args[2]))
-		return
+// Run measures what the arguments ask for.
+func Run(ctx context.Context, args []string) error {
+	if len(args) == 2 && args[0] == "tracker" { // a child of ours, on a host of the lab
+		return track(args[1])
 	}
-	o, err := parse()
-	exitOn(err)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	exitOn(o.run(ctx))
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	return o.run(ctx)
 }
 
-func parse() (*options, error) {
+func parse(args []string) (*options, error) {
+	f := flag.NewFlagSet("swarm", flag.ExitOnError)
 	o := &options{}
 	all, every := names(allTools, tool.String), names(allScenarios, scenario.String)
-	tools := flag.String("tools", envOr("TOOLS", all), "tools to measure")
-	scenarios := flag.String("scenario", os.Getenv("SCENARIO"), "what to do to virtswarm, instead of comparing it: "+every)
-	rates := flag.String("rate", envOr("RATE", "100,200"), "rates of the hosts' links each way, Mbit/s")
-	sizes := flag.String("size", envOr("SIZE", "128MiB,512MiB"), "sizes of the file")
-	runs := flag.String("runs", envOr("RUNS", "3"), "runs of each measurement; the median is shown")
-	trunk := flag.String("trunk", envOr("TRUNK", "0"), "rate between racks, Mbit/s; 0 is half of a host's")
-	flag.StringVar(&o.bin, "bin", "bin", "directory of the virtswarm programs")
-	flag.StringVar(&o.out, "out", "build", "directory for the results as JSON, and for traces")
-	flag.BoolVar(&o.trace, "trace", false, "keep virtswarm's logs, and what each host has received four times a second")
-	flag.Parse()
+	tools := f.String("tools", trial.EnvOr("TOOLS", all), "tools to measure")
+	scenarios := f.String("scenario", os.Getenv("SCENARIO"), "what to do to virtswarm, instead of comparing it: "+every)
+	rates := f.String("rate", trial.EnvOr("RATE", "100,200"), "rates of the hosts' links each way, Mbit/s")
+	sizes := f.String("size", trial.EnvOr("SIZE", "128MiB,512MiB"), "sizes of the file")
+	runs := f.String("runs", trial.EnvOr("RUNS", "3"), "runs of each measurement; the median is shown")
+	trunk := f.String("trunk", trial.EnvOr("TRUNK", "0"), "rate between racks, Mbit/s; 0 is half of a host's")
+	f.StringVar(&o.bin, "bin", "../../bin", "directory of the virtswarm programs")
+	f.StringVar(&o.out, "out", trial.Results, "directory for the results as JSON, and for traces")
+	f.BoolVar(&o.trace, "trace", false, "keep virtswarm's logs, and what each host has received four times a second")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
 	mbits := func(s string) (netlab.Rate, error) {
 		n, err := strconv.ParseFloat(s, 64)
 		return netlab.Rate(n * 1e6), err
@@ -85,7 +87,7 @@ func parse() (*options, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
-	if o.runs < 1 || flag.NArg() > 0 || slices.Min(o.rates) < 1e6 || slices.Min(o.sizes) < 1<<20 {
+	if o.runs < 1 || f.NArg() > 0 || slices.Min(o.rates) < 1e6 || slices.Min(o.sizes) < 1<<20 {
 		return nil, errors.New("at least 1 run, 1 Mbit/s and 1 MiB; everything is said by flags or variables")
 	}
 	return o, nil
@@ -123,18 +125,4 @@ func names[T any](all []T, name func(T) string) string {
 		s = append(s, name(v))
 	}
 	return strings.Join(s, ",")
-}
-
-func envOr(key, def string) string {
-	if v := os.Getenv(key); v != "" {
-		return v
-	}
-	return def
-}
-
-func exitOn(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "benchswarm:", err)
-		os.Exit(1)
-	}
 }

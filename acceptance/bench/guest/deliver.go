@@ -1,4 +1,4 @@
-package main
+package guest
 
 import (
 	"context"
@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+
+	"github.com/virtswarm/virtswarm/acceptance/bench/trial"
 )
 
 // guestTrips is how many round trips are made at a time in the guest.
@@ -72,20 +74,20 @@ func (g *guest) raw() error {
 			}
 		}
 	}
-	t := newTable(fmt.Sprintf("Guest (TCG, %d processor(s)): bare channels", l.cpus), "to the host MB/s", "÷ TCP", "to the guest MB/s", "÷ TCP", "round trip µs", "TCP ÷ it", "p99 µs", "TCP ÷ it")
-	m := func(name, what string) float64 { return l.figures.median("guest " + name + " " + what) }
+	t := trial.NewTable(fmt.Sprintf("Guest (TCG, %d processor(s)): bare channels", l.cpus), "to the host MB/s", "÷ TCP", "to the guest MB/s", "÷ TCP", "round trip µs", "TCP ÷ it", "p99 µs", "TCP ÷ it")
+	m := func(name, what string) float64 { return l.figures.Median("guest " + name + " " + what) }
 	tcp := ways[len(ways)-1].name
 	for _, w := range ways {
 		cells := []string{}
 		for _, op := range []string{"send", "receive"} {
-			cells = append(cells, num(m(w.name, op), 0), num(m(w.name, op)/m(tcp, op), 1))
+			cells = append(cells, trial.Num(m(w.name, op), 0), trial.Num(m(w.name, op)/m(tcp, op), 1))
 		}
 		for _, part := range []string{"median", "p99"} {
-			cells = append(cells, num(1e6*m(w.name, part), 1), num(m(tcp, part)/m(w.name, part), 1))
+			cells = append(cells, trial.Num(1e6*m(w.name, part), 1), trial.Num(m(tcp, part)/m(w.name, part), 1))
 		}
-		t.line(w.name, cells...)
+		t.Line(w.name, cells...)
 	}
-	t.end()
+	t.End()
 	return nil
 }
 
@@ -102,17 +104,17 @@ func (g *guest) hash() error {
 		if err != nil {
 			return err
 		}
-		l.figures.add("guest BLAKE3", f.rate())
+		l.figures.Add("guest BLAKE3", f.rate())
 		start := time.Now()
 		if _, err := g.run("sha256sum /tmp/file"); err != nil {
 			return err
 		}
-		l.figures.add("guest SHA-256", float64(size)/1e6/time.Since(start).Seconds())
+		l.figures.Add("guest SHA-256", float64(size)/1e6/time.Since(start).Seconds())
 	}
-	t := newTable("Guest: hashing a file in memory", "MB/s", "note")
-	t.line("BLAKE3", num(l.figures.median("guest BLAKE3"), 0), "as the agent does")
-	t.line("SHA-256", num(l.figures.median("guest SHA-256"), 0), "busybox")
-	t.end()
+	t := trial.NewTable("Guest: hashing a file in memory", "MB/s", "note")
+	t.Line("BLAKE3", trial.Num(l.figures.Median("guest BLAKE3"), 0), "as the agent does")
+	t.Line("SHA-256", trial.Num(l.figures.Median("guest SHA-256"), 0), "busybox")
+	t.End()
 	_, err := g.run("rm /tmp/file")
 	return err
 }
@@ -144,20 +146,20 @@ func (g *guest) deliveries(ctx context.Context, d *daemon) error {
 			}
 		}
 	}
-	t := newTable(fmt.Sprintf("Guest: a file of %s to its disk (virtio-blk, ext4), durable", humanize.IBytes(uint64(l.size))), "MB/s", "shm ÷ it", "guest's CPU s per GiB", "QEMU's and server's", "note")
-	m := func(r rival, what string) float64 { return l.figures.median("deliver " + r.key + what) }
+	t := trial.NewTable(fmt.Sprintf("Guest: a file of %s to its disk (virtio-blk, ext4), durable", humanize.IBytes(uint64(l.size))), "MB/s", "shm ÷ it", "guest's CPU s per GiB", "QEMU's and server's", "note")
+	m := func(r rival, what string) float64 { return l.figures.Median("deliver " + r.key + what) }
 	for _, r := range wanted {
 		if why := g.left[r.key]; why != "" {
-			t.line(r.name, "", "", "", "", "left out: "+why)
+			t.Line(r.name, "", "", "", "", "left out: "+why)
 			continue
 		}
 		note := r.note
 		if r.limit > 0 && r.limit < l.size {
 			note += fmt.Sprintf("; %s of it", humanize.IBytes(uint64(r.limit)))
 		}
-		t.line(r.name, num(m(r, ""), 1), num(m(rivals[0], "")/m(r, ""), 2), num(m(r, " CPU"), 1), num(m(r, " host CPU"), 1), note)
+		t.Line(r.name, trial.Num(m(r, ""), 1), trial.Num(m(rivals[0], "")/m(r, ""), 2), trial.Num(m(r, " CPU"), 1), trial.Num(m(r, " host CPU"), 1), note)
 	}
-	t.end()
+	t.End()
 	return nil
 }
 
@@ -204,9 +206,9 @@ func (g *guest) deliver(ctx context.Context, r rival, check bool) error {
 		return err
 	}
 	gib := float64(size) / (1 << 30)
-	l.figures.add("deliver "+r.key, float64(size)/1e6/took)
-	l.figures.add("deliver "+r.key+" CPU", (after-guestBusy)/gib)
-	l.figures.add("deliver "+r.key+" host CPU", (cpu(l.began)-hostBusy)/gib)
+	l.figures.Add("deliver "+r.key, float64(size)/1e6/took)
+	l.figures.Add("deliver "+r.key+" CPU", (after-guestBusy)/gib)
+	l.figures.Add("deliver "+r.key+" host CPU", (cpu(l.began)-hostBusy)/gib)
 	out, err := g.run("ls -l " + got)
 	if err == nil && !strings.Contains(out, fmt.Sprintf(" %d ", size)) {
 		err = fmt.Errorf("not %d bytes: %s", size, out)

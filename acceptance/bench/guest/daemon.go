@@ -1,4 +1,4 @@
-package main
+package guest
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/virtswarm/virtswarm/acceptance/bench/trial"
 	"github.com/virtswarm/virtswarm/acceptance/netlab"
 )
 
@@ -45,7 +46,7 @@ func (d *daemon) cli(ctx context.Context, args ...string) ([]byte, error) {
 // publish makes a file of random bytes, and one of all guests' of it.
 func (d *daemon) publish(ctx context.Context, name string, size int64) (path string, err error) {
 	path = d.lab.path(name)
-	if err := randomFile(path, size); err != nil {
+	if err := trial.RandomFile(path, size); err != nil {
 		return "", err
 	}
 	_, err = d.cli(ctx, "publish", path, name, "--guests", "all", "--replicas", "1")

@@ -1,4 +1,4 @@
-package main
+package swarm
 
 import (
 	"bufio"
@@ -26,7 +26,7 @@ var traced = []struct{ column, metric string }{
 }
 
 // tracePath is a file of this trial that stays.
-func (t *trial) tracePath(name string) string {
+func (t *attempt) tracePath(name string) string {
 	dir := filepath.Join(t.opts.out, "trace-"+t.name)
 	os.MkdirAll(dir, 0o755) // if that fails, the file cannot be made
 	return filepath.Join(dir, name)

@@ -1,4 +1,4 @@
-package main
+package catalogue
 
 import (
 	"context"
@@ -17,9 +17,10 @@ import (
 
 // bench is a cluster in this process, and where its figures go.
 type bench struct {
-	o   options
-	dir string
-	out *tabwriter.Writer
+	rows map[string]string // what was printed
+	o    options
+	dir  string
+	out  *tabwriter.Writer
 
 	mu    sync.Mutex
 	nodes map[placement.HostID]*raft.Node

@@ -1,4 +1,4 @@
-package main
+package guest
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/virtswarm/virtswarm/acceptance/bench/trial"
 	"github.com/virtswarm/virtswarm/guestagent"
 	"github.com/virtswarm/virtswarm/internal/shmring"
 )
@@ -84,7 +85,7 @@ func (l *lab) deliverNatively(ctx context.Context, d *daemon, source string, lin
 	for _, link := range links {
 		kinds = append(kinds, kind{"pull by " + link.name, "verified at both ends, synced", []string{l.agent, "--link", link.url, "pull", "native", dest}})
 	}
-	if err := randomFile(dest, size); err != nil { // memory that is used for the first time costs, see package bench
+	if err := trial.RandomFile(dest, size); err != nil { // memory that is used for the first time costs, see package bench
 		return err
 	}
 	for run := range l.runs {
@@ -94,12 +95,12 @@ func (l *lab) deliverNatively(ctx context.Context, d *daemon, source string, lin
 			if out, err := cmd.CombinedOutput(); err != nil {
 				return fmt.Errorf("%s: %w: %s", k.name, err, out)
 			}
-			l.figures.add("native "+k.name, float64(size)/1e6/time.Since(start).Seconds())
+			l.figures.Add("native "+k.name, float64(size)/1e6/time.Since(start).Seconds())
 			cpu := (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 			if k.name != "cp" {
 				cpu += d.proc.CPU() - before
 			}
-			l.figures.add("native "+k.name+" CPU", cpu*(1<<30)/float64(size))
+			l.figures.Add("native "+k.name+" CPU", cpu*(1<<30)/float64(size))
 			if run == 0 {
 				if _, err := l.output(ctx, "cmp", source, dest); err != nil {
 					return err
@@ -108,12 +109,12 @@ func (l *lab) deliverNatively(ctx context.Context, d *daemon, source string, lin
 		}
 	}
 	os.Remove(dest)
-	t := newTable(fmt.Sprintf("Natively: a file of %s, from memory to memory", humanize.IBytes(uint64(size))), "MB/s", "speed ÷ cp", "CPU s per GiB", "note")
+	t := trial.NewTable(fmt.Sprintf("Natively: a file of %s, from memory to memory", humanize.IBytes(uint64(size))), "MB/s", "speed ÷ cp", "CPU s per GiB", "note")
 	for _, k := range kinds {
-		rate := l.figures.median("native " + k.name)
-		t.line(k.name, num(rate, 0), num(rate/l.figures.median("native cp"), 2), num(l.figures.median("native "+k.name+" CPU"), 2), k.note)
+		rate := l.figures.Median("native " + k.name)
+		t.Line(k.name, trial.Num(rate, 0), trial.Num(rate/l.figures.Median("native cp"), 2), trial.Num(l.figures.Median("native "+k.name+" CPU"), 2), k.note)
 	}
-	t.end()
+	t.End()
 	return nil
 }
 
@@ -130,16 +131,16 @@ func (l *lab) control(ctx context.Context, links []native, size int64) error {
 			}
 		}
 	}
-	t := newTable(fmt.Sprintf("Natively: control while %s are pulled by the same guest", humanize.IBytes(uint64(bulk))), "alone: median ms", "p95", "pulling: median ms", "p95", "p99", "note")
+	t := trial.NewTable(fmt.Sprintf("Natively: control while %s are pulled by the same guest", humanize.IBytes(uint64(bulk))), "alone: median ms", "p95", "pulling: median ms", "p95", "p99", "note")
 	for _, link := range links {
 		for _, kind := range []struct{ name, note string }{{"ping", "on an open link"}, {"ls", "a new link each time"}} {
 			m := func(when, part string) string {
-				return num(1e3*l.figures.median("control "+kind.name+" "+link.name+" "+when+" "+part), 3)
+				return trial.Num(1e3*l.figures.Median("control "+kind.name+" "+link.name+" "+when+" "+part), 3)
 			}
-			t.line(kind.name+" by "+link.name, m("alone", "median"), m("alone", "p95"), m("bulk", "median"), m("bulk", "p95"), m("bulk", "p99"), kind.note)
+			t.Line(kind.name+" by "+link.name, m("alone", "median"), m("alone", "p95"), m("bulk", "median"), m("bulk", "p95"), m("bulk", "p99"), kind.note)
 		}
 	}
-	t.end()
+	t.End()
 	return nil
 }
 
@@ -192,7 +193,7 @@ func (l *lab) requests(ctx context.Context, link native, when string) error {
 	for name, times := range map[string][]time.Duration{"ping": pings, "ls": lists} {
 		slices.Sort(times)
 		for part, at := range map[string]float64{"median": 0.5, "p95": 0.95, "p99": 0.99} {
-			l.figures.add("control "+name+" "+link.name+" "+when+" "+part, times[int(at*float64(len(times)-1))].Seconds())
+			l.figures.Add("control "+name+" "+link.name+" "+when+" "+part, times[int(at*float64(len(times)-1))].Seconds())
 		}
 	}
 	return nil

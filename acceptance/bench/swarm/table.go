@@ -1,9 +1,11 @@
-package main
+package swarm
 
 import (
 	"fmt"
 	"os"
 	"text/tabwriter"
+
+	"github.com/virtswarm/virtswarm/acceptance/bench/trial"
 )
 
 // median is that of the runs of a tool in a scenario, or -1 if none succeeded.
@@ -17,7 +19,7 @@ func (s *series) median(tool, scenario string, of func(outcome) float64) float64
 	if len(v) == 0 {
 		return -1
 	}
-	return median(v)
+	return trial.Median(v)
 }
 
 // table prints the comparison.

@@ -1,4 +1,4 @@
-package main
+package swarm
 
 import (
 	"bytes"
@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/virtswarm/virtswarm/acceptance/bench/trial"
 	"github.com/virtswarm/virtswarm/acceptance/netlab"
 )
 
@@ -32,11 +33,11 @@ type outcome struct {
 }
 
 func (o outcome) first() float64  { return o.Seconds[0] }
-func (o outcome) middle() float64 { return median(o.Seconds) }
+func (o outcome) middle() float64 { return trial.Median(o.Seconds) }
 func (o outcome) last() float64   { return o.Seconds[len(o.Seconds)-1] }
 
-// trial is one run of one tool: processes on the hosts of a lab, a clock, and the counters around it.
-type trial struct {
+// attempt is one run of one tool: processes on the hosts of a lab, a clock, and the counters around it.
+type attempt struct {
 	lab  *netlab.Lab
 	opts *options
 	name string // of its files, if it leaves any
@@ -54,7 +55,7 @@ type trial struct {
 }
 
 // start starts a program on a host, to be ended with the trial; what it prints on standard error is shown.
-func (t *trial) start(cmd *exec.Cmd) (*netlab.Process, error) {
+func (t *attempt) start(cmd *exec.Cmd) (*netlab.Process, error) {
 	if cmd.Stderr == nil {
 		cmd.Stderr = os.Stderr
 	}
@@ -66,7 +67,7 @@ func (t *trial) start(cmd *exec.Cmd) (*netlab.Process, error) {
 }
 
 // begin starts the clock and the counters.
-func (t *trial) begin() (err error) {
+func (t *attempt) begin() (err error) {
 	t.cpu = t.used()
 	t.sent, err = t.seed.Traffic()
 	t.began = time.Now()
@@ -74,7 +75,7 @@ func (t *trial) begin() (err error) {
 }
 
 // used is the CPU time of all processes so far, in seconds.
-func (t *trial) used() float64 {
+func (t *attempt) used() float64 {
 	total := 0.0
 	for _, p := range t.procs {
 		total += p.CPU()
@@ -83,7 +84,7 @@ func (t *trial) used() float64 {
 }
 
 // end reads the counters, given when each receiver had the whole file.
-func (t *trial) end(at []time.Time) (outcome, error) {
+func (t *attempt) end(at []time.Time) (outcome, error) {
 	o := outcome{Size: t.size}
 	cpu := t.used() - t.cpu
 	sent, err := t.seed.Traffic()
@@ -100,7 +101,7 @@ func (t *trial) end(at []time.Time) (outcome, error) {
 }
 
 // close ends all processes and removes what the hosts wrote, except the source.
-func (t *trial) close() error {
+func (t *attempt) close() error {
 	for _, p := range t.procs {
 		p.Kill()
 	}
@@ -178,7 +179,7 @@ func (l *lines) wait(ctx context.Context, p *netlab.Process) (time.Time, error) 
 }
 
 // same wants a receiver's output to be the source, byte by byte.
-func (t *trial) same(path string) error {
+func (t *attempt) same(path string) error {
 	a, err := os.Open(t.file)
 	if err != nil {
 		return err
@@ -204,9 +205,4 @@ func (t *trial) same(path string) error {
 		}
 		off += int64(n)
 	}
-}
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	return v[len(v)/2]
 }

@@ -1,4 +1,4 @@
-package main
+package swarm
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 
 // cluster is one virtswarm daemon on each host of a trial.
 type cluster struct {
-	*trial
+	*attempt
 	publisher *member
 	receivers []*member
 }
@@ -36,8 +36,8 @@ type member struct {
 const fileName = "bench"
 
 // startCluster starts the daemons and publishes the file at the publisher, where alone it is then.
-func startCluster(ctx context.Context, t *trial) (*cluster, error) {
-	c := &cluster{trial: t}
+func startCluster(ctx context.Context, t *attempt) (*cluster, error) {
+	c := &cluster{attempt: t}
 	for i, h := range append([]*netlab.Host{t.seed}, t.to...) {
 		var args []string
 		if i > 0 {
@@ -63,7 +63,7 @@ func startCluster(ctx context.Context, t *trial) (*cluster, error) {
 
 // member starts a daemon. The publisher weighs so much that the one home of every shard is there: nothing moves before
 // the clock starts.
-func (t *trial) member(ctx context.Context, h *netlab.Host, publisher bool, args ...string) (*member, error) {
+func (t *attempt) member(ctx context.Context, h *netlab.Host, publisher bool, args ...string) (*member, error) {
 	m := &member{host: h, bin: t.opts.bin, socket: h.Path("sock"), log: h.Path("log"), brought: awaiting(containing("brought a content"))}
 	if t.opts.trace {
 		m.log = t.tracePath(h.Name + ".log")
@@ -159,7 +159,7 @@ func lastLine(out []byte) []byte {
 	return out[bytes.LastIndexByte(out, '\n')+1:]
 }
 
-func runVirtswarm(ctx context.Context, t *trial) (outcome, error) {
+func runVirtswarm(ctx context.Context, t *attempt) (outcome, error) {
 	c, err := startCluster(ctx, t)
 	if err != nil {
 		return outcome{}, err
