@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 1
 export GOFLAGS ?= -tags=libvirt_dlopen
 GO       ?= go
 TESTARGS ?=
-VERSION  ?= 0.1.0
+VERSION  ?= 0.2.0
 PACKAGES  = acceptance/packages.sh
 
 .PHONY: build deb demo test simtest check bench-pair bench-swarm bench-guest bench-catalogue bench-raftlog sim generate fuzz clean

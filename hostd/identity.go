@@ -176,7 +176,7 @@ func (h *Host) introduce(ctx context.Context) {
 func (h *Host) introduceOnce(ctx context.Context) error {
 	me := placement.Host{
 		ID: h.self, Name: h.cfg.Name, Addr: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels, Limits: h.cfg.limits(),
-		Life: h.node.Life(),
+		Life: h.node.Life(), Version: placement.Newest, Program: h.version,
 	}
 	if h.founding {
 		_, err := h.node.Apply(ctx, placement.Command{InitCluster: &placement.InitCluster{
@@ -200,7 +200,7 @@ func (h *Host) introduceOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	update.Life = me.Life
+	update.Life, update.Version, update.Program = me.Life, me.Version, me.Program
 	if known.Name != me.Name || known.Addr != me.Addr {
 		update.Name, update.Addr = me.Name, me.Addr
 	}

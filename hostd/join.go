@@ -84,7 +84,7 @@ func (h *Host) join(ctx context.Context, addr, text string) error {
 	dial := func(ctx context.Context) (net.Conn, error) { return link.DialJoin(ctx, h.network, addr, token) }
 	answer, asked, err := server.Apply(ctx, addr, dial, control.Applicant{
 		Token: token.Encode(), CSR: request.CSR(), Name: h.cfg.Name, Address: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels,
-		Limits: h.cfg.limits(),
+		Limits: h.cfg.limits(), Version: placement.Newest, Program: h.version,
 	})
 	if err != nil {
 		if !again && (!asked || refusedToJoin(err)) {

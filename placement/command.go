@@ -12,6 +12,8 @@ import (
 // A Command is one change of the catalogue: exactly one of its fields is set, beside the ticket. It is JSON in the Raft
 // log, so that a log can be read by a tired person without tools of ours.
 type Command struct {
+	V int `json:"v,omitempty"` // the cluster version that it needs: set by EncodeCommand
+
 	InitCluster  *InitCluster  `json:"init_cluster,omitempty"`
 	AddHost      *AddHost      `json:"add_host,omitempty"`
 	UpdateHost   *UpdateHost   `json:"update_host,omitempty"`
@@ -27,6 +29,8 @@ type Command struct {
 
 	ReportDomains *ReportDomains `json:"report_domains,omitempty"`
 
+	RaiseVersion *RaiseVersion `json:"raise_version,omitempty"`
+
 	Ticket *Ticket `json:"ticket,omitempty"` // none: each time that the command comes it is carried out
 }
 
@@ -35,7 +39,7 @@ type Command struct {
 // Idempotent: a second one with the same cluster id changes nothing; one with another id is ErrOtherCluster.
 type InitCluster struct {
 	ID   string `json:"id"`   // cluster id, 1..64 of [a-z0-9-]
-	Host Host   `json:"host"` // ID, Name, Addr, Weight, Labels and Life count; the rest is set by the catalogue
+	Host Host   `json:"host"` // ID, Name, Addr, Weight, Labels, Life, Version and Program count; the rest is set by the catalogue
 	Now  int64  `json:"now"`  // unix seconds
 }
 
@@ -44,7 +48,7 @@ type InitCluster struct {
 // Idempotent: a repeat finds the token used by the same host and changes nothing. A host that is a member already
 // and comes with a fresh token (it was set up again with its old key) is updated.
 type AddHost struct {
-	Host    Host   `json:"host"` // ID, Name, Addr, Weight and Labels count; the rest is set by the catalogue
+	Host    Host   `json:"host"` // ID, Name, Addr, Weight, Labels, Version and Program count; the rest is set by the catalogue
 	TokenID string `json:"token_id"`
 	Now     int64  `json:"now"` // unix seconds
 }
@@ -60,12 +64,14 @@ type UpdateHost struct {
 	Weight  uint32            `json:"weight,omitempty"`
 	Labels  map[string]string `json:"labels,omitzero"`
 	Relabel map[string]string `json:"relabel,omitempty"`
-	Up      *int64            `json:"up,omitempty"`    // see Limits; a pointer to 0 lifts a limit
-	Down    *int64            `json:"down,omitempty"`  // see Limits
-	Quota   *int64            `json:"quota,omitempty"` // see Limits
-	High    *int              `json:"high,omitempty"`  // see Limits
-	Low     *int              `json:"low,omitempty"`   // see Limits
-	Life    uint64            `json:"life,omitempty"`  // see Host; one below the last is ErrLaterLife
+	Up      *int64            `json:"up,omitempty"`      // see Limits; a pointer to 0 lifts a limit
+	Down    *int64            `json:"down,omitempty"`    // see Limits
+	Quota   *int64            `json:"quota,omitempty"`   // see Limits
+	High    *int              `json:"high,omitempty"`    // see Limits
+	Low     *int              `json:"low,omitempty"`     // see Limits
+	Life    uint64            `json:"life,omitempty"`    // see Host; one below the last is ErrLaterLife
+	Version int               `json:"version,omitempty"` // see Host; one below the cluster's is ErrTooOld
+	Program string            `json:"program,omitempty"` // see Host
 }
 
 // SetHostState moves a host from state From to state To. If From is not empty and the host is in another state,
@@ -213,6 +219,7 @@ func (c Command) Kind() string {
 		{"unpin", c.Unpin != nil},
 		{"report", c.Report != nil},
 		{"report_domains", c.ReportDomains != nil},
+		{"raise_version", c.RaiseVersion != nil},
 	} {
 		if !k.set {
 			continue
@@ -230,6 +237,7 @@ func EncodeCommand(c Command) ([]byte, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	c.V = c.Needs()
 	p, err := json.Marshal(c)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", c.Kind(), err)
@@ -240,14 +248,14 @@ func EncodeCommand(c Command) ([]byte, error) {
 	return p, nil
 }
 
-// DecodeCommand reads what EncodeCommand wrote. A field that it does not know is an error: a host that understands
-// half of a command would hold another catalogue than the rest.
+// DecodeCommand reads what EncodeCommand wrote. ErrNewer if the command needs a cluster version that this program cannot: a host that
+// understands half of a command would hold another catalogue than the rest. A field that it does not know and that needs no newer
+// version is skipped.
 func DecodeCommand(p []byte) (Command, error) {
 	if len(p) > MaxCommand {
 		return Command{}, fmt.Errorf("decode command: %d bytes, at most %d: %w", len(p), MaxCommand, ErrBadCommand)
 	}
 	d := json.NewDecoder(bytes.NewReader(p))
-	d.DisallowUnknownFields()
 	var c Command
 	if err := d.Decode(&c); err != nil {
 		return Command{}, fmt.Errorf("decode command %.80q: %v: %w", p, err, ErrBadCommand)
@@ -255,6 +263,10 @@ func DecodeCommand(p []byte) (Command, error) {
 	if _, err := d.Token(); err != io.EOF {
 		return Command{}, fmt.Errorf("decode command %.80q: trailing bytes: %w", p, ErrBadCommand)
 	}
+	if err := canRead(c.V); err != nil {
+		return Command{}, fmt.Errorf("decode command: %w", err)
+	}
+	c.V = 0
 	if c.Kind() == "" {
 		return Command{}, fmt.Errorf("decode command %.80q: not exactly one: %w", p, ErrBadCommand)
 	}

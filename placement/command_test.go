@@ -129,6 +129,8 @@ func sample() []Command {
 		{AddHost: &AddHost{Host: hostNumbered(2), TokenID: tokenID(1), Now: 5}},
 		{UpdateHost: &UpdateHost{ID: hostID(1), Addr: "h:1", Labels: labels}},
 		{UpdateHost: &UpdateHost{ID: hostID(1), Labels: map[string]string{}}},
+		{UpdateHost: &UpdateHost{ID: hostID(1), Version: 2, Program: "v0.2.0"}},
+		{RaiseVersion: &RaiseVersion{To: 2}},
 		{SetHostState: &SetHostState{ID: hostID(1), From: Alive, To: Down, Now: 5}},
 		{RemoveHost: &RemoveHost{ID: hostID(1)}},
 		{CreateToken: &CreateToken{ID: tokenID(1), Hash: strings.Repeat("ab", 32), Expires: 9, Now: 5}},
@@ -163,7 +165,7 @@ func TestCommandsSurviveTheLog(t *testing.T) {
 func TestUnreadableCommandsAreRefused(t *testing.T) {
 	for _, text := range []string{
 		``, `{}`, `null`, `[]`, `{"publish":null}`, `{"remove_host":{"id":"a"},"remove_file":{"name":"b"}}`,
-		`{"remove_host":{"id":"a","force":true}}`, `{"unheard_of":{}}`, `{"remove_host":{"id":"a"}} {}`,
+		`{"unheard_of":{}}`, `{"remove_host":{"id":"a"}} {}`,
 		`{"report":{"host":"a","holdings":[{"id":"b3:00","shards":"all"}]}}`,
 		`{"remove_host":{"id":"` + strings.Repeat("a", MaxCommand) + `"}}`,
 	} {

@@ -32,6 +32,9 @@ var (
 	ErrOutcomeUnknown  = reason.Sentinel(reason.NoLeader, "too old to tell whether it was carried out")
 	ErrLaterLife       = reason.Sentinel(reason.OldCopy, "a later start of this host is known")
 	ErrHides           = reason.Sentinel(reason.DestExists, "it would hide the newest version")
+	ErrNewer           = reason.Sentinel(reason.TooOld, "written by a newer version of virtswarm")
+	ErrTooOld          = reason.Sentinel(reason.TooOld, "its virtswarm is too old for the cluster")
+	ErrMixedVersions   = reason.Sentinel(reason.MixedVersions, "not all hosts are upgraded")
 	ErrContentConflict = errors.New("content does not match what the catalogue knows of it")
 )
 
@@ -59,6 +62,9 @@ var codes = map[string]error{
 	"outcome_unknown":  ErrOutcomeUnknown,
 	"later_life":       ErrLaterLife,
 	"hides":            ErrHides,
+	"newer":            ErrNewer,
+	"too_old":          ErrTooOld,
+	"mixed_versions":   ErrMixedVersions,
 	"content_conflict": ErrContentConflict,
 }
 

@@ -16,6 +16,7 @@ func (s *State) initCluster(index uint64, c *InitCluster) (bool, error) {
 		return false, fmt.Errorf("initialise cluster %s: the catalogue is that of cluster %s: %w", c.ID, s.cluster, ErrOtherCluster)
 	}
 	s.cluster = c.ID
+	s.version = c.Host.Version
 	s.admit(index, c.Host, c.Now)
 	return true, nil
 }
@@ -33,6 +34,9 @@ func (s *State) addHost(index uint64, c *AddHost) (bool, error) {
 		return false, fmt.Errorf("add host %q with token %s: %w", c.Host.Name, c.TokenID, ErrTokenExpired)
 	case len(s.hosts) >= MaxHosts && s.hosts[c.Host.ID] == nil:
 		return false, fmt.Errorf("add host %q: %d hosts: %w", c.Host.Name, len(s.hosts), ErrTooMany)
+	}
+	if err := s.admits(c.Host.Name, c.Host.Version); err != nil {
+		return false, fmt.Errorf("add host: %w", err)
 	}
 	if err := s.nameFree(c.Host.Name, c.Host.ID); err != nil {
 		return false, fmt.Errorf("add host: %w", err)
@@ -58,6 +62,7 @@ func (s *State) admit(index uint64, asked Host, now int64) {
 	h := Host{
 		ID: asked.ID, Name: asked.Name, Addr: asked.Addr, Weight: asked.Weight, Labels: maps.Clone(asked.Labels),
 		Limits: asked.Limits, State: Alive, Since: index, At: now, Joined: index, JoinAt: now, Life: asked.Life,
+		Version: asked.Version, Program: asked.Program,
 	}
 	if h.Weight == 0 {
 		h.Weight = DefaultWeight
@@ -81,6 +86,12 @@ func (s *State) updateHost(index uint64, c *UpdateHost) (bool, error) {
 		return false, fmt.Errorf("update host %q, started as %d, last known as %d: %w", c.ID, c.Life, old.Life, ErrLaterLife)
 	}
 	h.Life = max(old.Life, c.Life)
+	if c.Version != 0 {
+		if err := s.admits(old.Name, c.Version); err != nil {
+			return false, fmt.Errorf("update host %q: %w", c.ID, err)
+		}
+		h.Version, h.Program = c.Version, c.Program
+	}
 	if c.Name != "" {
 		if err := s.nameFree(c.Name, c.ID); err != nil {
 			return false, fmt.Errorf("update host %q: %w", c.ID, err)
@@ -102,7 +113,8 @@ func (s *State) updateHost(index uint64, c *UpdateHost) (bool, error) {
 	if err := validateHost(h); err != nil { // the watermarks together, the number of labels
 		return false, fmt.Errorf("update: %w", err)
 	}
-	if h.Life == old.Life && h.Name == old.Name && h.Addr == old.Addr && h.Weight == old.Weight && h.Limits == old.Limits && maps.Equal(h.Labels, old.Labels) {
+	same := h.Life == old.Life && h.Version == old.Version && h.Program == old.Program && h.Name == old.Name && h.Addr == old.Addr
+	if same && h.Weight == old.Weight && h.Limits == old.Limits && maps.Equal(h.Labels, old.Labels) {
 		return false, nil
 	}
 	s.putHost(&h)

@@ -95,6 +95,9 @@ type Host struct {
 	DomainSeq uint64 `json:"domain_seq,omitempty"`
 	// Life is the number of the last start of its daemon that it told of; it grows with every start. 0: none was told.
 	Life uint64 `json:"life,omitempty"`
+	// Version is the highest cluster version that its program can, 0 if it tells none; Program is what that calls itself.
+	Version int    `json:"version,omitempty"`
+	Program string `json:"program,omitempty"`
 }
 
 // Limits are what a host is told to keep to, while it runs. The zero value means no limit, or the default.

@@ -133,8 +133,14 @@ func (p *restorer) take(l snapshotLine) error {
 }
 
 func (p *restorer) head(h *snapshotHead) error {
-	if h.Version < oldestSnapshot || h.Version > snapshotVersion {
-		return fmt.Errorf("version %d, this program reads %d to %d", h.Version, oldestSnapshot, snapshotVersion)
+	if err := canRead(h.ClusterVersion); err != nil {
+		return err
+	}
+	if h.Version > snapshotVersion {
+		return fmt.Errorf("format %d, this program reads %d to %d: %w", h.Version, oldestSnapshot, snapshotVersion, ErrNewer)
+	}
+	if h.Version < oldestSnapshot || h.ClusterVersion < 0 {
+		return fmt.Errorf("format %d, this program reads %d to %d", h.Version, oldestSnapshot, snapshotVersion)
 	}
 	if len(h.Recoveries) > MaxRecoveries || h.Version < 5 && len(h.Recoveries) > 0 {
 		return fmt.Errorf("%d recoveries", len(h.Recoveries))
@@ -145,6 +151,7 @@ func (p *restorer) head(h *snapshotHead) error {
 		}
 	}
 	p.s.applied, p.s.removed, p.s.moved, p.s.cluster, p.s.recoveries = h.Applied, h.Removed, h.Moved, h.Cluster, h.Recoveries
+	p.s.version = h.ClusterVersion
 	return nil
 }
 

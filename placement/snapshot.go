@@ -16,7 +16,7 @@ import (
 
 // A snapshot is gzip around lines of JSON, one record a line, so that `zcat FILE | jq` shows the catalogue:
 //
-//	{"catalogue":{"version":5,"applied":…,"removed":…,"moved":…,"cluster":"…","recoveries":[…]}}
+//	{"catalogue":{"version":5,"applied":…,"removed":…,"moved":…,"cluster":"…","recoveries":[…],"cluster_version":…}}
 //	{"host":{…}}       sorted by id
 //	{"gone":{…}}       removed hosts, sorted by id
 //	{"token":{…}}      sorted by id
@@ -29,7 +29,9 @@ import (
 // The sum is over all lines before it. The lines of equal catalogues are equal; the compressed bytes need
 // not be.
 //
-// Versions 1 to 4 are read too: 4 had no recoveries and no lives of hosts, 3 no domains and tags, 2 no tickets, and 1 no limits of hosts and no host that was lost.
+// Versions 1 to 4 are read too: 4 had no recoveries, no lives and versions of hosts and no cluster version, 3 no domains and tags, 2
+// no tickets, and 1 no limits of hosts and no host that was lost. What a later cluster version adds stands in a snapshot only once
+// the cluster has that version, so that the hosts of the release before can read it.
 const (
 	snapshotVersion = 5
 	oldestSnapshot  = 1
@@ -63,6 +65,8 @@ type snapshotHead struct {
 	Cluster string `json:"cluster"`
 
 	Recoveries []Recovery `json:"recoveries,omitempty"`
+
+	ClusterVersion int `json:"cluster_version,omitempty"`
 }
 
 type snapshotGone struct {
@@ -120,7 +124,7 @@ type Frozen struct {
 
 // Freeze takes a picture. It copies pointers only: about a millisecond for 10,000 files.
 func (s *State) Freeze() *Frozen {
-	f := &Frozen{head: snapshotHead{snapshotVersion, s.applied, s.removed, s.moved, s.cluster, s.recoveries}}
+	f := &Frozen{head: snapshotHead{snapshotVersion, s.applied, s.removed, s.moved, s.cluster, s.recoveries, s.version}}
 	for _, id := range s.hostIDs {
 		f.hosts = append(f.hosts, s.hosts[id])
 	}

@@ -15,6 +15,7 @@ import (
 type State struct {
 	applied uint64 // index of the last command
 	cluster string // id; "" until InitCluster
+	version int    // see Version
 
 	recoveries []Recovery // the oldest first; replaced when one is added
 
@@ -143,6 +144,8 @@ func (s *State) carryOut(index uint64, c Command) (r Result, err error) {
 		r.Changed, r.Unknown, err = s.report(index, c.Report)
 	case c.ReportDomains != nil:
 		r.Changed, err = s.reportDomains(index, c.ReportDomains)
+	case c.RaiseVersion != nil:
+		r.Changed, err = s.raiseVersion(c.RaiseVersion)
 	}
 	return r, err
 }

@@ -36,6 +36,8 @@ func (c Command) Validate() error {
 		return c.Report.validate()
 	case c.ReportDomains != nil:
 		return c.ReportDomains.validate()
+	case c.RaiseVersion != nil:
+		return c.RaiseVersion.validate()
 	}
 	return nil // RemoveHost and RemoveFile name something that is there or is not
 }

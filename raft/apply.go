@@ -238,6 +238,9 @@ func (n *Node) propose(ctx context.Context, data []byte) (placement.Result, erro
 	if err != nil {
 		return placement.Result{}, err // nothing that cannot be read may get into the log
 	}
+	if err := n.mayPropose(c); err != nil {
+		return placement.Result{}, err
+	}
 	if u := c.UpdateHost; u != nil && u.Life != 0 {
 		if d := n.director.Load(); d != nil && d.hasTwin(u.ID, u.Life) {
 			return placement.Result{}, fmt.Errorf("update host %s: %w", u.ID, ErrTwin)
@@ -342,4 +345,14 @@ func (n *Node) waitApplied(ctx context.Context, index uint64) error {
 			return n.stopped()
 		}
 	}
+}
+
+// mayPropose is ErrMixedVersions if a host of the cluster could not read the command.
+func (n *Node) mayPropose(c placement.Command) error {
+	var now int
+	n.machine.view(func(s *placement.State) { now = s.Version() })
+	if needs := c.Needs(); needs > now && c.RaiseVersion == nil {
+		return fmt.Errorf("%s needs cluster version %d, and this cluster has %d: %w", c.Kind(), needs, now, placement.ErrMixedVersions)
+	}
+	return nil
 }

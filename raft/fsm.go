@@ -50,7 +50,7 @@ func (m *machine) Apply(l *hraft.Log) any {
 	}
 	c, err := placement.DecodeCommand(l.Data)
 	if err != nil {
-		m.stuck = fmt.Errorf("%w: entry %d of the Raft log: %w (was it written by a newer version?)", ErrStuck, l.Index, err)
+		m.stuck = fmt.Errorf("%w: entry %d of the Raft log: %w", ErrStuck, l.Index, err)
 		m.failed(m.stuck)
 		return outcome{err: m.stuck}
 	}

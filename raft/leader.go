@@ -123,7 +123,25 @@ func (d *director) reconcile(ctx context.Context) error {
 		err = d.settleVoters(ctx)
 	}
 	d.end()
-	return errors.Join(err, d.markHosts(d.hosts()))
+	return errors.Join(err, d.markHosts(d.hosts()), d.raiseVersion())
+}
+
+// raiseVersion raises the cluster version to what all members can.
+func (d *director) raiseVersion() error {
+	var now, least int
+	d.n.machine.view(func(s *placement.State) { now, least = s.Version(), s.LeastVersion() })
+	if least <= now {
+		return nil
+	}
+	data, err := placement.EncodeCommand(placement.Command{RaiseVersion: &placement.RaiseVersion{To: least}})
+	if err != nil {
+		return err
+	}
+	if err := d.raft.Apply(data, transportTimeout).Error(); err != nil {
+		return fmt.Errorf("raise the cluster version to %d: %w", least, err)
+	}
+	d.n.logger.Info("raised the cluster version: all hosts can it", "from", now, "to", least)
+	return nil
 }
 
 // followMembers adds the hosts of the catalogue as servers that do not vote, and removes those who are no hosts any

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -35,13 +36,13 @@ func (c *cli) hosts(ctx context.Context) error {
 		return c.printJSON(resp)
 	}
 	c.noteStale(resp.GetStaleness())
-	t := newTable(c.stdout, "HOST", "STATE", "ROLE", "ADDRESS", "WEIGHT", "FILES", "HELD", "ID", "LABELS")
+	t := newTable(c.stdout, "HOST", "STATE", "ROLE", "ADDRESS", "VERSION", "WEIGHT", "FILES", "HELD", "ID", "LABELS")
 	for _, h := range resp.GetHosts() {
 		name := h.GetName()
 		if h.GetSelf() {
 			name += "*"
 		}
-		t.row(name, word(h.GetState()), role(h), h.GetAddress(), h.GetWeight(), h.GetFiles(),
+		t.row(name, word(h.GetState()), role(h), h.GetAddress(), cmp.Or(h.GetVersion(), "-"), h.GetWeight(), h.GetFiles(),
 			size(h.GetHeldBytes()), h.GetId(), labels(h.GetLabels()))
 	}
 	return t.flush()

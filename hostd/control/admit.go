@@ -20,6 +20,8 @@ type Applicant struct {
 	Weight  uint32
 	Labels  map[string]string
 	Limits  placement.Limits
+	Version int    // the highest cluster version that it can; 0 if it tells none
+	Program string // what its daemon calls itself
 }
 
 // Admission makes a machine a host.
@@ -50,6 +52,7 @@ func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error)
 	_, err = h.write(ctx, placement.Command{AddHost: &placement.AddHost{
 		Host: placement.Host{
 			ID: placement.HostID(id), Name: a.Name, Addr: a.Address, Weight: max(1, a.Weight), Labels: a.Labels, Limits: a.Limits,
+			Version: a.Version, Program: a.Program,
 		},
 		TokenID: tokenID, Now: time.Now().Unix(),
 	}}, fmt.Sprintf("%.200q", a.Name))

@@ -23,6 +23,7 @@ type Status struct {
 	Voters, Nonvoters      []string // names, sorted
 	HostsAlive, HostsTotal int
 	Files                  int
+	ClusterVersion         int
 	Replication            placement.Summary
 	Store                  StoreUsage
 	Fetches                []ActiveFetch // under way here, ordered by name
@@ -63,7 +64,7 @@ func (r *Reports) Status(ctx context.Context, everywhere, rates bool) (Status, S
 			d.HostsTotal++
 		}
 		d.Voters, d.Nonvoters = hostNames(s, d.Raft.Voters), hostNames(s, d.Raft.Nonvoters)
-		d.Files, d.Replication = s.Files(), s.UnderReplicated()
+		d.Files, d.ClusterVersion, d.Replication = s.Files(), s.Version(), s.UnderReplicated()
 		for id, p := range active {
 			f := ActiveFetch{Ref: Ref{ID: id}, Progress: p}
 			if c, ok := s.Content(id); ok && len(c.Names) > 0 {

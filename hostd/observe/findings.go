@@ -30,13 +30,14 @@ const (
 	kindDamaged      = "damaged-chunks"
 	kindSplit        = "split-domain"
 	kindCertificate  = "certificate-expiring"
+	kindVersions     = "mixed-versions"
 	maxFindingsNamed = 3 // files that a finding about many names
 )
 
 // Kinds lists them all.
 var Kinds = []string{
 	kindHostDown, kindHostLost, kindFewVoters, kindNoLeader, kindMissing, kindUnavailable, kindDiskFull, kindDamaged, kindSplit,
-	kindCertificate, string(raft.TroubleAhead), string(raft.TroubleApart), string(raft.TroubleOldCopy), string(raft.TroubleTwin),
+	kindCertificate, kindVersions, string(raft.TroubleAhead), string(raft.TroubleApart), string(raft.TroubleOldCopy), string(raft.TroubleTwin),
 	string(raft.TroubleRemoved), string(raft.TroubleRefused),
 }
 
@@ -112,7 +113,7 @@ type damage struct {
 	lost   bool // no live host holds what is damaged
 }
 
-var wholeRules = []func(whole) []Finding{leaderRule, hostsRule, votersRule, copiesRule, splitRule}
+var wholeRules = []func(whole) []Finding{leaderRule, hostsRule, votersRule, copiesRule, splitRule, versionsRule}
 
 var ownRules = []func(own) []Finding{diskRule, damageRule, certificateRule, troubleRule}
 

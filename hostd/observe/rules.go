@@ -2,6 +2,7 @@ package observe
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -144,6 +145,40 @@ func splitRule(w whole) (all []Finding) {
 			"end it on all of them but one (virsh destroy), and check its disks before it is used"))
 	}
 	return all
+}
+
+// versionsRule is about hosts whose daemons are of different releases, or older than the newest of them can.
+func versionsRule(w whole) []Finding {
+	byProgram, newest := map[string][]string{}, 0
+	for _, h := range w.hosts {
+		newest = max(newest, h.CanVersion())
+	}
+	var behind []string
+	for _, h := range w.hosts {
+		program := h.Program
+		if program == "" {
+			program = "an unknown release"
+		}
+		byProgram[program] = append(byProgram[program], h.Name)
+		if h.CanVersion() < newest {
+			behind = append(behind, h.Name)
+		}
+	}
+	if len(byProgram) < 2 {
+		return nil
+	}
+	var parts []string
+	for _, program := range slices.Sorted(maps.Keys(byProgram)) {
+		names := byProgram[program]
+		slices.Sort(names)
+		parts = append(parts, few(names)+" "+verb(len(names), "runs", "run")+" "+program)
+	}
+	next := "finish the upgrade: all hosts are to run one release"
+	if len(behind) > 0 {
+		slices.Sort(behind)
+		next = "upgrade " + few(behind) + ": until then the cluster does without what only the newer release can"
+	}
+	return []Finding{finding(Warning, kindVersions, "", time.Time{}, "hosts run different releases: "+strings.Join(parts, "; "), next)}
 }
 
 func diskRule(o own) []Finding {

@@ -36,7 +36,7 @@ func hostMessage(h control.Host) *v1.Host {
 	return &v1.Host{
 		Id: string(h.ID), Name: h.Name, Address: h.Addr, Weight: h.Weight, Labels: h.Labels, State: hostStates[h.State], Voter: h.Voter,
 		Leader: h.Leader, Self: h.Self, Files: uint64(h.Files), HeldBytes: uint64(h.HeldBytes), Limits: limitsMessage(h.Limits),
-		StateSince: h.At,
+		StateSince: h.At, Version: h.Program, ClusterVersion: uint32(h.CanVersion()),
 	}
 }
 
@@ -144,7 +144,7 @@ func (o *Operations) CreateToken(ctx context.Context, req *v1.CreateTokenRequest
 func (o *Operations) Join(ctx context.Context, req *v1.JoinRequest) (*v1.JoinResponse, error) {
 	a, err := o.HostOps.Admit(ctx, control.Applicant{
 		Token: req.GetToken(), CSR: req.GetCsr(), Name: req.GetName(), Address: req.GetAddress(), Weight: req.GetWeight(),
-		Labels: req.GetLabels(), Limits: limitsOf(req.GetLimits()),
+		Labels: req.GetLabels(), Limits: limitsOf(req.GetLimits()), Version: int(req.GetClusterVersion()), Program: req.GetVersion(),
 	})
 	if err != nil {
 		return nil, err

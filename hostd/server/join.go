@@ -30,6 +30,7 @@ func Apply(
 	defer client.Close()
 	r, err := client.Join.Join(ctx, &v1.JoinRequest{
 		Token: a.Token, Csr: a.CSR, Name: a.Name, Address: a.Address, Weight: a.Weight, Labels: a.Labels, Limits: limitsMessage(a.Limits),
+		Version: a.Program, ClusterVersion: uint32(a.Version),
 	})
 	if err != nil {
 		return control.Admission{}, asked, joinError(addr, err)

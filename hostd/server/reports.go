@@ -21,7 +21,7 @@ func (o *Operations) Status(ctx context.Context, req *v1.StatusRequest) (*v1.Sta
 		Staleness: staleness(now), ClusterId: s.Cluster, Version: s.Version, UptimeSeconds: s.Uptime.Seconds(), Host: hostMessage(s.Host),
 		RaftState: string(s.Raft.Role), Term: s.Raft.Term, AppliedIndex: s.Raft.Applied, CommitIndex: s.Raft.Commit,
 		Voters: s.Voters, Nonvoters: s.Nonvoters, HostsAlive: uint32(s.HostsAlive), HostsTotal: uint32(s.HostsTotal),
-		Files: uint64(s.Files), Store: storeUsage(s.Store),
+		Files: uint64(s.Files), ClusterVersion: uint32(s.ClusterVersion), Store: storeUsage(s.Store),
 		UnderReplicatedFiles: uint64(s.Replication.UnderContents), UnderReplicatedShards: uint64(s.Replication.UnderReplicated),
 		UnavailableFiles: uint64(s.Replication.LostContents), RepairShards: uint64(s.Replication.ToGo),
 		RepairBytes: uint64(s.Replication.ToGoBytes), AwaitedShards: uint64(s.Replication.Awaited),

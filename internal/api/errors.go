@@ -47,6 +47,8 @@ var codes = map[reason.Reason]connect.Code{
 	reason.NoCluster:        connect.CodeFailedPrecondition,
 	reason.OldCopy:          connect.CodeDataLoss,
 	reason.UnsafeRecovery:   connect.CodeFailedPrecondition,
+	reason.TooOld:           connect.CodeFailedPrecondition,
+	reason.MixedVersions:    connect.CodeFailedPrecondition,
 	reason.Interrupted:      connect.CodeCanceled,
 }
 

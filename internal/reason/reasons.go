@@ -39,6 +39,8 @@ const (
 	NoCluster        Reason = 36
 	OldCopy          Reason = 37
 	UnsafeRecovery   Reason = 38
+	TooOld           Reason = 39
+	MixedVersions    Reason = 40
 	Interrupted      Reason = 130
 )
 
@@ -179,6 +181,14 @@ var explanations = []Explanation{
 		Reason: UnsafeRecovery, Name: "unsafe-recovery",
 		Sentence: "the recovery is not needed, or would lose what a survivor has",
 		Hint:     "look with: virtswarmd recover",
+	}, {
+		Reason: TooOld, Name: "too-old",
+		Sentence: "this virtswarm is too old",
+		Hint:     "install the release that the other hosts run; virtswarm hosts shows it. A cluster that was upgraded does not go back",
+	}, {
+		Reason: MixedVersions, Name: "mixed-versions",
+		Sentence: "not all hosts can do this yet",
+		Hint:     "upgrade the hosts that are behind, or remove those that are gone for good; see: virtswarm hosts",
 	}, {
 		Reason: Interrupted, Name: "interrupted",
 		Sentence: "interrupted",

@@ -7,11 +7,12 @@
 package virtswarmv1
 
 import (
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
+
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -2515,6 +2516,8 @@ type StatusResponse struct {
 	RepairShards  uint64 `protobuf:"varint,21,opt,name=repair_shards,json=repairShards,proto3" json:"repair_shards,omitempty"`
 	RepairBytes   uint64 `protobuf:"varint,22,opt,name=repair_bytes,json=repairBytes,proto3" json:"repair_bytes,omitempty"`
 	AwaitedShards uint64 `protobuf:"varint,23,opt,name=awaited_shards,json=awaitedShards,proto3" json:"awaited_shards,omitempty"`
+	// What the log and the snapshots of the cluster may hold: the highest version that all hosts could when it was raised last.
+	ClusterVersion uint32 `protobuf:"varint,26,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
 	// What this host fetches at this moment.
 	Fetches []*ActiveFetch `protobuf:"bytes,20,rep,name=fetches,proto3" json:"fetches,omitempty"`
 	// How the host that answers is doing, and the others if they were asked, ordered by name.
@@ -2705,6 +2708,13 @@ func (x *StatusResponse) GetRepairBytes() uint64 {
 func (x *StatusResponse) GetAwaitedShards() uint64 {
 	if x != nil {
 		return x.AwaitedShards
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetClusterVersion() uint32 {
+	if x != nil {
+		return x.ClusterVersion
 	}
 	return 0
 }
@@ -4611,7 +4621,7 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x04done\x18\x03 \x01(\x04R\x04done\x12\x14\n" +
 	"\x05total\x18\x04 \x01(\x04R\x05total\x12\x12\n" +
 	"\x04rate\x18\x05 \x01(\x01R\x04rate\x12\x18\n" +
-	"\asources\x18\x06 \x01(\rR\asources\"\xda\a\n" +
+	"\asources\x18\x06 \x01(\rR\asources\"\x83\b\n" +
 	"\x0eStatusResponse\x125\n" +
 	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x12\x1d\n" +
 	"\n" +
@@ -4639,7 +4649,8 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x11unavailable_files\x18\x13 \x01(\x04R\x10unavailableFiles\x12#\n" +
 	"\rrepair_shards\x18\x15 \x01(\x04R\frepairShards\x12!\n" +
 	"\frepair_bytes\x18\x16 \x01(\x04R\vrepairBytes\x12%\n" +
-	"\x0eawaited_shards\x18\x17 \x01(\x04R\rawaitedShards\x123\n" +
+	"\x0eawaited_shards\x18\x17 \x01(\x04R\rawaitedShards\x12'\n" +
+	"\x0fcluster_version\x18\x1a \x01(\rR\x0eclusterVersion\x123\n" +
 	"\afetches\x18\x14 \x03(\v2\x19.virtswarm.v1.ActiveFetchR\afetches\x122\n" +
 	"\areports\x18\x18 \x03(\v2\x18.virtswarm.v1.HostReportR\areports\x121\n" +
 	"\bfindings\x18\x19 \x03(\v2\x15.virtswarm.v1.FindingR\bfindings\"\x0f\n" +

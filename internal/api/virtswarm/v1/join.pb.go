@@ -7,11 +7,12 @@
 package virtswarmv1
 
 import (
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
+
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -30,11 +31,14 @@ type JoinRequest struct {
 	// host:port at which the others will reach it.
 	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
 	// 0 means 100.
-	Weight        uint32            `protobuf:"varint,5,opt,name=weight,proto3" json:"weight,omitempty"`
-	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Limits        *HostLimits       `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Weight uint32            `protobuf:"varint,5,opt,name=weight,proto3" json:"weight,omitempty"`
+	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Limits *HostLimits       `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
+	// The release of the daemon, and the highest cluster version that it can.
+	Version        string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	ClusterVersion uint32 `protobuf:"varint,9,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *JoinRequest) Reset() {
@@ -114,6 +118,20 @@ func (x *JoinRequest) GetLimits() *HostLimits {
 		return x.Limits
 	}
 	return nil
+}
+
+func (x *JoinRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *JoinRequest) GetClusterVersion() uint32 {
+	if x != nil {
+		return x.ClusterVersion
+	}
+	return 0
 }
 
 type JoinResponse struct {
@@ -266,7 +284,7 @@ var File_virtswarm_v1_join_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_join_proto_rawDesc = "" +
 	"\n" +
-	"\x17virtswarm/v1/join.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\xa7\x02\n" +
+	"\x17virtswarm/v1/join.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\xea\x02\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x12\n" +
@@ -274,7 +292,9 @@ const file_virtswarm_v1_join_proto_rawDesc = "" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06weight\x18\x05 \x01(\rR\x06weight\x12=\n" +
 	"\x06labels\x18\x06 \x03(\v2%.virtswarm.v1.JoinRequest.LabelsEntryR\x06labels\x120\n" +
-	"\x06limits\x18\a \x01(\v2\x18.virtswarm.v1.HostLimitsR\x06limits\x1a9\n" +
+	"\x06limits\x18\a \x01(\v2\x18.virtswarm.v1.HostLimitsR\x06limits\x12\x18\n" +
+	"\aversion\x18\b \x01(\tR\aversion\x12'\n" +
+	"\x0fcluster_version\x18\t \x01(\rR\x0eclusterVersion\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdd\x01\n" +

@@ -13,11 +13,12 @@
 package virtswarmv1
 
 import (
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
+
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -65,6 +66,8 @@ const (
 	Reason_REASON_NO_CLUSTER         Reason = 36
 	Reason_REASON_OLD_COPY           Reason = 37
 	Reason_REASON_UNSAFE_RECOVERY    Reason = 38
+	Reason_REASON_TOO_OLD            Reason = 39
+	Reason_REASON_MIXED_VERSIONS     Reason = 40
 	Reason_REASON_INTERRUPTED        Reason = 130
 )
 
@@ -103,6 +106,8 @@ var (
 		36:  "REASON_NO_CLUSTER",
 		37:  "REASON_OLD_COPY",
 		38:  "REASON_UNSAFE_RECOVERY",
+		39:  "REASON_TOO_OLD",
+		40:  "REASON_MIXED_VERSIONS",
 		130: "REASON_INTERRUPTED",
 	}
 	Reason_value = map[string]int32{
@@ -138,6 +143,8 @@ var (
 		"REASON_NO_CLUSTER":         36,
 		"REASON_OLD_COPY":           37,
 		"REASON_UNSAFE_RECOVERY":    38,
+		"REASON_TOO_OLD":            39,
+		"REASON_MIXED_VERSIONS":     40,
 		"REASON_INTERRUPTED":        130,
 	}
 )
@@ -499,9 +506,12 @@ type Host struct {
 	HeldBytes uint64      `protobuf:"varint,11,opt,name=held_bytes,json=heldBytes,proto3" json:"held_bytes,omitempty"`
 	Limits    *HostLimits `protobuf:"bytes,12,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Since when it is in its state.
-	StateSince    int64 `protobuf:"varint,13,opt,name=state_since,json=stateSince,proto3" json:"state_since,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	StateSince int64 `protobuf:"varint,13,opt,name=state_since,json=stateSince,proto3" json:"state_since,omitempty"`
+	// The release of its daemon, and the highest cluster version that this one can.
+	Version        string `protobuf:"bytes,14,opt,name=version,proto3" json:"version,omitempty"`
+	ClusterVersion uint32 `protobuf:"varint,15,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Host) Reset() {
@@ -621,6 +631,20 @@ func (x *Host) GetLimits() *HostLimits {
 func (x *Host) GetStateSince() int64 {
 	if x != nil {
 		return x.StateSince
+	}
+	return 0
+}
+
+func (x *Host) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Host) GetClusterVersion() uint32 {
+	if x != nil {
+		return x.ClusterVersion
 	}
 	return 0
 }
@@ -1477,7 +1501,7 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\tStaleness\x12\x14\n" +
 	"\x05stale\x18\x01 \x01(\bR\x05stale\x124\n" +
 	"\x16seconds_without_leader\x18\x02 \x01(\x01R\x14secondsWithoutLeader\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\x04R\x05index\"\xc8\x03\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\"\x8b\x04\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1494,7 +1518,9 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"held_bytes\x18\v \x01(\x04R\theldBytes\x120\n" +
 	"\x06limits\x18\f \x01(\v2\x18.virtswarm.v1.HostLimitsR\x06limits\x12\x1f\n" +
 	"\vstate_since\x18\r \x01(\x03R\n" +
-	"stateSince\x1a9\n" +
+	"stateSince\x12\x18\n" +
+	"\aversion\x18\x0e \x01(\tR\aversion\x12'\n" +
+	"\x0fcluster_version\x18\x0f \x01(\rR\x0eclusterVersion\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"l\n" +
@@ -1583,7 +1609,7 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\tpublisher\x18\f \x01(\tR\tpublisher\x12!\n" +
 	"\fpublished_at\x18\r \x01(\x03R\vpublishedAt\x12\x14\n" +
 	"\x05index\x18\x0e \x01(\x04R\x05index\x12\x1a\n" +
-	"\bversions\x18\x0f \x01(\rR\bversions*\xbd\x06\n" +
+	"\bversions\x18\x0f \x01(\rR\bversions*\xec\x06\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11REASON_UNEXPECTED\x10\x01\x12\x10\n" +
@@ -1617,7 +1643,9 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\x15REASON_QUORUM_AT_RISK\x10#\x12\x15\n" +
 	"\x11REASON_NO_CLUSTER\x10$\x12\x13\n" +
 	"\x0fREASON_OLD_COPY\x10%\x12\x1a\n" +
-	"\x16REASON_UNSAFE_RECOVERY\x10&\x12\x17\n" +
+	"\x16REASON_UNSAFE_RECOVERY\x10&\x12\x12\n" +
+	"\x0eREASON_TOO_OLD\x10'\x12\x19\n" +
+	"\x15REASON_MIXED_VERSIONS\x10(\x12\x17\n" +
 	"\x12REASON_INTERRUPTED\x10\x82\x01*\x7f\n" +
 	"\tHostState\x12\x1a\n" +
 	"\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
