@@ -22,7 +22,8 @@ type status struct {
 		Stale bool `json:"stale"`
 	} `json:"staleness"`
 	Host struct {
-		Name string `json:"name"`
+		Name  string `json:"name"`
+		State string `json:"state"`
 	} `json:"host"`
 	Leader *struct {
 		Name string `json:"name"`

@@ -31,6 +31,17 @@ func cluster(voters int, states ...placement.HostState) whole {
 	return w
 }
 
+// releases is a well cluster whose hosts run these: a name and the highest cluster version that it can.
+func releases(programs ...string) whole {
+	w := cluster(3, up, up, up)
+	for i, p := range programs {
+		if _, err := fmt.Sscanf(p, "%s %d", &w.hosts[i].Program, &w.hosts[i].Version); err != nil {
+			panic(err)
+		}
+	}
+	return w
+}
+
 // with changes a whole.
 func (w whole) with(change func(*whole)) whole {
 	change(&w)
@@ -85,6 +96,9 @@ func TestFindingsOfTheWhole(t *testing.T) {
 			[]string{"warning copies-missing"}},
 		"content is unavailable": {cluster(3, up, up, up).with(func(w *whole) { w.lost = lack{shards: 1, files: []string{"a"}} }),
 			[]string{"critical content-unavailable"}},
+		"one release":  {releases("v0.2.0 2", "v0.2.0 2", "v0.2.0 2"), nil},
+		"two releases": {releases("v0.2.0 2", "v0.3.0 2", "v0.3.0 2"), []string{"warning mixed-versions"}},
+		"one is older": {releases("dev 2", "dev 3", "dev 3"), []string{"warning mixed-versions"}},
 		"split": {cluster(3, up, up, up).with(func(w *whole) {
 			w.split = []placement.DomainView{{Domain: placement.Domain{Name: "web"}, Host: w.hosts[0].ID, Others: []placement.HostID{w.hosts[1].ID}}}
 		}), []string{"critical split-domain web"}},

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -155,10 +156,7 @@ func versionsRule(w whole) []Finding {
 	}
 	var behind []string
 	for _, h := range w.hosts {
-		program := h.Program
-		if program == "" {
-			program = "an unknown release"
-		}
+		program := fmt.Sprintf("%s (cluster version %d)", cmp.Or(h.Program, "an unknown release"), h.CanVersion())
 		byProgram[program] = append(byProgram[program], h.Name)
 		if h.CanVersion() < newest {
 			behind = append(behind, h.Name)
