@@ -70,6 +70,8 @@ type Host struct {
 	wire      net.Listener
 	node      *raft.Node
 	members   atomic.Pointer[raft.Node] // node, for handshakes that begin before it is open
+	live      link.Live                 // connections to other hosts
+	vouched   vouchers
 	store     *store.Store
 	swarm     *swarm.Swarm
 	fetch     *fetch.Fetcher
@@ -188,11 +190,11 @@ func (h *Host) open() error {
 	h.registry = prometheus.NewRegistry()
 	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	h.self = placement.HostID(h.id.HostID())
-	h.mux = link.NewMux(h.port, link.MuxConfig{Identity: h.id, Allow: h.allow, Logger: h.log.Named("link")})
+	h.mux = link.NewMux(h.port, link.MuxConfig{Identity: h.id, Allow: h.allow, Live: &h.live, Logger: h.log.Named("link")})
 	h.wire = h.mux.Listen(link.ProtoWire)
 	h.ports.Port = h.mux.Listen(link.ProtoHTTP2, link.ProtoHTTP1)
 	h.ports.Join = h.mux.Listen(link.ProtoJoin)
-	dialer := &link.Dialer{Network: h.network, Identity: h.id, Allow: h.allow}
+	dialer := &link.Dialer{Network: h.network, Identity: h.id, Allow: h.allow, Live: &h.live}
 	h.peers = server.NewPeers(apiDialer(dialer))
 
 	var err error
@@ -303,7 +305,7 @@ func (h *Host) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
-	srv := server.New(server.Config{Host: h.control, Setup: settled{h}, Logger: h.log.Named("api"), Metrics: h.registry, Peer: link.PeerOf})
+	srv := server.New(server.Config{Host: h.control, Setup: settled{h}, Logger: h.log.Named("api"), Metrics: h.registry, Peer: link.PeerOf, Member: h.mayCall})
 	port := make(chan error, 1)
 	go func() { port <- h.mux.Serve() }() // ends with close, after Raft: its last words go through here
 	group.Go(func() error { return srv.Run(ctx, h.ports) })
@@ -324,6 +326,8 @@ func (h *Host) Run(ctx context.Context) error {
 	group.Go(func() error { h.introduce(ctx); return nil })
 	group.Go(func() error { h.followSettings(ctx); return nil })
 	group.Go(func() error { h.renew(ctx); return nil })
+	group.Go(func() error { h.closeRemoved(ctx); return nil })
+	group.Go(func() error { h.vouch(ctx); return nil })
 	group.Go(func() error { h.control.Files.ScrubEvery(ctx, h.cfg.ScrubEvery, int64(h.cfg.ScrubRate)); return nil })
 	group.Go(func() error { h.findings.Run(ctx); return nil })
 	group.Go(func() error { defer stop(); return h.membership(ctx) })

@@ -144,14 +144,6 @@ func (h *Host) found() error {
 
 func (h *Host) foundingMark() string { return filepath.Join(h.cfg.Data, "founding") }
 
-// allow says whether another host may speak to this one: the catalogue knows.
-func (h *Host) allow(id string) error {
-	if node := h.members.Load(); node != nil && !node.Known(id) {
-		return pki.ErrNotMember
-	}
-	return nil
-}
-
 // introduce tells the catalogue who this host is, if it says otherwise: after founding the cluster, and after a start
 // with another name, address or settings.
 func (h *Host) introduce(ctx context.Context) {

@@ -157,7 +157,7 @@ func TestEntryFromTheFutureStopsTheHost(t *testing.T) {
 		c.found()
 		c.apply(1, file("before", 1))
 		node := c.node(1)
-		if err := node.raft.Load().Apply([]byte(`{"time_travel":{"to":"1985"}}`), time.Second).Error(); err != nil {
+		if err := node.raft.Load().Apply([]byte(`{"v":99,"time_travel":{"to":"1985"}}`), time.Second).Error(); err != nil {
 			t.Fatal(err)
 		}
 		c.eventually("the host fails", func() bool { return node.Err() != nil })

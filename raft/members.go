@@ -39,29 +39,39 @@ func (n *Node) addresses(id placement.HostID) []string {
 	return addrs
 }
 
-// Known reports whether a host may speak to this one: it is in the catalogue or in the latest Raft configuration. As
-// long as this host is not current (it just started or has lost the leader), it also trusts hosts that it has never
-// heard of, or it might never hear of them; but not those that it knows to have been removed. It is meant as pki's
-// Allow hook.
+// Known reports whether a host may speak to this one: it is in the catalogue or in the latest Raft configuration. A host that knows
+// nobody, because it has joined and heard nothing yet, believes every host of its cluster. It is meant as pki's Allow hook.
 func (n *Node) Known(hostID string) bool {
 	id := placement.HostID(hostID)
-	member, removed := false, false
-	n.machine.view(func(s *placement.State) {
-		_, member = s.Host(id)
-		removed = s.WasRemoved(id)
-	})
-	if member || id == n.cfg.ID {
+	if n.Member(hostID) {
 		return true
 	}
-	for _, server := range n.configuration().Servers {
+	servers := n.configuration().Servers
+	for _, server := range servers {
 		if placement.HostID(server.ID) == id {
 			return true
 		}
 	}
+	known, removed := 0, false
+	n.machine.view(func(s *placement.State) { known, removed = len(s.Hosts()), s.WasRemoved(id) })
 	if removed {
 		n.troubles.note(id, TroubleRemoved, fmt.Sprintf("host %s was removed from the cluster and still tries to take part", id))
 	}
-	return !removed && !n.current.Load()
+	return known == 0 && len(servers) == 0
+}
+
+// Member reports whether a host is this one, or a member as far as the catalogue here says.
+func (n *Node) Member(hostID string) (member bool) {
+	id := placement.HostID(hostID)
+	n.machine.view(func(s *placement.State) { _, member = s.Host(id) })
+	return member || id == n.cfg.ID
+}
+
+// MayBeNew reports whether a host that is not known may have joined while this one could not hear of it: this one is not current (it
+// just started or has lost the leader), and the other was not removed. Others must vouch for it.
+func (n *Node) MayBeNew(hostID string) (may bool) {
+	n.machine.view(func(s *placement.State) { may = !s.WasRemoved(placement.HostID(hostID)) })
+	return may && !n.current.Load()
 }
 
 // refusals remembers which hosts do not take this one for a member.

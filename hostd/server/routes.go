@@ -44,7 +44,7 @@ func (s *Server) portHandler() http.Handler {
 	mux.Handle(virtswarmv1connect.NewControlHandler(controlHandler{s.cfg.Host}, opts...))
 	mux.Handle(virtswarmv1connect.NewClusterHandler(s.cfg.Host, opts...))
 	s.addMetrics(mux)
-	return requirePeer(mux)
+	return s.requireMember(mux)
 }
 
 func (s *Server) joinHandler() http.Handler {
@@ -84,11 +84,11 @@ func (s *Server) addMetrics(mux *http.ServeMux) {
 	}))
 }
 
-// requirePeer refuses callers that are no host of the cluster. The listener should have refused them
+// requireMember refuses callers that are no host of the cluster, or not any more. The listener should have refused the former
 // already; this keeps a mistake there from being a hole here.
-func requirePeer(next http.Handler) http.Handler {
+func (s *Server) requireMember(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, ok := PeerOf(r.Context()); !ok {
+		if id, ok := PeerOf(r.Context()); !ok || s.cfg.Member != nil && !s.cfg.Member(id) {
 			refuse(w, r, http.StatusForbidden, reason.Wrap(reason.NotMember, r.RemoteAddr, nil))
 			return
 		}

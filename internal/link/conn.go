@@ -24,6 +24,7 @@ type secured struct {
 	under    *buffered
 	peer     string // host id, empty if the other side showed no certificate
 	wakes    wakes
+	live     *Live // where it is listed; nil: nowhere
 }
 
 // secure is called when the handshake is done.
@@ -78,6 +79,7 @@ func (c *secured) CloseWrite() error {
 // Close says so to the other side unless a Write is stuck, and closes.
 func (c *secured) Close() error {
 	c.under.gather.Store(false)
+	c.live.remove(c)
 	return c.Conn.Close()
 }
 

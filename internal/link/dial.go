@@ -21,6 +21,7 @@ type Dialer struct {
 	Identity *pki.Identity
 	Allow    pki.Allow     // asked about the host that answers; nil allows every host of the cluster
 	Timeout  time.Duration // for connecting and the handshake together; 0 means DefaultTimeout
+	Live     *Live         // lists the connections; may be nil
 }
 
 // Dial connects to the host expect ("" for any member) at a URL or host:port and agrees on the protocol. Errors name
@@ -28,16 +29,25 @@ type Dialer struct {
 //
 // That the other side refuses this host, its first Read tells: by an error that is ErrRefused.
 func (d *Dialer) Dial(ctx context.Context, addr, proto, expect string) (net.Conn, error) {
-	return dial(ctx, d.Network, addr, proto, d.Timeout, d.Identity.ClientConfig(expect, d.Allow))
+	conn, err := dial(ctx, d.Network, addr, proto, d.Timeout, d.Identity.ClientConfig(expect, d.Allow))
+	if err != nil {
+		return nil, err
+	}
+	d.Live.add(conn)
+	return conn, nil
 }
 
 // DialJoin connects to a cluster that this host is no member of, for ProtoJoin. The token says which cluster it must
 // be; pki.ErrPinMismatch if it is another. A nil network means OS.
 func DialJoin(ctx context.Context, n Network, addr string, token pki.Token) (net.Conn, error) {
-	return dial(ctx, n, addr, ProtoJoin, 0, pki.JoinClientConfig(token))
+	conn, err := dial(ctx, n, addr, ProtoJoin, 0, pki.JoinClientConfig(token))
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
 }
 
-func dial(ctx context.Context, n Network, addr, proto string, timeout time.Duration, config *tls.Config) (net.Conn, error) {
+func dial(ctx context.Context, n Network, addr, proto string, timeout time.Duration, config *tls.Config) (*secured, error) {
 	if n == nil {
 		n = OS
 	}

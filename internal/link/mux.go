@@ -35,6 +35,7 @@ const (
 type MuxConfig struct {
 	Identity *pki.Identity
 	Allow    pki.Allow    // asked in each handshake; nil allows every host of the cluster
+	Live     *Live        // lists the connections; may be nil
 	Logger   hclog.Logger // nil is silent
 
 	// HandshakeTimeout is the time from accepting a connection to having agreed on a protocol.
@@ -209,7 +210,9 @@ func (m *Mux) begin(c net.Conn, config *tls.Config) {
 		m.handshakes.Remove(place) // no harm if it is gone already
 		m.mu.Unlock()
 		if err == nil {
-			err = l.offer(conn)
+			if err = l.offer(conn); err != nil {
+				conn.Close()
+			}
 		}
 		if err != nil {
 			c.Close()
@@ -237,7 +240,9 @@ func (m *Mux) handshake(raw net.Conn, config *tls.Config) (net.Conn, *listener, 
 	if l == nil {
 		return nil, nil, fmt.Errorf("nobody listens for %s", proto)
 	}
-	return secure(c, under), l, nil
+	conn := secure(c, under)
+	m.c.Live.add(conn)
+	return conn, l, nil
 }
 
 // refuse logs that a connection came to nothing: members of other clusters and such as a warning, strangers who do not
