@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// renewEvery is how often the certificate's age is looked at.
-	renewEvery = 24 * time.Hour
+	// renewEvery is how often the certificate's dates are looked at: the clock may be set at any moment.
+	renewEvery = time.Minute
 	// introduceRetry is the pause between attempts to tell the catalogue who this host is.
 	introduceRetry = time.Second
 )

@@ -418,13 +418,14 @@ func (d *director) spoke(id placement.HostID) bool {
 
 // contact is what is known of how a host follows.
 type contact struct {
-	at       time.Time // when it last answered
-	stats    stats     // what it said then
-	healthy  bool      // whether it followed then
-	since    time.Time // when healthy last changed
-	answered bool      // whether it answered the last time that it was asked
-	joined   uint64    // index at which it became a member: durable is about that membership
-	durable  uint64    // the highest log index up to which it is known to have everything on disk
+	at       time.Time     // when it last answered
+	stats    stats         // what it said then
+	healthy  bool          // whether it followed then
+	since    time.Time     // when healthy last changed
+	answered bool          // whether it answered the last time that it was asked
+	joined   uint64        // index at which it became a member: durable is about that membership
+	durable  uint64        // the highest log index up to which it is known to have everything on disk
+	skew     time.Duration // how far its clock is ahead of the one here
 }
 
 // stats is the answer to opStats.
@@ -435,6 +436,7 @@ type stats struct {
 	Commit      uint64        `json:"commit,omitempty"`
 	Life        uint64        `json:"life,omitempty"`    // number of this start of its daemon
 	Lineage     string        `json:"lineage,omitempty"` // see placement.State.Lineage
+	Clock       int64         `json:"clock,omitempty"`   // Unix milliseconds when it answered
 }
 
 // maxTrailing is how many log entries a host may lack and still count as one that follows.
@@ -466,6 +468,7 @@ func (d *director) survey(ctx context.Context) {
 func (d *director) poll(ctx context.Context, id placement.HostID) {
 	own := d.n.stats()
 	s := own
+	asked := time.Now()
 	var err error
 	if id != d.n.cfg.ID {
 		var p []byte
@@ -494,8 +497,29 @@ func (d *director) poll(ctx context.Context, id placement.HostID) {
 		c.joined, c.durable = joined, 0
 	}
 	c.at, c.stats = now, s
+	if id != d.n.cfg.ID && s.Clock != 0 {
+		c.skew = time.UnixMilli(s.Clock).Sub(asked.Add(now.Sub(asked) / 2))
+	}
 	c.durable = max(c.durable, min(s.Commit, s.LastIndex)) // a host says that an entry is committed once its disk has it
 	d.contact[id] = c
+}
+
+// Skews returns, if this host leads, how far the clocks of the hosts that answer are ahead of the one here, as exactly as half of the
+// time that an answer took; else nil.
+func (n *Node) Skews() map[placement.HostID]time.Duration {
+	d := n.director.Load()
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	skews := map[placement.HostID]time.Duration{}
+	for id, c := range d.contact {
+		if c.answered && id != n.cfg.ID {
+			skews[id] = c.skew
+		}
+	}
+	return skews
 }
 
 // joined is the index at which a host became a member, 0 if it is none.

@@ -31,13 +31,14 @@ const (
 	kindSplit        = "split-domain"
 	kindCertificate  = "certificate-expiring"
 	kindVersions     = "mixed-versions"
+	kindClock        = "clock-skew"
 	maxFindingsNamed = 3 // files that a finding about many names
 )
 
 // Kinds lists them all.
 var Kinds = []string{
 	kindHostDown, kindHostLost, kindFewVoters, kindNoLeader, kindMissing, kindUnavailable, kindDiskFull, kindDamaged, kindSplit,
-	kindCertificate, kindVersions, string(raft.TroubleAhead), string(raft.TroubleApart), string(raft.TroubleOldCopy), string(raft.TroubleTwin),
+	kindCertificate, kindVersions, kindClock, string(raft.TroubleAhead), string(raft.TroubleApart), string(raft.TroubleOldCopy), string(raft.TroubleTwin),
 	string(raft.TroubleRemoved), string(raft.TroubleRefused),
 }
 
@@ -94,9 +95,10 @@ type own struct {
 	reserve int64         // of that, to be left to others; 0 if the file system does not tell
 	noRoom  int           // files that must be held and do not fit
 	damaged []damage
-	expires time.Time // of the host's certificate
-	renewal error     // why the certificate was not renewed the last time, if it was tried
-	trouble []trouble // with other hosts
+	expires time.Time                // of the host's certificate
+	renewal error                    // why the certificate was not renewed the last time, if it was tried
+	trouble []trouble                // with other hosts
+	skews   map[string]time.Duration // if it leads: how far the clocks of other hosts, by name, are ahead of its own
 }
 
 // trouble is a raft.Trouble with another host, by its name.
@@ -115,7 +117,7 @@ type damage struct {
 
 var wholeRules = []func(whole) []Finding{leaderRule, hostsRule, votersRule, copiesRule, splitRule, versionsRule}
 
-var ownRules = []func(own) []Finding{diskRule, damageRule, certificateRule, troubleRule}
+var ownRules = []func(own) []Finding{diskRule, damageRule, certificateRule, troubleRule, clockRule}
 
 // judgeWhole gives what is wrong with the cluster.
 func judgeWhole(w whole) (all []Finding) {

@@ -124,16 +124,19 @@ func TestFindingsOfAHost(t *testing.T) {
 		own  own
 		want []string
 	}{
-		"well":                   {well, nil},
-		"eviction is under way":  {with(func(o *own) { o.bytes, o.crowded = 95, time.Second }), nil},
-		"nothing more to evict":  {with(func(o *own) { o.bytes, o.crowded = 95, time.Hour }), []string{"warning disk-nearly-full hv1"}},
-		"others fill the disk":   {with(func(o *own) { o.free = 9 }), []string{"warning disk-nearly-full hv1"}},
-		"free space is not told": {with(func(o *own) { o.free, o.reserve = 0, 0 }), nil},
-		"no room":                {with(func(o *own) { o.noRoom, o.free = 2, 9 }), []string{"critical disk-nearly-full hv1"}},
-		"damage":                 {with(func(o *own) { o.damaged = []damage{{name: "a", chunks: 2, since: noon}} }), []string{"warning damaged-chunks a"}},
-		"damage beyond healing":  {with(func(o *own) { o.damaged = []damage{{name: "a", chunks: 1, lost: true}} }), []string{"critical damaged-chunks a"}},
-		"renewed in good time":   {with(func(o *own) { o.expires = noon.Add(month) }), nil},
-		"renewal fails early":    {with(func(o *own) { o.renewal = errors.New("read-only") }), []string{"warning certificate-expiring hv1"}},
+		"well":                     {well, nil},
+		"eviction is under way":    {with(func(o *own) { o.bytes, o.crowded = 95, time.Second }), nil},
+		"nothing more to evict":    {with(func(o *own) { o.bytes, o.crowded = 95, time.Hour }), []string{"warning disk-nearly-full hv1"}},
+		"others fill the disk":     {with(func(o *own) { o.free = 9 }), []string{"warning disk-nearly-full hv1"}},
+		"free space is not told":   {with(func(o *own) { o.free, o.reserve = 0, 0 }), nil},
+		"no room":                  {with(func(o *own) { o.noRoom, o.free = 2, 9 }), []string{"critical disk-nearly-full hv1"}},
+		"damage":                   {with(func(o *own) { o.damaged = []damage{{name: "a", chunks: 2, since: noon}} }), []string{"warning damaged-chunks a"}},
+		"damage beyond healing":    {with(func(o *own) { o.damaged = []damage{{name: "a", chunks: 1, lost: true}} }), []string{"critical damaged-chunks a"}},
+		"renewed in good time":     {with(func(o *own) { o.expires = noon.Add(month) }), nil},
+		"renewal fails early":      {with(func(o *own) { o.renewal = errors.New("read-only") }), []string{"warning certificate-expiring hv1"}},
+		"clocks that nearly agree": {with(func(o *own) { o.skews = map[string]time.Duration{"hv2": 29 * time.Second, "hv3": -time.Second} }), nil},
+		"clocks that do not": {with(func(o *own) { o.skews = map[string]time.Duration{"hv2": time.Hour, "hv3": -time.Minute} }),
+			[]string{"warning clock-skew hv2", "warning clock-skew hv3"}},
 		"recovered apart": {with(func(o *own) {
 			o.trouble = []trouble{{raft.Trouble{Kind: raft.TroubleApart, Text: "two recoveries"}, "hv2"}}
 		}), []string{"critical recovered-apart hv2"}},

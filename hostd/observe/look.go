@@ -198,9 +198,13 @@ func (k *Findings) lookAtThis() own {
 	if err := k.renewal.Load(); err != nil {
 		o.renewal = *err
 	}
-	troubles := k.Node.Trouble()
+	troubles, skews := k.Node.Trouble(), k.Node.Skews()
 	k.Node.View(func(s *placement.State) {
 		o.damaged = k.Damages.left(s, k.Self, k.Store)
+		o.skews = map[string]time.Duration{}
+		for id, skew := range skews {
+			o.skews[nameOf(s, id)] = skew
+		}
 		for _, t := range troubles {
 			o.trouble = append(o.trouble, trouble{t, nameOf(s, t.Host)})
 		}

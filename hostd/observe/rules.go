@@ -24,6 +24,8 @@ const (
 	// expiresSoon and expiresNow are what is left of a certificate that should have been renewed long before.
 	expiresSoon = 30 * 24 * time.Hour
 	expiresNow  = 7 * 24 * time.Hour
+	// skewAllowed is how far two clocks may be apart: NTP keeps them within milliseconds.
+	skewAllowed = 30 * time.Second
 )
 
 func leaderRule(w whole) []Finding {
@@ -260,6 +262,23 @@ func troubleRule(o own) (all []Finding) {
 			s = Critical // two catalogues are in use
 		}
 		all = append(all, finding(s, string(t.Kind), t.peer, t.Since, t.Text, strings.ReplaceAll(troubleNext[t.Kind], "HOST", t.peer)))
+	}
+	return all
+}
+
+// clockRule is about clocks that differ from the leader's. One host that is alone in the right looks wrong: the text names both.
+func clockRule(o own) (all []Finding) {
+	for _, host := range slices.Sorted(maps.Keys(o.skews)) {
+		skew, way := o.skews[host], "ahead of"
+		if skew < 0 {
+			skew, way = -skew, "behind"
+		}
+		if skew < skewAllowed {
+			continue
+		}
+		all = append(all, finding(Warning, kindClock, host, time.Time{},
+			fmt.Sprintf("the clock of %s is %s %s that of %s, which leads", host, skew.Round(time.Second), way, o.host),
+			"set both by NTP (timedatectl); certificates and times in the catalogue go by clocks"))
 	}
 	return all
 }

@@ -67,6 +67,10 @@ func dial(ctx context.Context, n Network, addr, proto string, timeout time.Durat
 		raw.Close()
 		return nil, fmt.Errorf("call %s: %w", addr, explain(err))
 	}
+	if err := pki.CheckTime(c.ConnectionState(), time.Now()); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("call %s: %w", addr, err)
+	}
 	// A server that knows nothing of ALPN agrees to anything by saying nothing.
 	if got := c.ConnectionState().NegotiatedProtocol; got != proto {
 		raw.Close()

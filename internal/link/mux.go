@@ -230,6 +230,9 @@ func (m *Mux) handshake(raw net.Conn, config *tls.Config) (net.Conn, *listener, 
 	if err := c.HandshakeContext(ctx); err != nil {
 		return nil, nil, err
 	}
+	if err := pki.CheckTime(c.ConnectionState(), time.Now()); err != nil {
+		return nil, nil, err
+	}
 	proto := c.ConnectionState().NegotiatedProtocol
 	if proto == "" {
 		proto = ProtoHTTP1 // what a client without ALPN means

@@ -36,7 +36,7 @@ func NewCA(cluster string) (*CA, error) {
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: "virtswarm cluster " + cluster},
 		URIs:                  []*url.URL{clusterURI(cluster, "")},
-		NotBefore:             now.Add(-clockSkew),
+		NotBefore:             now.Add(-backdated),
 		NotAfter:              now.Add(CALife),
 		KeyUsage:              x509.KeyUsageCertSign,
 		BasicConstraintsValid: true,
@@ -116,7 +116,7 @@ func (ca *CA) SignCSR(csrDER []byte) (certDER []byte, host string, err error) {
 	return certDER, host, err
 }
 
-// issue signs a certificate for the host with this key, good from now on for HostLife.
+// issue signs a certificate for the host with this key, good for HostLife from now on, and for as long as it is backdated.
 func (ca *CA) issue(pub ed25519.PublicKey, host string) ([]byte, error) {
 	now := time.Now()
 	template := &x509.Certificate{
@@ -124,7 +124,7 @@ func (ca *CA) issue(pub ed25519.PublicKey, host string) ([]byte, error) {
 		URIs:    []*url.URL{clusterURI(ca.cluster, host)},
 		// For the likes of curl and Prometheus, which check a name: they can be told to expect this one.
 		DNSNames:              []string{host},
-		NotBefore:             now.Add(-clockSkew),
+		NotBefore:             now.Add(-backdated),
 		NotAfter:              now.Add(HostLife),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},

@@ -90,8 +90,7 @@ func newIdentity(in folder, ca *CA, key ed25519.PrivateKey, certDER []byte) (*Id
 	if !key.Public().(ed25519.PublicKey).Equal(leaf.PublicKey) {
 		return nil, errors.New("the certificate is of another key than the host's")
 	}
-	// At the time of issue, that is: whether it is valid now is a question for the other side.
-	host, err := verifyHost(leaf, ca.cert, ca.cluster, leaf.NotBefore)
+	host, err := verifyHost(leaf, ca.cert, ca.cluster)
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +119,12 @@ func (id *Identity) CA() *CA { return id.ca }
 // Expires returns the end of this host's certificate.
 func (id *Identity) Expires() time.Time { return id.cert.Load().Leaf.NotAfter }
 
-// NeedsRenewal reports whether less than RenewBelow of the certificate's life is left.
-func (id *Identity) NeedsRenewal() bool { return time.Until(id.Expires()) < RenewBelow }
+// NeedsRenewal reports whether less than RenewBelow of the certificate's life is left, or whether it was signed by a clock that was
+// ahead of this one: others may take it for one of the future.
+func (id *Identity) NeedsRenewal() bool {
+	leaf := id.cert.Load().Leaf
+	return time.Until(leaf.NotAfter) < RenewBelow || time.Until(leaf.NotBefore.Add(backdated)) > clockSkew
+}
 
 // Renew issues this host a new certificate for its key, writes it to disk and uses it from now on.
 func (id *Identity) Renew() error {

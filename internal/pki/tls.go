@@ -3,7 +3,6 @@ package pki
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -62,7 +61,7 @@ func JoinClientConfig(token Token) *tls.Config {
 			if err != nil {
 				return err
 			}
-			_, err = verifyHost(cs.PeerCertificates[0], cert, cluster, time.Now())
+			_, err = verifyHost(cs.PeerCertificates[0], cert, cluster)
 			return err
 		}
 		return ErrPinMismatch
@@ -85,7 +84,7 @@ func (id *Identity) verifyPeer(cs tls.ConnectionState, allow Allow) (string, err
 	if len(cs.PeerCertificates) == 0 {
 		return "", fmt.Errorf("%w: none was shown", ErrBadCertificate)
 	}
-	host, err := verifyHost(cs.PeerCertificates[0], id.ca.cert, id.ca.cluster, time.Now())
+	host, err := verifyHost(cs.PeerCertificates[0], id.ca.cert, id.ca.cluster)
 	if err != nil || allow == nil {
 		return host, err
 	}
@@ -95,9 +94,24 @@ func (id *Identity) verifyPeer(cs tls.ConnectionState, allow Allow) (string, err
 	return host, nil
 }
 
-// verifyHost checks that leaf is the certificate of a host of this cluster, signed by ca and valid at the time, and
-// returns the id of the host.
-func verifyHost(leaf, ca *x509.Certificate, cluster string, at time.Time) (string, error) {
+// CheckTime is ErrExpired unless a connection's certificate of the other side is good at a time. It is asked once the handshake is
+// done, and apart from it, so that the other side is not told that its certificate is refused: that would mean that it is no member
+// (any more), and here one of two clocks may be wrong. A connection that shows no certificate passes.
+func CheckTime(cs tls.ConnectionState, at time.Time) error {
+	if len(cs.PeerCertificates) == 0 {
+		return nil
+	}
+	leaf := cs.PeerCertificates[0]
+	if !at.Before(leaf.NotBefore) && !at.After(leaf.NotAfter) {
+		return nil
+	}
+	return fmt.Errorf("%w: host %s, good from %s to %s, and here it is %s", ErrExpired, HostIDOf(leaf),
+		leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+}
+
+// verifyHost checks that leaf is the certificate of a host of this cluster, signed by ca, and returns the id of the host. Whether it
+// is good now, CheckTime says. That of the authority has no end that counts: whoever replaces it replaces its key.
+func verifyHost(leaf, ca *x509.Certificate, cluster string) (string, error) {
 	named, claimed, err := namesOf(leaf)
 	if err != nil {
 		return "", err
@@ -105,33 +119,15 @@ func verifyHost(leaf, ca *x509.Certificate, cluster string, at time.Time) (strin
 	if named != cluster {
 		return "", fmt.Errorf("%w: %s, not %s", ErrOtherCluster, named, cluster)
 	}
-	roots := x509.NewCertPool()
-	roots.AddCert(ca)
-	_, err = leaf.Verify(x509.VerifyOptions{
-		Roots:       roots,
-		CurrentTime: at,
-		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	})
-	if err != nil {
-		return "", explain(err, leaf)
+	if err := leaf.CheckSignatureFrom(ca); err != nil {
+		return "", fmt.Errorf("%w: its authority is another one: %v", ErrOtherCluster, err)
+	}
+	if len(leaf.UnhandledCriticalExtensions) > 0 {
+		return "", fmt.Errorf("%w: it has a critical extension that is not known", ErrBadCertificate)
 	}
 	host := HostIDOf(leaf)
 	if claimed != host || leaf.Subject.CommonName != host || leaf.IsCA {
 		return "", fmt.Errorf("%w: it names host %.40q, its key is that of %s", ErrBadCertificate, claimed, host)
 	}
 	return host, nil
-}
-
-// explain says in plain words what x509 has against a certificate.
-func explain(err error, leaf *x509.Certificate) error {
-	var unknown x509.UnknownAuthorityError
-	if errors.As(err, &unknown) {
-		return fmt.Errorf("%w: its authority is another one", ErrOtherCluster)
-	}
-	var invalid x509.CertificateInvalidError
-	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		return fmt.Errorf("%w: host %s, good from %s to %s", ErrExpired, HostIDOf(leaf),
-			leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339))
-	}
-	return fmt.Errorf("%w: %v", ErrBadCertificate, err)
 }
