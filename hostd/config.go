@@ -104,8 +104,8 @@ type Config struct {
 	// Log says how much is logged, and in which form.
 	Log LogConfig `yaml:"log"`
 
-	// Join and Token admit a new host to the cluster that answers at Join. They are flags alone: a token is used
-	// once and has no place in a file.
+	// Join and Token admit a new host to the cluster that answers at Join. Join alone tells a member where to look for another one,
+	// after their addresses have changed. They are flags alone: a token is used once and has no place in a file.
 	Join  string `yaml:"-"`
 	Token string `yaml:"-"`
 }
@@ -259,8 +259,6 @@ func (c *Config) Validate() error {
 		return bad("guests.vsock", "%q is none of auto, on, off", c.Guests.VSock)
 	case c.Join == "" && c.Token != "":
 		return bad("`token`", "goes with `join` ADDR, the address of a member")
-	case c.Join != "" && c.Token == "":
-		return bad("`join`", "needs `token`: 'virtswarm token' at a member prints one")
 	}
 	for _, a := range []struct{ key, addr string }{{"listen", c.Listen}, {"advertise", c.Advertise}, {"metrics", c.Metrics}, {"`join`", c.Join}} {
 		if _, _, err := net.SplitHostPort(a.addr); a.addr != "" && err != nil {
@@ -362,28 +360,27 @@ func unreachableAt(addr string) string {
 }
 
 // advertise finds the address to tell other hosts, given the one that is bound.
-func (c *Config) advertise(bound net.Addr) (string, error) {
+// picked says that the daemon had to choose.
+func (c *Config) advertise(bound net.Addr) (addr string, picked bool, err error) {
 	if c.Advertise != "" {
-		return c.Advertise, nil
+		return c.Advertise, false, nil
 	}
 	host, port, err := net.SplitHostPort(bound.String())
 	if err != nil {
-		return "", fmt.Errorf("%w: listen: %w", ErrConfig, err)
+		return "", false, fmt.Errorf("%w: listen: %w", ErrConfig, err)
 	}
 	if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
-		return net.JoinHostPort(host, port), nil
+		return net.JoinHostPort(host, port), false, nil
 	}
-	addrs, err := net.InterfaceAddrs()
+	ip, err := likeliestAddress()
 	if err != nil {
-		return "", fmt.Errorf("list this machine's addresses: %w", err)
+		return "", false, fmt.Errorf("list this machine's addresses: %w", err)
 	}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
-			return net.JoinHostPort(n.IP.String(), port), nil
-		}
+	if ip != nil {
+		return net.JoinHostPort(ip.String(), port), true, nil
 	}
 	// Early in a boot: a reason that systemd answers with another start.
-	return "", reason.Wrap(reason.Unreachable, c.Name, errors.New("this machine has no address that other hosts could reach")).
+	return "", false, reason.Wrap(reason.Unreachable, c.Name, errors.New("this machine has no address that other hosts could reach")).
 		WithHint("wait until its network is up, or set advertise: HOST:PORT in the configuration")
 }
 

@@ -124,11 +124,11 @@ func TestGoodConfiguration(t *testing.T) {
 func TestAdvertise(t *testing.T) {
 	bound := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 5), Port: 7117}
 	c := Config{}
-	if a, err := c.advertise(bound); err != nil || a != "127.0.0.5:7117" {
+	if a, _, err := c.advertise(bound); err != nil || a != "127.0.0.5:7117" {
 		t.Errorf("bound to one address: %q, %v", a, err)
 	}
 	c.Advertise = "hv1.example:7000"
-	if a, err := c.advertise(bound); err != nil || a != "hv1.example:7000" {
+	if a, _, err := c.advertise(bound); err != nil || a != "hv1.example:7000" {
 		t.Errorf("configured: %q, %v", a, err)
 	}
 }

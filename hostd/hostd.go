@@ -61,6 +61,7 @@ type Host struct {
 	id        *pki.Identity
 	self      placement.HostID
 	advertise string
+	picked    bool // advertise was picked by this daemon, and not by an operator
 	founding  bool // this host makes the cluster, and has not yet entered that in the catalogue
 
 	registry  *prometheus.Registry
@@ -265,7 +266,7 @@ func (h *Host) openControl() error {
 	h.control = &server.Operations{
 		Files: files, HostOps: control.NewHosts(rooms, h.departure), GuestOps: &control.Guests{Rooms: rooms, GuestRooms: guests},
 		StrayOps: &control.Strays{Rooms: rooms}, Reports: &control.Reports{Rooms: rooms}, ScrubRate: int64(h.cfg.ScrubRate),
-		Forwarded: h.node.HandleForward,
+		Forwarded: h.node.HandleForward, Located: h.located,
 	}
 	return nil
 }
@@ -328,6 +329,7 @@ func (h *Host) Run(ctx context.Context) error {
 	group.Go(func() error { h.renew(ctx); return nil })
 	group.Go(func() error { h.closeRemoved(ctx); return nil })
 	group.Go(func() error { h.vouch(ctx); return nil })
+	group.Go(func() error { h.locate(ctx); return nil })
 	group.Go(func() error { h.control.Files.ScrubEvery(ctx, h.cfg.ScrubEvery, int64(h.cfg.ScrubRate)); return nil })
 	group.Go(func() error { h.findings.Run(ctx); return nil })
 	group.Go(func() error { defer stop(); return h.membership(ctx) })

@@ -36,6 +36,8 @@ func (h *Host) identify(ctx context.Context) error {
 		err = h.resume(ctx, id)
 	case !errors.Is(err, pki.ErrNoIdentity):
 		return err
+	case h.cfg.Join != "" && h.cfg.Token == "":
+		return fmt.Errorf("%w: `join`: needs `token`, as this host is of no cluster: 'virtswarm token' at a member prints one", ErrConfig)
 	case h.cfg.Join != "":
 		err = h.join(ctx, h.cfg.Join, h.cfg.Token)
 	default:
@@ -61,7 +63,7 @@ func (h *Host) resume(ctx context.Context, id *pki.Identity) error {
 	if err != nil {
 		return err
 	}
-	if h.cfg.Join != "" {
+	if h.cfg.Token != "" {
 		token, err := pki.ParseToken(h.cfg.Token)
 		if err != nil && !errors.Is(err, pki.ErrTokenExpired) { // an old token may stay in a unit file for years
 			return err
@@ -188,6 +190,9 @@ func (h *Host) introduceOnce(ctx context.Context) error {
 	}
 	var known placement.Host
 	h.node.View(func(s *placement.State) { known, _ = s.Host(h.self) })
+	if h.picked && known.Addr != "" && known.Addr != h.advertise && isOwn(known.Addr) { // a pick is no reason to change what works
+		me.Addr = known.Addr
+	}
 	update, err := h.editedSettings()
 	if err != nil {
 		return err

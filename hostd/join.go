@@ -72,6 +72,9 @@ func (h *Host) join(ctx context.Context, addr, text string) error {
 	if addr == h.advertise {
 		return reason.Wrap(reason.Usage, addr, errors.New("this is the address of this host itself")).WithHint("name the address of a member of the cluster")
 	}
+	if h.picked {
+		h.advertise = h.addressTowards(ctx, addr)
+	}
 	dir := h.pkiDir()
 	if _, err := pki.Load(h.fs, dir); !errors.Is(err, pki.ErrNoIdentity) || exists(h.fs, h.raftDir()) {
 		dir = h.newPKIDir()

@@ -19,7 +19,7 @@ func (h *Host) listen(ctx context.Context, local func() (net.Listener, error)) (
 	if h.port, err = h.network.Listen(ctx, "tcp://"+h.cfg.Listen); err != nil {
 		return listenError("listen", h.cfg.Listen, err)
 	}
-	if h.advertise, err = h.cfg.advertise(h.port.Addr()); err != nil {
+	if h.advertise, h.picked, err = h.cfg.advertise(h.port.Addr()); err != nil {
 		return err
 	}
 	if h.ports.Unix, err = local(); err != nil {

@@ -2,6 +2,8 @@ package raft
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,7 +38,60 @@ func (n *Node) addresses(id placement.HostID) []string {
 			addrs = append(addrs, addr)
 		}
 	}
+	if hint := n.hints.of(id); hint != "" && !slices.Contains(addrs, hint) {
+		addrs = append(addrs, hint)
+	}
 	return addrs
+}
+
+// hints are addresses at which hosts said they are, beside what the catalogue and the Raft configuration say: without a leader
+// neither can be changed, and a leader needs hosts that reach one another. The zero value has none.
+type hints struct {
+	mu    sync.Mutex
+	addrs map[placement.HostID]string
+}
+
+func (h *hints) of(id placement.HostID) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.addrs[id]
+}
+
+// Hint notes that a member may be reached at an address too. Who answers there must prove that it is that host.
+func (n *Node) Hint(id placement.HostID, addr string) {
+	if !n.Known(string(id)) || id == n.cfg.ID {
+		return
+	}
+	n.hints.mu.Lock()
+	defer n.hints.mu.Unlock()
+	if n.hints.addrs == nil {
+		n.hints.addrs = map[placement.HostID]string{}
+	}
+	n.hints.addrs[id] = addr // as many as there are members
+}
+
+// Hints returns what Hint noted.
+func (n *Node) Hints() map[placement.HostID]string {
+	n.hints.mu.Lock()
+	defer n.hints.mu.Unlock()
+	return maps.Clone(n.hints.addrs)
+}
+
+// Addresses returns where a member may be reached, the likeliest first.
+func (n *Node) Addresses(id placement.HostID) []string { return n.addresses(id) }
+
+// Members returns the other members, as far as this host knows: those of the catalogue and of the Raft configuration.
+func (n *Node) Members() (ids []placement.HostID) {
+	n.machine.view(func(s *placement.State) {
+		for _, h := range s.Hosts() {
+			ids = append(ids, h.ID)
+		}
+	})
+	for _, server := range n.configuration().Servers {
+		ids = append(ids, placement.HostID(server.ID))
+	}
+	slices.Sort(ids)
+	return slices.DeleteFunc(slices.Compact(ids), func(id placement.HostID) bool { return id == n.cfg.ID })
 }
 
 // Known reports whether a host may speak to this one: it is in the catalogue or in the latest Raft configuration. A host that knows

@@ -28,6 +28,7 @@ type Node struct {
 	reads   *readGroup
 	metrics []prometheus.Collector
 
+	hints      hints
 	current    atomic.Bool // the catalogue here has caught up with the present leader's
 	leaderSeen chan struct{}
 	refusals   refusals

@@ -61,6 +61,7 @@ type ClusterHost interface {
 	Forward(ctx context.Context, req *v1.ForwardRequest) (*v1.ForwardResponse, error)
 	Progress(ctx context.Context, req *v1.ProgressRequest) (*v1.ProgressResponse, error)
 	Report(ctx context.Context, req *v1.ReportRequest) (*v1.HostReport, error)
+	Locate(ctx context.Context, req *v1.LocateRequest) (*v1.LocateResponse, error)
 	StraysHere(ctx context.Context, req *v1.StraysHereRequest) (*v1.StraysHereResponse, error)
 }
 

@@ -68,3 +68,20 @@ func joinError(addr string, err error) error {
 	}
 	return e
 }
+
+// Locate tells the host at the other end of dial where this one is, and returns where others are: Operations.Locate.
+func Locate(ctx context.Context, dial func(context.Context) (net.Conn, error), addr string) (map[placement.HostID]string, error) {
+	client := api.NewClient(dial)
+	defer client.Close()
+	r, err := client.Cluster.Locate(ctx, &v1.LocateRequest{Address: addr})
+	if err != nil {
+		return nil, err
+	}
+	at := map[placement.HostID]string{}
+	for _, l := range r.GetLocations() {
+		if _, _, err := net.SplitHostPort(l.GetAddress()); err == nil && len(l.GetAddress()) <= maxAddress && len(at) < placement.MaxHosts {
+			at[placement.HostID(l.GetHostId())] = l.GetAddress()
+		}
+	}
+	return at, nil
+}

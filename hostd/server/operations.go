@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/control"
@@ -23,6 +25,8 @@ type Operations struct {
 	// ScrubRate bounds a scrub for which no rate is asked, in bytes a second.
 	ScrubRate int64
 	// Forwarded carries out what another host forwards to the leader.
+	// Located notes that a member is at an address, and tells where others are; a member is named by its id.
+	Located   func(member placement.HostID, addr string) map[placement.HostID]string
 	Forwarded func(ctx context.Context, op string, payload []byte) ([]byte, error)
 }
 
@@ -36,6 +40,25 @@ func (o *Operations) Forward(ctx context.Context, req *v1.ForwardRequest) (*v1.F
 	}
 	return &v1.ForwardResponse{Result: result}, nil
 }
+
+// Locate implements ClusterHost.
+func (o *Operations) Locate(ctx context.Context, req *v1.LocateRequest) (*v1.LocateResponse, error) {
+	peer, ok := PeerOf(ctx)
+	if !ok {
+		return nil, reason.Wrap(reason.NotMember, "", nil)
+	}
+	if _, _, err := net.SplitHostPort(req.GetAddress()); err != nil || len(req.GetAddress()) > maxAddress {
+		return nil, reason.Wrap(reason.Usage, fmt.Sprintf("%.200q", req.GetAddress()), errors.New("it is not HOST:PORT"))
+	}
+	r := &v1.LocateResponse{}
+	for id, addr := range o.Located(placement.HostID(peer), req.GetAddress()) {
+		r.Locations = append(r.Locations, &v1.Location{HostId: string(id), Address: addr})
+	}
+	return r, nil
+}
+
+// maxAddress bounds an address, in bytes: a DNS name and a port.
+const maxAddress = 300
 
 // parseID reads a version's digest; none gives the zero digest, which means the newest version.
 func parseID(id string) (content.Digest, error) {

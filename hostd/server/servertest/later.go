@@ -23,3 +23,8 @@ func (h *Host) Init(context.Context) (server.Member, error) {
 func (h *Host) JoinCluster(ctx context.Context, _, _ string) (server.Member, error) {
 	return h.Init(ctx)
 }
+
+// Locate implements server.ClusterHost: nobody is anywhere else.
+func (h *Host) Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error) {
+	return &v1.LocateResponse{}, nil
+}

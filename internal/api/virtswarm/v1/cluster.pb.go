@@ -21,6 +21,148 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// LocateRequest says where the host that calls is reached now.
+type LocateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocateRequest) Reset() {
+	*x = LocateRequest{}
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocateRequest) ProtoMessage() {}
+
+func (x *LocateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocateRequest.ProtoReflect.Descriptor instead.
+func (*LocateRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *LocateRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type LocateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where hosts were when they last called, and the host that answers.
+	Locations     []*Location `protobuf:"bytes,1,rep,name=locations,proto3" json:"locations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocateResponse) Reset() {
+	*x = LocateResponse{}
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocateResponse) ProtoMessage() {}
+
+func (x *LocateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocateResponse.ProtoReflect.Descriptor instead.
+func (*LocateResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *LocateResponse) GetLocations() []*Location {
+	if x != nil {
+		return x.Locations
+	}
+	return nil
+}
+
+type Location struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HostId        string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Location) Reset() {
+	*x = Location{}
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Location) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Location) ProtoMessage() {}
+
+func (x *Location) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Location.ProtoReflect.Descriptor instead.
+func (*Location) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Location) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *Location) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 type ForwardRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Op            string                 `protobuf:"bytes,1,opt,name=op,proto3" json:"op,omitempty"`
@@ -31,7 +173,7 @@ type ForwardRequest struct {
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[0]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +185,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[0]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +198,7 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{0}
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ForwardRequest) GetOp() string {
@@ -82,7 +224,7 @@ type ForwardResponse struct {
 
 func (x *ForwardResponse) Reset() {
 	*x = ForwardResponse{}
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[1]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -94,7 +236,7 @@ func (x *ForwardResponse) String() string {
 func (*ForwardResponse) ProtoMessage() {}
 
 func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[1]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -107,7 +249,7 @@ func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{1}
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ForwardResponse) GetResult() []byte {
@@ -127,7 +269,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[2]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -139,7 +281,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[2]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -152,7 +294,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{2}
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ReportRequest) GetPeers() bool {
@@ -172,7 +314,7 @@ type ProgressRequest struct {
 
 func (x *ProgressRequest) Reset() {
 	*x = ProgressRequest{}
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[3]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -184,7 +326,7 @@ func (x *ProgressRequest) String() string {
 func (*ProgressRequest) ProtoMessage() {}
 
 func (x *ProgressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[3]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -197,7 +339,7 @@ func (x *ProgressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgressRequest.ProtoReflect.Descriptor instead.
 func (*ProgressRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ProgressRequest) GetId() string {
@@ -223,7 +365,7 @@ type ProgressResponse struct {
 
 func (x *ProgressResponse) Reset() {
 	*x = ProgressResponse{}
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[4]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -235,7 +377,7 @@ func (x *ProgressResponse) String() string {
 func (*ProgressResponse) ProtoMessage() {}
 
 func (x *ProgressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[4]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -248,7 +390,7 @@ func (x *ProgressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgressResponse.ProtoReflect.Descriptor instead.
 func (*ProgressResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ProgressResponse) GetKnown() bool {
@@ -305,7 +447,7 @@ type StraysHereRequest struct {
 
 func (x *StraysHereRequest) Reset() {
 	*x = StraysHereRequest{}
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +459,7 @@ func (x *StraysHereRequest) String() string {
 func (*StraysHereRequest) ProtoMessage() {}
 
 func (x *StraysHereRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +472,7 @@ func (x *StraysHereRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StraysHereRequest.ProtoReflect.Descriptor instead.
 func (*StraysHereRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StraysHereRequest) GetHold() bool {
@@ -359,7 +501,7 @@ type StraysHereResponse struct {
 
 func (x *StraysHereResponse) Reset() {
 	*x = StraysHereResponse{}
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +513,7 @@ func (x *StraysHereResponse) String() string {
 func (*StraysHereResponse) ProtoMessage() {}
 
 func (x *StraysHereResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +526,7 @@ func (x *StraysHereResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StraysHereResponse.ProtoReflect.Descriptor instead.
 func (*StraysHereResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StraysHereResponse) GetStrays() []*StrayHere {
@@ -417,7 +559,7 @@ type StrayHere struct {
 
 func (x *StrayHere) Reset() {
 	*x = StrayHere{}
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +571,7 @@ func (x *StrayHere) String() string {
 func (*StrayHere) ProtoMessage() {}
 
 func (x *StrayHere) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +584,7 @@ func (x *StrayHere) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StrayHere.ProtoReflect.Descriptor instead.
 func (*StrayHere) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StrayHere) GetStray() *Stray {
@@ -496,7 +638,7 @@ type StrayName struct {
 
 func (x *StrayName) Reset() {
 	*x = StrayName{}
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +650,7 @@ func (x *StrayName) String() string {
 func (*StrayName) ProtoMessage() {}
 
 func (x *StrayName) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_cluster_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +663,7 @@ func (x *StrayName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StrayName.ProtoReflect.Descriptor instead.
 func (*StrayName) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StrayName) GetName() string {
@@ -570,7 +712,14 @@ var File_virtswarm_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x1avirtswarm/v1/cluster.proto\x12\fvirtswarm.v1\x1a\x1avirtswarm/v1/control.proto\x1a\x18virtswarm/v1/types.proto\":\n" +
+	"\x1avirtswarm/v1/cluster.proto\x12\fvirtswarm.v1\x1a\x1avirtswarm/v1/control.proto\x1a\x18virtswarm/v1/types.proto\")\n" +
+	"\rLocateRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"F\n" +
+	"\x0eLocateResponse\x124\n" +
+	"\tlocations\x18\x01 \x03(\v2\x16.virtswarm.v1.LocationR\tlocations\"=\n" +
+	"\bLocation\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\":\n" +
 	"\x0eForwardRequest\x12\x0e\n" +
 	"\x02op\x18\x01 \x01(\tR\x02op\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\")\n" +
@@ -608,11 +757,12 @@ const file_virtswarm_v1_cluster_proto_rawDesc = "" +
 	"\x06guests\x18\x03 \x01(\tR\x06guests\x12\x1c\n" +
 	"\tpublisher\x18\x04 \x01(\tR\tpublisher\x12\x0e\n" +
 	"\x02at\x18\x05 \x01(\x03R\x02at\x12\x14\n" +
-	"\x05index\x18\x06 \x01(\x04R\x05index2\xae\x02\n" +
+	"\x05index\x18\x06 \x01(\x04R\x05index2\xf3\x02\n" +
 	"\aCluster\x12F\n" +
 	"\aForward\x12\x1c.virtswarm.v1.ForwardRequest\x1a\x1d.virtswarm.v1.ForwardResponse\x12I\n" +
 	"\bProgress\x12\x1d.virtswarm.v1.ProgressRequest\x1a\x1e.virtswarm.v1.ProgressResponse\x12?\n" +
-	"\x06Report\x12\x1b.virtswarm.v1.ReportRequest\x1a\x18.virtswarm.v1.HostReport\x12O\n" +
+	"\x06Report\x12\x1b.virtswarm.v1.ReportRequest\x1a\x18.virtswarm.v1.HostReport\x12C\n" +
+	"\x06Locate\x12\x1b.virtswarm.v1.LocateRequest\x1a\x1c.virtswarm.v1.LocateResponse\x12O\n" +
 	"\n" +
 	"StraysHere\x12\x1f.virtswarm.v1.StraysHereRequest\x1a .virtswarm.v1.StraysHereResponseBFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
 
@@ -628,37 +778,43 @@ func file_virtswarm_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_virtswarm_v1_cluster_proto_rawDescData
 }
 
-var file_virtswarm_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_virtswarm_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_virtswarm_v1_cluster_proto_goTypes = []any{
-	(*ForwardRequest)(nil),     // 0: virtswarm.v1.ForwardRequest
-	(*ForwardResponse)(nil),    // 1: virtswarm.v1.ForwardResponse
-	(*ReportRequest)(nil),      // 2: virtswarm.v1.ReportRequest
-	(*ProgressRequest)(nil),    // 3: virtswarm.v1.ProgressRequest
-	(*ProgressResponse)(nil),   // 4: virtswarm.v1.ProgressResponse
-	(*StraysHereRequest)(nil),  // 5: virtswarm.v1.StraysHereRequest
-	(*StraysHereResponse)(nil), // 6: virtswarm.v1.StraysHereResponse
-	(*StrayHere)(nil),          // 7: virtswarm.v1.StrayHere
-	(*StrayName)(nil),          // 8: virtswarm.v1.StrayName
-	(*Stray)(nil),              // 9: virtswarm.v1.Stray
-	(*HostReport)(nil),         // 10: virtswarm.v1.HostReport
+	(*LocateRequest)(nil),      // 0: virtswarm.v1.LocateRequest
+	(*LocateResponse)(nil),     // 1: virtswarm.v1.LocateResponse
+	(*Location)(nil),           // 2: virtswarm.v1.Location
+	(*ForwardRequest)(nil),     // 3: virtswarm.v1.ForwardRequest
+	(*ForwardResponse)(nil),    // 4: virtswarm.v1.ForwardResponse
+	(*ReportRequest)(nil),      // 5: virtswarm.v1.ReportRequest
+	(*ProgressRequest)(nil),    // 6: virtswarm.v1.ProgressRequest
+	(*ProgressResponse)(nil),   // 7: virtswarm.v1.ProgressResponse
+	(*StraysHereRequest)(nil),  // 8: virtswarm.v1.StraysHereRequest
+	(*StraysHereResponse)(nil), // 9: virtswarm.v1.StraysHereResponse
+	(*StrayHere)(nil),          // 10: virtswarm.v1.StrayHere
+	(*StrayName)(nil),          // 11: virtswarm.v1.StrayName
+	(*Stray)(nil),              // 12: virtswarm.v1.Stray
+	(*HostReport)(nil),         // 13: virtswarm.v1.HostReport
 }
 var file_virtswarm_v1_cluster_proto_depIdxs = []int32{
-	7,  // 0: virtswarm.v1.StraysHereResponse.strays:type_name -> virtswarm.v1.StrayHere
-	9,  // 1: virtswarm.v1.StrayHere.stray:type_name -> virtswarm.v1.Stray
-	8,  // 2: virtswarm.v1.StrayHere.names:type_name -> virtswarm.v1.StrayName
-	0,  // 3: virtswarm.v1.Cluster.Forward:input_type -> virtswarm.v1.ForwardRequest
-	3,  // 4: virtswarm.v1.Cluster.Progress:input_type -> virtswarm.v1.ProgressRequest
-	2,  // 5: virtswarm.v1.Cluster.Report:input_type -> virtswarm.v1.ReportRequest
-	5,  // 6: virtswarm.v1.Cluster.StraysHere:input_type -> virtswarm.v1.StraysHereRequest
-	1,  // 7: virtswarm.v1.Cluster.Forward:output_type -> virtswarm.v1.ForwardResponse
-	4,  // 8: virtswarm.v1.Cluster.Progress:output_type -> virtswarm.v1.ProgressResponse
-	10, // 9: virtswarm.v1.Cluster.Report:output_type -> virtswarm.v1.HostReport
-	6,  // 10: virtswarm.v1.Cluster.StraysHere:output_type -> virtswarm.v1.StraysHereResponse
-	7,  // [7:11] is the sub-list for method output_type
-	3,  // [3:7] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	2,  // 0: virtswarm.v1.LocateResponse.locations:type_name -> virtswarm.v1.Location
+	10, // 1: virtswarm.v1.StraysHereResponse.strays:type_name -> virtswarm.v1.StrayHere
+	12, // 2: virtswarm.v1.StrayHere.stray:type_name -> virtswarm.v1.Stray
+	11, // 3: virtswarm.v1.StrayHere.names:type_name -> virtswarm.v1.StrayName
+	3,  // 4: virtswarm.v1.Cluster.Forward:input_type -> virtswarm.v1.ForwardRequest
+	6,  // 5: virtswarm.v1.Cluster.Progress:input_type -> virtswarm.v1.ProgressRequest
+	5,  // 6: virtswarm.v1.Cluster.Report:input_type -> virtswarm.v1.ReportRequest
+	0,  // 7: virtswarm.v1.Cluster.Locate:input_type -> virtswarm.v1.LocateRequest
+	8,  // 8: virtswarm.v1.Cluster.StraysHere:input_type -> virtswarm.v1.StraysHereRequest
+	4,  // 9: virtswarm.v1.Cluster.Forward:output_type -> virtswarm.v1.ForwardResponse
+	7,  // 10: virtswarm.v1.Cluster.Progress:output_type -> virtswarm.v1.ProgressResponse
+	13, // 11: virtswarm.v1.Cluster.Report:output_type -> virtswarm.v1.HostReport
+	1,  // 12: virtswarm.v1.Cluster.Locate:output_type -> virtswarm.v1.LocateResponse
+	9,  // 13: virtswarm.v1.Cluster.StraysHere:output_type -> virtswarm.v1.StraysHereResponse
+	9,  // [9:14] is the sub-list for method output_type
+	4,  // [4:9] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_cluster_proto_init() }
@@ -674,7 +830,7 @@ func file_virtswarm_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_cluster_proto_rawDesc), len(file_virtswarm_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

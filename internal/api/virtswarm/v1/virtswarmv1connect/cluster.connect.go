@@ -39,6 +39,8 @@ const (
 	ClusterProgressProcedure = "/virtswarm.v1.Cluster/Progress"
 	// ClusterReportProcedure is the fully-qualified name of the Cluster's Report RPC.
 	ClusterReportProcedure = "/virtswarm.v1.Cluster/Report"
+	// ClusterLocateProcedure is the fully-qualified name of the Cluster's Locate RPC.
+	ClusterLocateProcedure = "/virtswarm.v1.Cluster/Locate"
 	// ClusterStraysHereProcedure is the fully-qualified name of the Cluster's StraysHere RPC.
 	ClusterStraysHereProcedure = "/virtswarm.v1.Cluster/StraysHere"
 )
@@ -53,6 +55,8 @@ type ClusterClient interface {
 	Progress(context.Context, *v1.ProgressRequest) (*v1.ProgressResponse, error)
 	// Report tells how the host is doing.
 	Report(context.Context, *v1.ReportRequest) (*v1.HostReport, error)
+	// Locate tells where a host is whose address has changed, and is answered where others are.
+	Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error)
 	// StraysHere tells the contents in the host's store that no entry of the catalogue names, a page at a time.
 	StraysHere(context.Context, *v1.StraysHereRequest) (*v1.StraysHereResponse, error)
 }
@@ -86,6 +90,12 @@ func NewClusterClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(clusterMethods.ByName("Report")),
 			connect.WithClientOptions(opts...),
 		),
+		locate: connect.NewClient[v1.LocateRequest, v1.LocateResponse](
+			httpClient,
+			baseURL+ClusterLocateProcedure,
+			connect.WithSchema(clusterMethods.ByName("Locate")),
+			connect.WithClientOptions(opts...),
+		),
 		straysHere: connect.NewClient[v1.StraysHereRequest, v1.StraysHereResponse](
 			httpClient,
 			baseURL+ClusterStraysHereProcedure,
@@ -100,6 +110,7 @@ type clusterClient struct {
 	forward    *connect.Client[v1.ForwardRequest, v1.ForwardResponse]
 	progress   *connect.Client[v1.ProgressRequest, v1.ProgressResponse]
 	report     *connect.Client[v1.ReportRequest, v1.HostReport]
+	locate     *connect.Client[v1.LocateRequest, v1.LocateResponse]
 	straysHere *connect.Client[v1.StraysHereRequest, v1.StraysHereResponse]
 }
 
@@ -130,6 +141,15 @@ func (c *clusterClient) Report(ctx context.Context, req *v1.ReportRequest) (*v1.
 	return nil, err
 }
 
+// Locate calls virtswarm.v1.Cluster.Locate.
+func (c *clusterClient) Locate(ctx context.Context, req *v1.LocateRequest) (*v1.LocateResponse, error) {
+	response, err := c.locate.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // StraysHere calls virtswarm.v1.Cluster.StraysHere.
 func (c *clusterClient) StraysHere(ctx context.Context, req *v1.StraysHereRequest) (*v1.StraysHereResponse, error) {
 	response, err := c.straysHere.CallUnary(ctx, connect.NewRequest(req))
@@ -149,6 +169,8 @@ type ClusterHandler interface {
 	Progress(context.Context, *v1.ProgressRequest) (*v1.ProgressResponse, error)
 	// Report tells how the host is doing.
 	Report(context.Context, *v1.ReportRequest) (*v1.HostReport, error)
+	// Locate tells where a host is whose address has changed, and is answered where others are.
+	Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error)
 	// StraysHere tells the contents in the host's store that no entry of the catalogue names, a page at a time.
 	StraysHere(context.Context, *v1.StraysHereRequest) (*v1.StraysHereResponse, error)
 }
@@ -178,6 +200,12 @@ func NewClusterHandler(svc ClusterHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(clusterMethods.ByName("Report")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterLocateHandler := connect.NewUnaryHandlerSimple(
+		ClusterLocateProcedure,
+		svc.Locate,
+		connect.WithSchema(clusterMethods.ByName("Locate")),
+		connect.WithHandlerOptions(opts...),
+	)
 	clusterStraysHereHandler := connect.NewUnaryHandlerSimple(
 		ClusterStraysHereProcedure,
 		svc.StraysHere,
@@ -192,6 +220,8 @@ func NewClusterHandler(svc ClusterHandler, opts ...connect.HandlerOption) (strin
 			clusterProgressHandler.ServeHTTP(w, r)
 		case ClusterReportProcedure:
 			clusterReportHandler.ServeHTTP(w, r)
+		case ClusterLocateProcedure:
+			clusterLocateHandler.ServeHTTP(w, r)
 		case ClusterStraysHereProcedure:
 			clusterStraysHereHandler.ServeHTTP(w, r)
 		default:
@@ -213,6 +243,10 @@ func (UnimplementedClusterHandler) Progress(context.Context, *v1.ProgressRequest
 
 func (UnimplementedClusterHandler) Report(context.Context, *v1.ReportRequest) (*v1.HostReport, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Cluster.Report is not implemented"))
+}
+
+func (UnimplementedClusterHandler) Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Cluster.Locate is not implemented"))
 }
 
 func (UnimplementedClusterHandler) StraysHere(context.Context, *v1.StraysHereRequest) (*v1.StraysHereResponse, error) {
