@@ -38,6 +38,9 @@ func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error)
 	if err != nil {
 		return r, reason.Explain(err, "")
 	}
+	if err := h.Identity.CA().Made(token); err != nil { // before anything that costs more than arithmetic: anybody may ask
+		return r, reason.Explain(err, "")
+	}
 	if err := h.Node.ReadIndex(ctx); err != nil { // the token may be a moment old
 		return r, reason.Explain(err, "")
 	}

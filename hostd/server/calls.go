@@ -117,6 +117,7 @@ func recovered(f func() error) (err error) {
 // newDiscreet keeps causes from callers that nobody knows: they learn the reason of a failure, and the log
 // the rest.
 func newDiscreet(logger hclog.Logger) connect.Interceptor {
+	refused := newRefusals(logger)
 	return connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 			resp, err := next(ctx, req)
@@ -124,7 +125,7 @@ func newDiscreet(logger hclog.Logger) connect.Interceptor {
 				return resp, nil
 			}
 			e := api.AsError(err)
-			logger.Warn("refused a host that wants to join", "error", e, "from", req.Peer().Addr)
+			refused.note(e, req.Peer().Addr)
 			return nil, &reason.Error{Reason: e.Reason, Subject: e.Subject, Hint: e.Hint}
 		}
 	})

@@ -18,7 +18,7 @@ const (
 	// joinBytes bounds a join request, whose sender nobody knows: a token, a certificate request, a name
 	// and labels.
 	joinBytes = 64 << 10
-	// joinsAtOnce bounds the join requests being answered; more are told to come again.
+	// joinsAtOnce bounds the join requests being answered; more wait for a while, and are then told to come again.
 	joinsAtOnce = 8
 
 	metricsAtOnce  = 4
@@ -51,7 +51,7 @@ func (s *Server) joinHandler() http.Handler {
 	opts := append(s.options("join", joinBytes), connect.WithInterceptors(newDiscreet(s.cfg.Logger.Named("join"))))
 	mux := http.NewServeMux()
 	mux.Handle(virtswarmv1connect.NewJoinServiceHandler(s.cfg.Host, opts...))
-	return limit(joinsAtOnce, mux)
+	return whole(joinBytes, limit(joinsAtOnce, mux))
 }
 
 func (s *Server) metricsHandler() http.Handler {
@@ -96,15 +96,18 @@ func (s *Server) requireMember(next http.Handler) http.Handler {
 	})
 }
 
-// limit answers n requests at once and refuses more.
+// limit answers n requests at once. More wait for their turn, and are refused if it does not come.
 func limit(n int, next http.Handler) http.Handler {
 	slots := make(chan struct{}, n)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		turn := time.NewTimer(joinPatience)
+		defer turn.Stop()
 		select {
 		case slots <- struct{}{}:
 			defer func() { <-slots }()
 			next.ServeHTTP(w, r)
-		default:
+		case <-r.Context().Done():
+		case <-turn.C:
 			err := reason.Wrap(reason.Unreachable, "", errors.New("too many hosts join at once")).WithHint("try again in a moment")
 			refuse(w, r, http.StatusServiceUnavailable, err)
 		}

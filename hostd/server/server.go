@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -24,6 +23,8 @@ const (
 	// connection is kept for another; strangerConns how many connections such callers have at a listener.
 	strangerTimeout = 10 * time.Second
 	strangerConns   = 64
+	// sourceConns is how many of them come from one address.
+	sourceConns = 16
 	// streamsPerConn bounds the calls under way on one HTTP/2 connection.
 	streamsPerConn = 128
 	// stopGrace is how long calls under way may take once the server stops. Streams are told to stop at
@@ -149,23 +150,6 @@ func knowPeers(srv *http.Server, peer func(net.Conn) (string, bool)) *http.Serve
 			return context.WithValue(ctx, peerKey{}, id)
 		}
 		return ctx
-	}
-	return srv
-}
-
-// distrust bounds what callers cost whom nobody knows.
-func distrust(srv *http.Server) *http.Server {
-	srv.ReadTimeout, srv.IdleTimeout = strangerTimeout, strangerTimeout
-	var conns atomic.Int64
-	srv.ConnState = func(c net.Conn, state http.ConnState) {
-		switch state {
-		case http.StateNew:
-			if conns.Add(1) > strangerConns {
-				c.Close()
-			}
-		case http.StateClosed, http.StateHijacked:
-			conns.Add(-1)
-		}
 	}
 	return srv
 }

@@ -35,6 +35,21 @@ func TestToken(t *testing.T) {
 		if other.Matches(token.Hash()) || other.Hash() == token.Hash() {
 			t.Error("another secret matches")
 		}
+		ca, err := NewCA("one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		made := ca.NewToken(time.Hour)
+		later := made
+		later.Expires = later.Expires.Add(time.Hour)
+		if err := ca.Made(made); err != nil {
+			t.Errorf("a token of this cluster: %v", err)
+		}
+		for what, bad := range map[string]Token{"of another cluster": token, "whose end was moved": later} {
+			if err := ca.Made(bad); !errors.Is(err, ErrBadToken) {
+				t.Errorf("a token %s: %v", what, err)
+			}
+		}
 		for _, said := range []string{fmt.Sprint(token), fmt.Sprintf("%v %+v %#v %s", token, token, token, token)} {
 			if strings.Contains(said, text[30:60]) || strings.Contains(said, fmt.Sprint(token.Secret[:])) {
 				t.Errorf("the secret is told: %s", said)
