@@ -61,8 +61,8 @@ func newCluster() (*cluster, error) {
 // socket is where a host listens, whether it runs or not.
 func (c *cluster) socket(name string) string { return filepath.Join(c.dir, name+".sock") }
 
-// form starts the first n hosts, for the first time or over their old stores, as a new cluster, and waits until it has settled.
-func (c *cluster) form(n int) error {
+// add makes the first n hosts, those that are not there yet. None is started.
+func (c *cluster) add(n int) {
 	for _, name := range hostNames[len(c.hosts):n] {
 		addr, data := name+".example:7117", filepath.Join(c.dir, name)
 		c.hosts = append(c.hosts, &member{
@@ -73,6 +73,23 @@ func (c *cluster) form(n int) error {
 			disk: newStallingDisk(data), domains: newDomains(), client: api.NewUnixClient(c.socket(name)),
 		})
 	}
+}
+
+// wait starts the first n hosts, each of which waits until it is told of which cluster it shall be.
+func (c *cluster) wait(n int) error {
+	c.add(n)
+	for _, h := range c.hosts {
+		h.cfg.FirstStart = "wait"
+		if err := c.start(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// form starts the first n hosts, for the first time or over their old stores, as a new cluster, and waits until it has settled.
+func (c *cluster) form(n int) error {
+	c.add(n)
 	if err := c.start(c.hosts[0]); err != nil {
 		return err
 	}
@@ -106,8 +123,11 @@ func (c *cluster) start(h *member) error {
 		Version: api.Version(), Network: c.fabric.Plug(h.cfg.Name), FS: h.disk, Domains: h.domains,
 		ListenLocal: func() (net.Listener, error) {
 			l, err := server.ListenUnix(h.cfg.Socket)
-			h.door = &door{Listener: l}
-			return h.door, err
+			if err != nil {
+				return nil, err
+			}
+			h.door = &door{UnixListener: l.(*net.UnixListener)}
+			return h.door, nil
 		},
 	})
 	if err != nil {

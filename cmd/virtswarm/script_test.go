@@ -116,6 +116,7 @@ func cmdTogether(ts *testscript.TestScript, _ bool, args []string) {
 // cmdCluster starts the cluster and does something to it:
 //
 //	cluster N             starts alpha, beta and gamma, or the first N of them
+//	cluster wait N        starts them without a cluster: they wait for init or join
 //	cluster down HOST     stops a daemon and waits until it counts as down
 //	cluster up HOST       starts it again and waits until it counts as alive
 //	cluster leaderless    cuts alpha off until it knows no leader; the other two, if they have votes, have one
@@ -131,6 +132,10 @@ func cmdCluster(ts *testscript.TestScript, _ bool, args []string) {
 		return
 	}
 	switch args[0] {
+	case "wait":
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		ts.Check(c.wait(n))
 	case "down":
 		ts.Check(c.down(args[1]))
 	case "up":

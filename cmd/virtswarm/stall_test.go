@@ -112,7 +112,7 @@ func bare(f disk.File) disk.File {
 
 // door is a host's socket, and tells of one call there.
 type door struct {
-	net.Listener
+	*net.UnixListener
 	mu   sync.Mutex
 	next *call
 }
@@ -134,7 +134,7 @@ func (d *door) await() *call {
 
 // Accept implements net.Listener.
 func (d *door) Accept() (net.Conn, error) {
-	conn, err := d.Listener.Accept()
+	conn, err := d.UnixListener.Accept()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil || d.next == nil {
