@@ -17,6 +17,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/link/linktest"
+	"github.com/virtswarm/virtswarm/raft"
 )
 
 const (
@@ -150,9 +151,15 @@ func (c *cluster) close() error {
 	c.resume()
 	var stopping errgroup.Group
 	for _, h := range c.hosts {
-		if h.stop != nil {
-			stopping.Go(h.stop)
+		if h.stop == nil {
+			continue
 		}
+		stopping.Go(func() error {
+			if err := h.stop(); !errors.Is(err, raft.ErrRemoved) { // one that was cut off says so
+				return err
+			}
+			return nil
+		})
 	}
 	return errors.Join(stopping.Wait(), os.RemoveAll(c.dir))
 }
