@@ -22,7 +22,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Set("test.parallel", "8") // unless the command line says otherwise: scripts wait for elections, not for a processor
+	// Scripts wait for elections, not for a processor. The command line may say otherwise.
+	_ = flag.Set("test.parallel", "8")
 	testscript.Main(m, map[string]func(){"virtswarm": main})
 }
 
