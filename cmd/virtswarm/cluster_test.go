@@ -88,7 +88,7 @@ func (c *cluster) wait(n int) error {
 	return nil
 }
 
-// form starts the first n hosts, for the first time or over their old stores, as a new cluster, and waits until it has settled.
+// form starts the first n hosts, for the first time or over their old stores, as a new cluster, and waits until all know it.
 func (c *cluster) form(n int) error {
 	c.add(n)
 	if err := c.start(c.hosts[0]); err != nil {
@@ -101,7 +101,7 @@ func (c *cluster) form(n int) error {
 	if err := joining.Wait(); err != nil {
 		return err
 	}
-	return c.settled(n)
+	return c.met(n)
 }
 
 // join starts a host that is of no cluster.
@@ -187,22 +187,30 @@ func (c *cluster) state(name string, want v1.HostState) error {
 	})
 }
 
-// settled waits until n hosts are alive, at each of them, and have the votes that they are to have: then any one of three may go.
-func (c *cluster) settled(n int) error {
-	voters := 1
-	if n > 2 {
-		voters = 3
-	}
+// met waits until n hosts are alive, at each of them.
+func (c *cluster) met(n int) error {
 	for _, h := range c.hosts {
-		err := eventually(h.cfg.Name+" knows a cluster that has settled", func(ctx context.Context) (bool, error) {
+		err := eventually(fmt.Sprintf("%s knows %d hosts", h.cfg.Name, n), func(ctx context.Context) (bool, error) {
 			s, err := h.client.Control.Status(ctx, &v1.StatusRequest{})
-			return s.GetHostsAlive() == uint32(n) && len(s.GetVoters()) == voters && s.GetLeader() != nil, err
+			return s.GetHostsAlive() == uint32(n) && s.GetLeader() != nil, err
 		})
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// settled waits until as many hosts vote as are to: three of three, so that any may go, or the first one of two.
+func (c *cluster) settled() error {
+	return eventually("the votes are settled", func(ctx context.Context) (bool, error) {
+		s, err := c.asked().client.Control.Status(ctx, &v1.StatusRequest{})
+		voters := 1
+		if s.GetHostsTotal() > 2 {
+			voters = 3
+		}
+		return len(s.GetVoters()) == voters && s.GetLeader() != nil, err
+	})
 }
 
 // knows waits until the catalogue has a domain at a host.

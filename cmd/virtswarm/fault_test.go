@@ -10,10 +10,13 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-// down stops a host and waits until the others call it down.
+// down stops a host, once that costs nobody the majority, and waits until the others call it down.
 func (c *cluster) down(name string) error {
 	h, err := c.named(name)
 	if err != nil {
+		return err
+	}
+	if err := c.settled(); err != nil {
 		return err
 	}
 	if err := h.stop(); err != nil {
@@ -47,8 +50,14 @@ func (c *cluster) anew() error {
 	return c.form(len(c.hosts))
 }
 
-// cut parts the first host from the others, or takes that back, and waits until it knows no leader, or knows one.
+// cut parts the first host from the others, once all have their votes, or takes that back, and waits until it knows no leader, or
+// knows one.
 func (c *cluster) cut(cut bool) error {
+	if cut {
+		if err := c.settled(); err != nil {
+			return err
+		}
+	}
 	first := c.hosts[0]
 	for _, h := range c.hosts[1:] {
 		c.fabric.Cut(first.cfg.Name, h.cfg.Name, cut)

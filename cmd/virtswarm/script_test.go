@@ -118,7 +118,7 @@ func cmdTogether(ts *testscript.TestScript, _ bool, args []string) {
 //
 //	cluster N             starts alpha, beta and gamma, or the first N of them
 //	cluster wait N        starts them without a cluster: they wait for init or join
-//	cluster down HOST     stops a daemon and waits until it counts as down
+//	cluster down HOST     stops a daemon, once the votes are settled, and waits until it counts as down
 //	cluster up HOST       starts it again and waits until it counts as alive
 //	cluster leaderless    cuts alpha off until it knows no leader; the other two, if they have votes, have one
 //	cluster leader        takes that back
