@@ -33,7 +33,7 @@ func haveVhost() bool {
 // Who can plug shared memory into running domains: libvirt's own calls where libvirt manages the domain, for it would not
 // know of what is plugged behind its back.
 var (
-	_ guest.Plugger = (*virt.Watcher)(nil)
+	_ guest.Plugger = Libvirt(nil)
 	_ guest.Plugger = (*observe.Unmanaged)(nil)
 )
 

@@ -88,9 +88,10 @@ func TestShmFindsItsHost(t *testing.T) {
 		if _, err := attach(web, 1<<20); err != nil || m.sizes[web] != 1<<20 {
 			t.Errorf("%v, attached %v", err, m.sizes)
 		}
-		if g, err := attach("mem", 0); err != nil || g.GetShm() != 4<<20 || m.sizes[mem] != 0 {
+		if g, err := attach("mem", 0); err != nil || g.GetShm() != 4<<20 || m.sizes[mem] != 4<<20 {
 			t.Errorf("what is there: %v, %v, attached %v", g, err, m.sizes)
 		}
+		delete(m.sizes, mem)
 		if _, err := attach("db", 0); api.ReasonOf(err) != reason.NoGuestLink {
 			t.Errorf("a guest that is off: %v", err)
 		}

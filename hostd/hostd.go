@@ -77,8 +77,9 @@ type Host struct {
 	swarm     *swarm.Swarm
 	fetch     *fetch.Fetcher
 	keeper    *keeper.Keeper
-	seen      observe.DomainSource // nil: libvirt is to be asked
-	libvirt   *virt.Watcher        // nil: none is to be asked
+	seen      observe.DomainSource // nil until open: the libvirt of cfg is to be asked
+	libvirt   Libvirt              // seen, if it changes domains too
+	watcher   *virt.Watcher        // seen, if that is the libvirt of cfg
 	unmanaged *observe.Unmanaged   // nil: none are looked for
 	holdings  *observe.Holdings
 	domains   *observe.Domains
@@ -103,11 +104,21 @@ type Options struct {
 	Network link.Network
 	// FS holds the data directory, and what Pull writes; nil means disk.OS. What Publish reads is the machine's own.
 	FS disk.FS
-	// Domains sees the domains of this host in libvirt's place; nil means the libvirt of Config.
+	// Domains sees the domains of this host in libvirt's place, and changes them if it is a Libvirt; nil means the libvirt of
+	// Config.
 	Domains observe.DomainSource
 	// ListenLocal listens for the local API; nil means at Config.Socket. A nil listener without error: there is none.
 	ListenLocal func() (net.Listener, error)
 }
+
+// Libvirt sees the domains of a host, and changes them.
+type Libvirt interface {
+	observe.DomainSource
+	control.Libvirt
+	guest.Plugger
+}
+
+var _ Libvirt = (*virt.Watcher)(nil)
 
 // defaults puts the real world where nothing else is said.
 func (o *Options) defaults(cfg *Config) {
@@ -259,10 +270,7 @@ func (h *Host) openControl() error {
 	}
 	files := &control.Files{Rooms: rooms}
 	h.openGuests(files)
-	guests := control.GuestRooms{Hook: starts, Memory: h.guests}
-	if h.libvirt != nil {
-		guests.Libvirt = h.libvirt
-	}
+	guests := control.GuestRooms{Hook: starts, Memory: h.guests, Libvirt: h.libvirt}
 	h.control = &server.Operations{
 		Files: files, HostOps: control.NewHosts(rooms, h.departure), GuestOps: &control.Guests{Rooms: rooms, GuestRooms: guests},
 		StrayOps: &control.Strays{Rooms: rooms}, Reports: &control.Reports{Rooms: rooms}, ScrubRate: int64(h.cfg.ScrubRate),
@@ -274,14 +282,16 @@ func (h *Host) openControl() error {
 // openDomains opens what knows of domains.
 func (h *Host) openDomains() (err error) {
 	sources := map[string]observe.DomainSource{}
-	if h.seen != nil {
-		sources[placement.ManagedByLibvirt] = h.seen
-	} else if h.cfg.Libvirt.URI != noLibvirt {
-		h.libvirt, err = virt.New(virt.Config{URI: h.cfg.Libvirt.URI, Logger: h.log.Named("virt"), Metrics: h.registry})
+	if h.seen == nil && h.cfg.Libvirt.URI != noLibvirt {
+		h.watcher, err = virt.New(virt.Config{URI: h.cfg.Libvirt.URI, Logger: h.log.Named("virt"), Metrics: h.registry})
 		if err != nil {
 			return err
 		}
-		sources[placement.ManagedByLibvirt] = h.libvirt
+		h.seen = h.watcher
+	}
+	if h.seen != nil {
+		sources[placement.ManagedByLibvirt] = h.seen
+		h.libvirt, _ = h.seen.(Libvirt)
 	}
 	if len(h.cfg.QMP) > 0 {
 		h.unmanaged = observe.NewUnmanaged(qmp.New(qmp.Config{Paths: h.cfg.QMP, Host: string(h.self), Logger: h.log.Named("qmp")}))
@@ -317,8 +327,8 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.libvirt != nil || h.unmanaged != nil { // else there are no guests
 		group.Go(func() error { h.guests.Run(ctx); return nil })
 	}
-	if h.libvirt != nil {
-		group.Go(func() error { return h.libvirt.Run(ctx) })
+	if h.watcher != nil {
+		group.Go(func() error { return h.watcher.Run(ctx) })
 	}
 	if h.unmanaged != nil {
 		group.Go(func() error { h.unmanaged.Run(ctx); return nil })

@@ -307,6 +307,23 @@ func TestHostFollowsItsSettings(t *testing.T) {
 	})
 }
 
+// Like every other change, that of a setting gives up within seconds where the host hears no leader.
+func TestSettingsWithoutLeader(t *testing.T) {
+	inCrowd(t, 3, func(t *testing.T, c *crowd) {
+		h := c.hosts[0]
+		c.eventually("all vote", func() bool { return len(h.node.Status().Voters) == 3 })
+		for _, other := range c.hosts[1:] {
+			c.fabric.Cut(h.cfg.Name, other.cfg.Name, true)
+			c.fabric.Cut(other.cfg.Name, h.cfg.Name, true)
+		}
+		begun, weight := time.Now(), uint32(7)
+		_, err := h.control.SetHost(c.ctx(), &v1.SetHostRequest{Weight: &weight})
+		if took := time.Since(begun); api.ReasonOf(err) != reason.NoLeader || took > 20*time.Second {
+			t.Errorf("after %v: %v", took, err)
+		}
+	})
+}
+
 func TestUnpinnedIsCache(t *testing.T) {
 	inCrowd(t, 3, func(t *testing.T, c *crowd) {
 		id, _ := c.publish("a", 1<<20, 1)

@@ -41,6 +41,10 @@ func TestOneHostIsACluster(t *testing.T) {
 		if s.Role != Leader || s.Leader != hostID(1) || len(s.Voters) != 1 || s.Quorum != 1 || s.LastContact != 0 {
 			t.Fatalf("status %+v", s)
 		}
+		c.eventually("nothing is left to be applied, though the last entry was that of a read", func() bool {
+			s := c.node(1).Status()
+			return s.Applied == s.Commit && s.Commit > c.node(1).AppliedIndex()
+		})
 		c.stop(1)
 		c.start(1)
 		if !c.node(1).has("a") {

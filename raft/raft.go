@@ -178,7 +178,7 @@ type Status struct {
 	Leader       placement.HostID // "" if unknown
 	LeaderAddr   string
 	Term         uint64
-	Applied      uint64 // index up to which the local catalogue has it
+	Applied      uint64 // index up to which this is applied here, entries that change nothing included
 	Commit       uint64 // index known to be committed
 	LastLog      uint64
 	LastSnapshot uint64

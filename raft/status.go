@@ -17,7 +17,7 @@ func (n *Node) Status() Status {
 	r := n.raft.Load()
 	_, leader := r.LeaderWithID()
 	s := Status{
-		Role: role(r.State()), Leader: placement.HostID(leader), Term: r.CurrentTerm(), Applied: n.AppliedIndex(),
+		Role: role(r.State()), Leader: placement.HostID(leader), Term: r.CurrentTerm(), Applied: r.AppliedIndex(),
 		Commit: r.CommitIndex(), LastLog: r.LastIndex(), LastContact: n.lastContact(), Tolerates: -1,
 	}
 	s.LastSnapshot, _ = strconv.ParseUint(r.Stats()["last_snapshot_index"], 10, 64)
@@ -100,7 +100,7 @@ func (n *Node) register() {
 		return 0
 	})
 	gauge("term", "The current term; it rises with every election.", func() float64 { return float64(r.CurrentTerm()) })
-	gauge("applied_index", "Log index up to which the catalogue is applied here.", func() float64 { return float64(n.AppliedIndex()) })
+	gauge("applied_index", "Log index up to which the catalogue is applied here.", func() float64 { return float64(r.AppliedIndex()) })
 	gauge("commit_index", "Log index known here to be committed.", func() float64 { return float64(r.CommitIndex()) })
 	gauge("last_contact_seconds", "Time since a leader was heard; 0 at the leader, -1 if never.", func() float64 {
 		return max(-1, n.lastContact().Seconds())

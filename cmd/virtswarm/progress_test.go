@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/virtswarm/virtswarm/hostd/server/servertest"
 )
 
 func TestStep(t *testing.T) {
@@ -35,11 +33,19 @@ func TestStep(t *testing.T) {
 
 // TestBarOnTerminalOnly runs the same verb with standard error on a terminal and on a pipe.
 func TestBarOnTerminalOnly(t *testing.T) {
-	socket, stop, err := servertest.Serve(servertest.New("alpha", "beta"))
+	t.Parallel()
+	c, err := newCluster()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stop()
+	defer func() {
+		if err := c.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := c.form(2); err != nil {
+		t.Fatal(err)
+	}
 	source := filepath.Join(t.TempDir(), "image.raw")
 	if err := os.WriteFile(source, []byte("hello, swarm!\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -47,7 +53,7 @@ func TestBarOnTerminalOnly(t *testing.T) {
 	publish := func(stderr *os.File, args ...string) {
 		t.Helper()
 		var stdout bytes.Buffer
-		args = append([]string{"--socket", socket, "publish", source}, args...)
+		args = append([]string{"--socket", c.socket("alpha"), "publish", source}, args...)
 		if code := run(t.Context(), args, &stdout, stderr); code != 0 {
 			t.Errorf("exit code %d", code)
 		}
@@ -55,28 +61,35 @@ func TestBarOnTerminalOnly(t *testing.T) {
 			t.Errorf("standard output has traces of a bar: %q", &stdout)
 		}
 	}
-	for _, tt := range []struct {
-		name string
-		args []string
-		want bool
-	}{{"terminal", nil, true}, {"terminal with json", []string{"--json"}, false}} {
-		t.Run(tt.name, func(t *testing.T) {
-			screen := read(t, func(w *os.File) { publish(w, tt.args...) }, openPTY)
-			got := strings.Contains(screen, "hashing 7 B of 14 B, 100 MiB/s") && strings.Contains(screen, "copies 2")
-			if got != tt.want {
-				t.Errorf("a bar was drawn: %v, want %v: %q", got, tt.want, screen)
+	t.Run("terminal", func(t *testing.T) {
+		if err := c.stall("beta"); err != nil { // the second copy waits until the screen tells of it
+			t.Fatal(err)
+		}
+		defer c.resume()
+		screen := read(t, func(w *os.File) { publish(w) }, openPTY, func(screen string) {
+			if strings.Contains(screen, "copies 1 of 2") {
+				c.resume()
 			}
 		})
-	}
+		if !strings.Contains(screen, "hashing 14 B of 14 B") || !strings.Contains(screen, "replicating 14 B of 28 B, copies 1 of 2") {
+			t.Errorf("drew %q", screen)
+		}
+	})
+	ignore := func(string) {}
+	t.Run("terminal with json", func(t *testing.T) {
+		if screen := read(t, func(w *os.File) { publish(w, "--json") }, openPTY, ignore); screen != "" {
+			t.Errorf("drew %q", screen)
+		}
+	})
 	t.Run("pipe", func(t *testing.T) {
-		if screen := read(t, func(w *os.File) { publish(w) }, os.Pipe); screen != "" {
+		if screen := read(t, func(w *os.File) { publish(w) }, os.Pipe, ignore); screen != "" {
 			t.Errorf("drew %q", screen)
 		}
 	})
 }
 
-// read returns all that f writes to the second file of a pair.
-func read(t *testing.T, f func(*os.File), open func() (r, w *os.File, err error)) string {
+// read returns all that f writes to the second file of a pair, and tells look what there is so far.
+func read(t *testing.T, f func(*os.File), open func() (r, w *os.File, err error), look func(string)) string {
 	t.Helper()
 	r, w, err := open()
 	if err != nil {
@@ -85,9 +98,17 @@ func read(t *testing.T, f func(*os.File), open func() (r, w *os.File, err error)
 	defer r.Close()
 	text := make(chan string)
 	go func() {
-		var b bytes.Buffer
-		_, _ = b.ReadFrom(r) // a terminal ends with EIO
-		text <- b.String()
+		var all []byte
+		p := make([]byte, 4096)
+		for {
+			n, err := r.Read(p)
+			all = append(all, p[:n]...)
+			look(string(all))
+			if err != nil { // a terminal ends with EIO
+				break
+			}
+		}
+		text <- string(all)
 	}()
 	f(w)
 	w.Close()

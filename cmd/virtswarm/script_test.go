@@ -1,42 +1,52 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/virtswarm/virtswarm/hostd/server/servertest"
 	"github.com/virtswarm/virtswarm/internal/api"
-	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/placement"
 )
 
 func TestMain(m *testing.M) {
+	// Scripts wait for elections, not for a processor. The command line may say otherwise.
+	_ = flag.Set("test.parallel", "8")
 	testscript.Main(m, map[string]func(){"virtswarm": main})
 }
 
-// TestScripts runs testdata/script: the program as a process of its own, against a real server on a real socket
-// and a cluster of three hosts in memory.
+// TestScripts runs testdata/script: the program as a process of its own, against a cluster of whole hosts that each script starts
+// for itself. $VIRTSWARM_SOCKET is that of alpha, $BETA and $GAMMA are those of the others.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			cluster := servertest.New("alpha", "beta", "gamma")
-			socket, stop, err := servertest.Serve(cluster)
+			c, err := newCluster()
 			if err != nil {
 				return err
 			}
-			env.Defer(stop)
-			env.Values[clusterKey{}] = cluster
-			addGuests(cluster)
-			addStrays(cluster)
-			env.Setenv(api.SocketVariable, socket)
+			env.Defer(func() {
+				if err := c.close(); err != nil {
+					env.T().Log("the cluster ended badly: ", err)
+					env.T().FailNow()
+				}
+			})
+			env.Values[clusterKey{}] = c
+			env.Setenv(api.SocketVariable, c.socket("alpha"))
+			env.Setenv("BETA", c.socket("beta"))
+			env.Setenv("GAMMA", c.socket("gamma"))
 			env.Setenv("TZ", "UTC")
 			// A program built with -race waits a second at its end for reports of others.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
@@ -50,7 +60,10 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":     cmdExits,
+			"together":  cmdTogether,
 			"cluster":   cmdCluster,
+			"domain":    cmdDomain,
+			"until":     cmdUntil,
 			"interrupt": cmdInterrupt,
 			"capture":   cmdCapture,
 		},
@@ -59,35 +72,10 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// addGuests defines the domains of guests.txtar.
-func addGuests(cluster *servertest.Host) {
-	cluster.AddGuest(&v1.Guest{
-		Uuid: "22222222-2222-4222-8222-222222222222", Name: "db", State: v1.GuestState_GUEST_STATE_OFF, Host: "gamma", Manager: "libvirt",
-		Vcpus: 4, Memory: 2 << 30,
-	})
-	cluster.AddGuest(&v1.Guest{
-		Uuid: "11111111-1111-4111-8111-111111111111", Name: "web", State: v1.GuestState_GUEST_STATE_RUNNING, Host: "beta", Manager: "libvirt",
-		Vcpus: 2, Memory: 1 << 30, Cid: 42, Migration: "out", Tags: []string{"blue", "web"}, Others: []string{"gamma"},
-		Disks: []*v1.GuestDisk{{Target: "vda", Chain: []string{"/i/web.qcow2", "/i/base.raw"}}},
-	})
-}
-
-// addStrays puts the strays of strays.txtar into stores.
-func addStrays(cluster *servertest.Host) {
-	at := time.Date(2026, 5, 4, 3, 2, 0, 0, time.UTC)
-	for i, names := range [][]string{{"images/x", "x"}, {}, {"images/part"}} {
-		cluster.AddStray(&v1.Stray{
-			HostId: "0c9a", Host: []string{"alpha", "alpha", "beta"}[i], Id: fmt.Sprintf("b3:%064x", i+1), Size: 128 << 20, DataBytes: 1 << 20,
-			Shards: 2, HeldShards: []uint32{2, 2, 1}[i], HeldBytes: 1 << 20, Names: names, Cluster: []string{"5f1c", "", "5f1c"}[i],
-			Since: at.Unix(), Until: at.Add(7 * 24 * time.Hour).Unix(),
-		})
-	}
-}
-
 type clusterKey struct{}
 
-func clusterOf(ts *testscript.TestScript) *servertest.Host {
-	return ts.Value(clusterKey{}).(*servertest.Host)
+func clusterOf(ts *testscript.TestScript) *cluster {
+	return ts.Value(clusterKey{}).(*cluster)
 }
 
 // cmdExits runs virtswarm and wants an exit code: exits CODE ARGS...
@@ -107,41 +95,124 @@ func wantCode(ts *testscript.TestScript, want string, err error) {
 	}
 }
 
-// cmdCluster injects faults: cluster down HOST | up HOST | leaderless | leader | quota BYTES | damage HOST NAME.
-func cmdCluster(ts *testscript.TestScript, _ bool, args []string) {
-	h := clusterOf(ts)
-	switch args[0] {
-	case "down", "up":
-		ts.Check(h.SetDown(args[1], args[0] == "down"))
-	case "leaderless", "leader":
-		h.SetLeader(args[0] == "leader")
-	case "quota":
-		n, err := strconv.ParseUint(args[1], 10, 64)
-		ts.Check(err)
-		h.SetQuota(n)
-	case "damage":
-		ts.Check(h.Damage(args[1], args[2]))
-	default:
-		ts.Fatalf("cluster %s: no such fault", args[0])
+// cmdTogether runs virtswarm for each line of a file, all at once, and wants an exit code of each: together CODE FILE.
+func cmdTogether(ts *testscript.TestScript, _ bool, args []string) {
+	var running []*exec.Cmd
+	begun := time.Now()
+	for line := range strings.Lines(ts.ReadFile(args[1])) {
+		cmd := program(ts, strings.Fields(line))
+		cmd.Stdout, cmd.Stderr = new(bytes.Buffer), new(bytes.Buffer)
+		ts.Check(cmd.Start())
+		running = append(running, cmd)
+	}
+	for _, cmd := range running {
+		err := cmd.Wait()
+		ts.Logf("%v after %v", cmd.Args[1:], time.Since(begun))
+		fmt.Fprint(ts.Stdout(), cmd.Stdout)
+		fmt.Fprint(ts.Stderr(), cmd.Stderr)
+		wantCode(ts, args[0], err)
 	}
 }
 
-// cmdInterrupt runs virtswarm, sends it a SIGINT while the operation is under way at the host, and wants 130:
-// interrupt OPERATION ARGS...
-func cmdInterrupt(ts *testscript.TestScript, _ bool, args []string) {
-	hold := clusterOf(ts).Hold(args[0])
-	defer hold.Release()
+// cmdCluster starts the cluster and does something to it:
+//
+//	cluster N             starts alpha, beta and gamma, or the first N of them
+//	cluster wait N        starts them without a cluster: they wait for init or join
+//	cluster down HOST     stops a daemon, once the votes are settled, and waits until it counts as down
+//	cluster up HOST       starts it again and waits until it counts as alive
+//	cluster leaderless    cuts alpha off until it knows no leader; the other two, if they have votes, have one
+//	cluster leader        takes that back
+//	cluster damage HOST NAME   flips a byte of what the host has stored of a name
+//	cluster stall HOST    has the disk of the host hang until the end of the next interrupt
+//	cluster resume        until now
+//	cluster anew          makes a new cluster of the hosts, over the old stores
+func cmdCluster(ts *testscript.TestScript, _ bool, args []string) {
+	c := clusterOf(ts)
+	if n, err := strconv.Atoi(args[0]); err == nil {
+		ts.Check(c.form(n))
+		return
+	}
+	switch args[0] {
+	case "wait":
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		ts.Check(c.wait(n))
+	case "down":
+		ts.Check(c.down(args[1]))
+	case "up":
+		ts.Check(c.up(args[1]))
+	case "leaderless", "leader":
+		ts.Check(c.cut(args[0] == "leaderless"))
+	case "damage":
+		ts.Check(c.damage(args[1], args[2]))
+	case "stall":
+		ts.Check(c.stall(args[1]))
+	case "resume":
+		c.resume()
+	case "anew":
+		ts.Check(c.anew())
+	default:
+		ts.Fatalf("cluster %s: no such thing can be done to it", args[0])
+	}
+}
+
+// cmdDomain defines a domain at a host, from its JSON, and waits until the catalogue has it: domain HOST FILE.
+func cmdDomain(ts *testscript.TestScript, _ bool, args []string) {
+	c := clusterOf(ts)
+	h, err := c.named(args[0])
+	ts.Check(err)
+	var d placement.Domain
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &d))
+	h.domains.define(d)
+	ts.Check(c.knows(d.UUID, h.cfg.Name))
+}
+
+// cmdUntil runs virtswarm until its output matches: until PATTERN ARGS...
+func cmdUntil(ts *testscript.TestScript, _ bool, args []string) {
+	want := regexp.MustCompile("(?m)" + args[0])
+	ts.Check(eventually("the output matches "+args[0], func(context.Context) (bool, error) {
+		out, err := program(ts, args[1:]).Output()
+		if err == nil && !want.Match(out) {
+			err = fmt.Errorf("the output is\n%s", out)
+		}
+		return true, err
+	}))
+}
+
+// program is virtswarm as a script runs it.
+func program(ts *testscript.TestScript, args []string) *exec.Cmd {
 	path, err := exec.LookPath("virtswarm")
 	ts.Check(err)
-	cmd := exec.Command(path, args[1:]...)
+	cmd := exec.Command(path, args...)
 	cmd.Dir = ts.MkAbs(".")
-	cmd.Env = append(os.Environ(), api.SocketVariable+"="+ts.Getenv(api.SocketVariable), "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), api.SocketVariable+"="+ts.Getenv(api.SocketVariable), "TZ=UTC", "GORACE=atexit_sleep_ms=0")
+	return cmd
+}
+
+// cmdInterrupt runs virtswarm, sends it a SIGINT once the disk that stalls is waited for (if none does: once alpha has the
+// request), wants 130, and waits until alpha has noticed: interrupt ARGS...
+func cmdInterrupt(ts *testscript.TestScript, _ bool, args []string) {
+	c := clusterOf(ts)
+	call := c.hosts[0].door.await()
+	cmd := program(ts, args)
 	cmd.Stderr, cmd.Stdout = ts.Stderr(), ts.Stdout()
 	ts.Check(cmd.Start())
-	<-hold.Arrived()
-	ts.Check(cmd.Process.Signal(os.Interrupt))
-	wantCode(ts, "130", cmd.Wait())
-	<-hold.Gone() // the host has noticed too
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	underWay := c.reached
+	if underWay == nil {
+		underWay = call.arrived
+	}
+	var err error
+	select {
+	case <-underWay:
+		ts.Check(cmd.Process.Signal(os.Interrupt))
+		err = <-ended
+	case err = <-ended:
+	}
+	<-call.ended
+	c.resume()
+	wantCode(ts, "130", err)
 }
 
 // cmdCapture sets a variable to the first group of a pattern in the last standard output: capture VAR PATTERN.

@@ -17,12 +17,12 @@ func (h *Hosts) SetHost(ctx context.Context, name string, u placement.UpdateHost
 		return Host{}, 0, err
 	}
 	u.ID = host.ID
-	done, err := h.Node.Apply(ctx, placement.Command{UpdateHost: &u})
+	done, err := h.write(ctx, placement.Command{UpdateHost: &u}, host.Name)
 	if errors.Is(err, placement.ErrInvalidHost) {
 		return Host{}, 0, reason.Wrap(reason.Usage, host.Name, err)
 	}
 	if err != nil {
-		return Host{}, 0, reason.Explain(err, host.Name)
+		return Host{}, 0, err
 	}
 	return h.hostNow(host.ID), done.Index, nil
 }

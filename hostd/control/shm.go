@@ -16,7 +16,7 @@ import (
 const defaultShm = 1 << 20
 
 // Memory attaches the shared memory of guest links to domains that run on this host, and detaches it: *guest.Server. It is
-// an error to attach a second one, none to detach what is not there.
+// an error to attach one of another size beside the first, none to attach or detach what is there or is not there already.
 type Memory interface {
 	Attach(ctx context.Context, d placement.Domain, size int64) error
 	Detach(ctx context.Context, d placement.Domain) error
@@ -41,10 +41,8 @@ func (g *Guests) AttachShm(ctx context.Context, guest string, size int64) (Guest
 		}
 		return g.Peers.AttachShm(ctx, host, v.UUID, asked)
 	}
-	if v.Shm != size {
-		if err := g.Memory.Attach(ctx, v.Domain, size); err != nil {
-			return Guest{}, explainLink(err, v.Name)
-		}
+	if err := g.Memory.Attach(ctx, v.Domain, size); err != nil {
+		return Guest{}, explainLink(err, v.Name)
 	}
 	v.Shm = size // the catalogue hears of it in a moment
 	return g.describe(v), nil

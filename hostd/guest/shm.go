@@ -225,8 +225,8 @@ func (m *shm) release(uuid string) {
 	delete(m.busy, uuid)
 }
 
-// Attach plugs shared memory of size bytes into a domain that runs here, and takes links by it. Errors: ErrBadSize,
-// ErrNotRunning, ErrAttached, ErrNotServed and those of the Plugger.
+// Attach plugs shared memory of size bytes into a domain that runs here, and takes links by it. A domain that has exactly that
+// memory keeps it. Errors: ErrBadSize, ErrNotRunning, ErrAttached, ErrNotServed and those of the Plugger.
 func (s *Server) Attach(ctx context.Context, d placement.Domain, size int64) error {
 	if size < shmring.MinSize || size > shmring.MaxSize || size&(size-1) != 0 {
 		return fmt.Errorf("attach %d bytes of shared memory to domain %s: %w", size, d.Name, ErrBadSize)
@@ -238,10 +238,13 @@ func (s *Server) Attach(ctx context.Context, d placement.Domain, size int64) err
 }
 
 func (m *shm) attach(ctx context.Context, d placement.Domain, size int64) error {
-	if d, err := m.local(d.UUID); err != nil {
+	switch here, err := m.local(d.UUID); {
+	case err != nil:
 		return err
-	} else if d.Shm > 0 {
-		return fmt.Errorf("%d bytes: %w", d.Shm, ErrAttached)
+	case here.Shm == size:
+		return nil
+	case here.Shm > 0:
+		return fmt.Errorf("%d bytes: %w", here.Shm, ErrAttached)
 	}
 	if err := m.take(d.UUID); err != nil {
 		return err

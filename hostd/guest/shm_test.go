@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/guestagent"
+	"github.com/virtswarm/virtswarm/hostd/guest"
 	"github.com/virtswarm/virtswarm/internal/shmring"
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -88,4 +89,23 @@ func TestBell(t *testing.T) {
 		t.Error("no bell was rung")
 	}
 	t.Log(all)
+}
+
+// TestAttachOnce: what is plugged in already stays, and is an error only if another size is asked for. What counts is what the
+// host sees, whatever the caller has heard of the domain.
+func TestAttachOnce(t *testing.T) {
+	w := newWorld(t)
+	w.withMemory(dbUUID, 1<<20)
+	heard := placement.Domain{UUID: dbUUID, Name: "db", State: placement.DomainRunning}
+	if err := w.server.Attach(t.Context(), heard, 1<<20); err != nil {
+		t.Errorf("the same again: %v", err)
+	}
+	if err := w.server.Attach(t.Context(), heard, 2<<20); !errors.Is(err, guest.ErrAttached) {
+		t.Errorf("another size: %v", err)
+	}
+	w.withMemory(dbUUID, 0)
+	heard.Shm = 1 << 20
+	if err := w.server.Attach(t.Context(), heard, 1<<20); err == nil || errors.Is(err, guest.ErrAttached) {
+		t.Errorf("none is there, and nobody can plug it in: %v", err)
+	}
 }

@@ -189,6 +189,9 @@ func (h *Hook) resolve(ctx context.Context, need placement.Need) (content.Digest
 		if id, err = content.ParseDigest(need.ID); err != nil {
 			return id, fmt.Errorf("%w: %w", ErrNoSuchFile, err)
 		}
+		if id.IsZero() { // to the catalogue it would mean the newest version
+			return id, fmt.Errorf("%w: no content has the version %s", ErrNoSuchFile, need.ID)
+		}
 	}
 	look := func() (v placement.Version, err error) {
 		h.cfg.Catalogue.View(func(s *placement.State) { v, err = s.Lookup(need.Name, id) })

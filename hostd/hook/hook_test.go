@@ -231,6 +231,7 @@ func TestRefuses(t *testing.T) {
 		{placement.Need{Name: "nothing"}, ErrNoSuchFile},
 		{placement.Need{Name: "gone", ID: content.Sum(nil).String()}, ErrNoSuchFile},
 		{placement.Need{Name: "gone", ID: "b3:x"}, ErrNoSuchFile},
+		{placement.Need{Name: "gone", ID: content.Digest{}.String()}, ErrNoSuchFile},
 		{placement.Need{Name: "gone", Path: r.path("gone.raw")}, swarm.ErrNoHolder},
 	} {
 		err := r.prepare(c.need)

@@ -14,7 +14,6 @@ import (
 
 	"connectrpc.com/connect"
 
-	"github.com/virtswarm/virtswarm/hostd/server/servertest"
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/api/virtswarm/v1/virtswarmv1connect"
@@ -22,7 +21,7 @@ import (
 )
 
 func TestRequestsAreBounded(t *testing.T) {
-	r := start(t, &host{Host: servertest.New("alpha")}, "beta")
+	r := start(t, &host{}, "beta")
 	large := &v1.ForwardRequest{Op: "apply", Payload: make([]byte, api.MaxMessage)}
 	_, err := client(t, r.listeners.Port).Cluster.Forward(t.Context(), large)
 	if got := connect.CodeOf(err); got != connect.CodeResourceExhausted {
@@ -66,7 +65,7 @@ func post(t *testing.T, l net.Listener, body io.Reader, encoding string) (status
 }
 
 func TestJoinTellsNoCauses(t *testing.T) {
-	h := &host{Host: servertest.New("alpha")}
+	h := &host{}
 	h.join = func(context.Context) (*v1.JoinResponse, error) {
 		return nil, reason.Wrap(reason.BadToken, "delta", errors.New("used by gamma at noon"))
 	}
@@ -84,7 +83,7 @@ func TestJoinTellsNoCauses(t *testing.T) {
 func TestJoinsAtOnceAreBounded(t *testing.T) {
 	const limit = 8
 	inside, release := make(chan struct{}), make(chan struct{})
-	h := &host{Host: servertest.New("alpha")}
+	h := &host{}
 	h.join = func(context.Context) (*v1.JoinResponse, error) {
 		inside <- struct{}{}
 		<-release
@@ -111,7 +110,7 @@ func TestJoinsAtOnceAreBounded(t *testing.T) {
 
 func TestStrangersAreBounded(t *testing.T) {
 	const limit = 64
-	r := start(t, &host{Host: servertest.New("alpha")}, "")
+	r := start(t, &host{}, "")
 	for _, l := range []net.Listener{r.listeners.Join, r.listeners.Metrics} {
 		var refused net.Conn
 		for range limit + 1 {

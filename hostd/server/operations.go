@@ -69,6 +69,9 @@ func parseID(id string) (content.Digest, error) {
 	if err != nil {
 		return d, reason.Wrap(reason.Usage, id, err)
 	}
+	if d.IsZero() { // to the operations it would mean the newest version; no content has this digest
+		return d, reason.Wrap(reason.NotFound, id, nil)
+	}
 	return d, nil
 }
 

@@ -83,3 +83,25 @@ func TestNoSpaceIsRecognised(t *testing.T) {
 		t.Errorf("write to a full disk: %v", err)
 	}
 }
+
+// TestLockEndsWithClose: a copy of the descriptor, as a child process has between its fork and its exec, does not keep the lock.
+func TestLockEndsWithClose(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	l, err := OS{}.Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied, err := unix.Dup(int(l.(interface{ Fd() uintptr }).Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(copied)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := OS{}.Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+}
