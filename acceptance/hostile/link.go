@@ -379,6 +379,7 @@ func (x *attacker) push(p push) error {
 			var why guestlink.Failure
 			err = f.Decode(&why)
 			code = why.Code
+			x.codes[string(code)]++
 		}
 	}
 	if code == "" {

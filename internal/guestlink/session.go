@@ -41,6 +41,7 @@ type Session struct {
 	closing sync.Once
 	helpers sync.WaitGroup
 	slots   chan struct{} // one for each stream of this side's
+	opening chan struct{} // held by who opens one
 
 	mu      sync.Mutex
 	streams map[uint32]*entry // those that one side has not closed yet
@@ -64,7 +65,7 @@ func NewSession(link net.Conn, cfg Config) (*Session, error) {
 	if err := link.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("make session of guest link: %w", err)
 	}
-	s := &Session{cfg: cfg, link: link, done: make(chan struct{}), slots: make(chan struct{}, MaxStreams), streams: map[uint32]*entry{}}
+	s := &Session{cfg: cfg, link: link, done: make(chan struct{}), slots: make(chan struct{}, MaxStreams), opening: make(chan struct{}, 1), streams: map[uint32]*entry{}}
 	s.carrier = newCarrier(s, link)
 	window, side := uint32(HostWindow), yamux.Server
 	if cfg.Guest {
@@ -152,10 +153,9 @@ func (s *Session) Open(ctx context.Context, purpose Purpose) (*Stream, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	raw, err := s.mux.OpenStream()
-	if err != nil { // the link has ended, or its numbers: it must
-		s.fail(err)
-		return nil, s.broke("open stream", err)
+	raw, err := s.openNext(ctx)
+	if err != nil {
+		return nil, err
 	}
 	x := s.bind(raw)
 	x.purpose = purpose
@@ -164,6 +164,24 @@ func (s *Session) Open(ctx context.Context, purpose Purpose) (*Stream, error) {
 		return nil, s.broke("open stream", err)
 	}
 	return x, nil
+}
+
+// openNext opens one stream at a time, for their numbers must go out in their order. The caller has a slot, which is the
+// stream's if there is one.
+func (s *Session) openNext(ctx context.Context) (*yamux.Stream, error) {
+	select {
+	case s.opening <- struct{}{}:
+		defer func() { <-s.opening }()
+	case <-ctx.Done():
+		<-s.slots
+		return nil, ctx.Err()
+	}
+	raw, err := s.mux.OpenStream()
+	if err != nil { // the link has ended, or its numbers have: then it must, too
+		s.fail(err)
+		return nil, s.broke("open stream", err)
+	}
+	return raw, nil
 }
 
 // Accept waits for the next stream of the other side's, of which nothing is known yet: see Stream.Started.
