@@ -77,8 +77,10 @@ func pair(tb testing.TB, from, to *guestlink.Session, purpose guestlink.Purpose)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if b, err = to.Accept(); err == nil {
-		_, err = b.Started()
+	if _, err = a.Write(nil); err == nil {
+		if b, err = to.Accept(); err == nil {
+			_, err = b.Started()
+		}
 	}
 	if err != nil {
 		tb.Fatal(err)

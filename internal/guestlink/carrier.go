@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 	"sync/atomic"
 )
@@ -211,12 +212,9 @@ func (c *carrier) send(kind Kind, covered, rest []byte) error {
 	if len(rest) <= inOneWrite {
 		c.out, rest = append(c.out, rest...), nil
 	}
-	_, err := c.link.Write(c.out)
+	parts := net.Buffers{c.out, rest}
+	_, err := parts.WriteTo(c.link) // one call of the kernel for a socket
 	c.sent.Add(1)
-	if err == nil && len(rest) > 0 {
-		_, err = c.link.Write(rest)
-		c.sent.Add(1)
-	}
 	if err != nil {
 		return c.session.fail(fmt.Errorf("send to guest link: %w", err))
 	}

@@ -144,7 +144,8 @@ func (s *Session) Err() error {
 	return s.why
 }
 
-// Open opens a stream for a purpose. It waits while there are MaxStreams of this side's.
+// Open opens a stream for a purpose, which is said with the first Write, or Read. It waits while there are MaxStreams of
+// this side's.
 func (s *Session) Open(ctx context.Context, purpose Purpose) (*Stream, error) {
 	select {
 	case s.slots <- struct{}{}:
@@ -159,10 +160,7 @@ func (s *Session) Open(ctx context.Context, purpose Purpose) (*Stream, error) {
 	}
 	x := s.bind(raw)
 	x.purpose = purpose
-	if err := x.begin(); err != nil {
-		x.Close()
-		return nil, s.broke("open stream", err)
-	}
+	x.start.Store(true)
 	return x, nil
 }
 

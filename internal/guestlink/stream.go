@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -62,6 +63,7 @@ type Stream struct {
 	purpose  Purpose
 	gone     chan struct{}
 	patience time.Duration // 0: as long as the link lives
+	start    atomic.Bool   // what it is for is still to be said
 
 	mu     sync.Mutex
 	hungUp bool // gone is closed
@@ -79,11 +81,10 @@ func (x *Stream) Gone() <-chan struct{} { return x.gone }
 // SetPatience sets how long a Read waits for the next bytes; 0 is as long as the link lives. It is for the one who reads.
 func (x *Stream) SetPatience(d time.Duration) { x.patience = d }
 
-// begin says what the stream is for.
-func (x *Stream) begin() error {
+// begin appends the frame that says what the stream is for.
+func (x *Stream) begin(b []byte) []byte {
 	p := []byte{byte(x.purpose), byte(x.purpose.Priority())}
-	_, err := x.Write(append(appendHeader(make([]byte, 0, headerSize+len(p)), Start, 0, len(p), p), p...))
-	return err
+	return append(appendHeader(b, Start, 0, len(p), p), p...)
 }
 
 // Started waits for what the other side says that a stream is for, for StartTimeout at most.
@@ -103,6 +104,11 @@ func (x *Stream) Started() (Purpose, error) {
 
 // Read reads what there is, and waits if there is nothing.
 func (x *Stream) Read(p []byte) (int, error) {
+	if x.start.Load() { // the other side has to know before it can say anything
+		if _, err := x.Write(nil); err != nil {
+			return 0, err
+		}
+	}
 	began := x.session.clock.Load()
 	for {
 		if err := x.expect(); err != nil {
@@ -156,7 +162,21 @@ func (x *Stream) expect() error {
 }
 
 // Write writes all of p, in pieces. The other side has StallTimeout to take each.
-func (x *Stream) Write(p []byte) (n int, err error) {
+func (x *Stream) Write(p []byte) (int, error) {
+	if !x.start.Swap(false) {
+		return x.write(p)
+	}
+	begin := x.begin(make([]byte, 0, headerSize+2+min(len(p), inOneWrite)))
+	first := min(len(p), inOneWrite) // goes out together with it
+	n, err := x.write(append(begin, p[:first]...))
+	if n = max(0, n-len(begin)); err != nil || first == len(p) {
+		return n, err
+	}
+	m, err := x.write(p[first:])
+	return n + m, err
+}
+
+func (x *Stream) write(p []byte) (n int, err error) {
 	for began := x.session.clock.Load(); n < len(p); {
 		if err := x.mayWrite(); err != nil {
 			return n, err
