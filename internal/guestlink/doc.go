@@ -9,8 +9,8 @@
 //   - a control message, or a header of the multiplexer, that was torn, mixed up, repeated or lost on its way (a ring whose
 //     memory was copied while it was in use, as by a live migration or a snapshot) is not taken for one that was sent: each
 //     has a checksum, and each frame of a link its number;
-//   - a stream that nobody reads holds up no other, and bulk goes in pieces of at most [MaxPiece]: control waits for no more
-//     than one piece of each stream that sends bulk;
+//   - a stream that nobody reads holds up no other, and what is sent goes in pieces, in turn: control waits for no more than
+//     one piece of each stream that sends bulk, together [MaxPiece] or little more;
 //   - a side that lives says so at least every [BeatEvery], and one that does not is given up after [StallTimeout], in which
 //     time that a paused guest, or this very process, stood still does not count.
 //

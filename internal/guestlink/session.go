@@ -37,6 +37,7 @@ type Session struct {
 	carrier *carrier
 	mux     *yamux.Session
 	clock   atomic.Int64  // nanoseconds in which neither side stood still
+	bulk    atomic.Int64  // streams of this side's at which bulk is being written
 	done    chan struct{} // closed when no stream works any more
 	closing sync.Once
 	helpers sync.WaitGroup
@@ -159,7 +160,7 @@ func (s *Session) Open(ctx context.Context, purpose Purpose) (*Stream, error) {
 		return nil, err
 	}
 	x := s.bind(raw)
-	x.purpose = purpose
+	x.purpose, x.priority = purpose, purpose.Priority()
 	x.start.Store(true)
 	return x, nil
 }

@@ -41,11 +41,15 @@ func (p Purpose) String() string {
 type Priority uint8
 
 const (
-	// Control goes before bulk.
+	// Control goes before bulk: in pieces of MaxPiece.
 	Control Priority = iota
-	// Bulk goes in pieces, and gives way to control before each of them.
+	// Bulk goes in pieces of which those of all streams that write it make up one of MaxPiece, or of leastPiece. Whoever writes
+	// waits for one piece of each other stream.
 	Bulk
 )
+
+// leastPiece is that of bulk, in bytes, however many streams write some.
+const leastPiece = 16 << 10
 
 // Priority is the one that streams of this purpose have.
 func (p Purpose) Priority() Priority {
@@ -61,6 +65,7 @@ type Stream struct {
 	session  *Session
 	raw      *yamux.Stream
 	purpose  Purpose
+	priority Priority
 	gone     chan struct{}
 	patience time.Duration // 0: as long as the link lives
 	start    atomic.Bool   // what it is for is still to be said
@@ -83,7 +88,7 @@ func (x *Stream) SetPatience(d time.Duration) { x.patience = d }
 
 // begin appends the frame that says what the stream is for.
 func (x *Stream) begin(b []byte) []byte {
-	p := []byte{byte(x.purpose), byte(x.purpose.Priority())}
+	p := []byte{byte(x.purpose), byte(x.priority)}
 	return append(appendHeader(b, Start, 0, len(p), p), p...)
 }
 
@@ -98,7 +103,7 @@ func (x *Stream) Started() (Purpose, error) {
 	if f.Kind != Start || len(f.Payload) < 2 || f.Payload[0] == 0 || f.Payload[1] > byte(Bulk) {
 		return 0, fmt.Errorf("%w: a stream begins with a %s frame, %.16x", ErrProtocol, f.Kind, f.Payload)
 	}
-	x.purpose = Purpose(f.Payload[0])
+	x.purpose, x.priority = Purpose(f.Payload[0]), Priority(f.Payload[1])
 	return x.purpose, nil
 }
 
@@ -177,11 +182,15 @@ func (x *Stream) Write(p []byte) (int, error) {
 }
 
 func (x *Stream) write(p []byte) (n int, err error) {
+	if x.priority == Bulk {
+		x.session.bulk.Add(1)
+		defer x.session.bulk.Add(-1)
+	}
 	for began := x.session.clock.Load(); n < len(p); {
 		if err := x.mayWrite(); err != nil {
 			return n, err
 		}
-		k, err := x.raw.Write(p[n:min(n+MaxPiece, len(p))])
+		k, err := x.raw.Write(p[n:min(n+x.piece(), len(p))])
 		if n += k; k > 0 {
 			began = x.session.clock.Load()
 		}
@@ -194,6 +203,14 @@ func (x *Stream) write(p []byte) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// piece is how many bytes of this stream go at a time.
+func (x *Stream) piece() int {
+	if x.priority == Control {
+		return MaxPiece
+	}
+	return max(leastPiece, MaxPiece/int(max(1, x.session.bulk.Load())))
 }
 
 // mayWrite sets how long the next piece may take before it is looked again.
