@@ -13,8 +13,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/shmring"
 )
 
-// connect gives the agent's link to the host to one more user, and makes it if there is none: as soon as that can be done,
-// within the agent's patience. The user calls leave once.
+// connect gives the agent's link to the host to one more user, and makes it if there is none: as soon as that can be
+// done, within the agent's patience. The user calls leave once.
 func (a *Agent) connect(ctx context.Context) (c *client, leave func(), err error) {
 	for {
 		a.mu.Lock()
@@ -56,8 +56,8 @@ func (a *Agent) make(ctx context.Context, making chan struct{}) (*client, func()
 	return c, a.leaving(ctx, c), nil
 }
 
-// leaving returns what a user of a link calls when it has done with it. The last one ends the link; so does the end of the
-// contexts of all, for one of them may be held up by the link.
+// leaving returns what a user of a link calls when it has done with it. The last one ends the link; so does the end of
+// the contexts of all, for one of them may be held up by the link.
 func (a *Agent) leaving(ctx context.Context, c *client) (leave func()) {
 	cut := context.AfterFunc(ctx, func() {
 		a.mu.Lock()

@@ -166,7 +166,8 @@ func (l *lab) control(ctx context.Context, links []native, size int64) error {
 	return nil
 }
 
-// requestsWhile measures requests while the file is pulled to nowhere, at least so many times and until all requests are made.
+// requestsWhile measures requests while the file is pulled to nowhere, at least so many times and until all requests
+// are made.
 func (l *lab) requestsWhile(ctx context.Context, link native, when string, times int, pull func(context.Context, *guestagent.Agent) error) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)

@@ -28,8 +28,8 @@ func header(kind guestlink.Kind, id, length uint32) []byte {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// frames sends garbage: before a greeting bytes, after it headers of a multiplexer that are no good, and on streams frames
-// with random payloads.
+// frames sends garbage: before a greeting bytes, after it headers of a multiplexer that are no good, and on streams
+// frames with random payloads.
 func (x *attacker) frames() error {
 	for x.on() {
 		c, err := x.dial()
@@ -92,8 +92,8 @@ func (x *attacker) muxes(c net.Conn) {
 	}
 }
 
-// streams opens more streams than there may be, fills the window of each and reads nothing, closes none; and opens and closes
-// them as fast as it can.
+// streams opens more streams than there may be, fills the window of each and reads nothing, closes none; and opens and
+// closes them as fast as it can.
 func (x *attacker) streams() error {
 	for ok := true; ok; ok = x.on() {
 		s, err := x.session()

@@ -1,6 +1,6 @@
-// Command hostile is the enemy in a guest of the acceptance tests: over the shared memory of its guest link it does to the
-// daemon of its host whatever root can do there. It says of each attack what became of it, and fails if something succeeded
-// that the host must refuse, or if the host serves this guest no more once the attack is over.
+// Command hostile is the enemy in a guest of the acceptance tests: over the shared memory of its guest link it does to
+// the daemon of its host whatever root can do there. It says of each attack what became of it, and fails if something
+// succeeded that the host must refuse, or if the host serves this guest no more once the attack is over.
 package main
 
 import (
@@ -199,8 +199,8 @@ func (x *attacker) lastOf(link net.Conn) error {
 	}
 }
 
-// ended waits until a session has ended, or the host has given up on a stream of it at least, and notes the last word, which
-// it returns.
+// ended waits until a session has ended, or the host has given up on a stream of it at least, and notes the last word,
+// which it returns.
 func (x *attacker) ended(s *guestlink.Session) (guestlink.Code, error) {
 	defer s.Close()
 	select {

@@ -59,8 +59,8 @@ func (r *region) channels() int { return int(min(r.load(8)>>32, 64)) }
 // rest waits until the attack is over.
 func (x *attacker) rest() { time.Sleep(time.Until(x.end)) }
 
-// rings makes positions impossible on links that are in use: far ahead, backwards, with flags that there are none of, and
-// with words that are the host's to write.
+// rings makes positions impossible on links that are in use: far ahead, backwards, with flags that there are none of,
+// and with words that are the host's to write.
 func (x *attacker) rings() error {
 	r, err := x.open()
 	if err != nil {

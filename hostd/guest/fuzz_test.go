@@ -15,14 +15,14 @@ import (
 	"github.com/virtswarm/virtswarm/internal/guestlink"
 )
 
-// say appends to a script a frame on one of four streams: which one, its kind, the number of the request and the payload
-// behind its length. A frame with the right checksum is made of it, as a fuzzer would never find one.
+// say appends to a script a frame on one of four streams: which one, its kind, the number of the request and the
+// payload behind its length. A frame with the right checksum is made of it, as a fuzzer would never find one.
 func say(script []byte, stream byte, kind guestlink.Kind, id byte, payload []byte) []byte {
 	return append(append(script, stream, byte(kind), id, byte(len(payload)), byte(len(payload)>>8)), payload...)
 }
 
-// speak says what is in a script. If its first byte is odd, the rest is bytes instead of a multiplexer's, as they are; else
-// the next four bytes say what four streams are for.
+// speak says what is in a script. If its first byte is odd, the rest is bytes instead of a multiplexer's, as they are;
+// else the next four bytes say what four streams are for.
 func speak(link net.Conn, script []byte) {
 	if len(script) > 0 && script[0]&1 == 1 {
 		_, _ = link.Write(script[1:])
@@ -63,8 +63,8 @@ func speak(link net.Conn, script []byte) {
 	}
 }
 
-// FuzzConversation has a guest say anything after its greeting. The link must end when the guest ends it, and the memory
-// that it took must not exceed what may be held for one.
+// FuzzConversation has a guest say anything after its greeting. The link must end when the guest ends it, and the
+// memory that it took must not exceed what may be held for one.
 func FuzzConversation(f *testing.F) {
 	w := newWorld(f)
 	file := w.publish("file", "all", randomBytes(200<<10))

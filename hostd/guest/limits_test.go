@@ -64,8 +64,8 @@ func saidLast(t *testing.T, c net.Conn) guestlink.Code {
 	}
 }
 
-// TestNoGreeting: what does not begin as a guest link ends it with a word about it, and nothing else. A guest of another
-// version is told so in a frame that all versions have.
+// TestNoGreeting: what does not begin as a guest link ends it with a word about it, and nothing else. A guest of
+// another version is told so in a frame that all versions have.
 func TestNoGreeting(t *testing.T) {
 	w := newWorld(t)
 	for name, c := range map[string]struct {
@@ -171,7 +171,8 @@ func TestUnknownStream(t *testing.T) {
 	}
 }
 
-// TestStreamsOfADomain: a domain has no more streams than it may, however many links it opens for them, and another has its.
+// TestStreamsOfADomain: a domain has no more streams than it may, however many links it opens for them, and another has
+// its.
 func TestStreamsOfADomain(t *testing.T) {
 	w := newWorld(t)
 	var links []*guestlink.Session

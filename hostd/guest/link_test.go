@@ -85,8 +85,8 @@ func TestOneLink(t *testing.T) {
 	})
 }
 
-// TestUnreadPull: a guest that asks for a file and reads nothing of it still gets answers to what else it asks, on the same
-// link, from the first byte on until the windows are full and after that.
+// TestUnreadPull: a guest that asks for a file and reads nothing of it still gets answers to what else it asks, on the
+// same link, from the first byte on until the windows are full and after that.
 func TestUnreadPull(t *testing.T) {
 	w := newWorld(t)
 	w.publish("big", "all", randomBytes(16<<20))

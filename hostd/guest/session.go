@@ -130,7 +130,8 @@ func (x *session) fault(why *guestlink.Failure) {
 	x.end(why)
 }
 
-// greet exchanges Hello and Welcome. If the session ends meanwhile, or what comes is not to be served, the guest is told why.
+// greet exchanges Hello and Welcome. If the session ends meanwhile, or what comes is not to be served, the guest is
+// told why.
 func (x *session) greet(ctx, serving context.Context) error {
 	conn, said := guestlink.NewConn(x.link), make(chan struct{})
 	proceed := context.AfterFunc(ctx, func() {

@@ -16,8 +16,8 @@ const muxHeaderSize = 12
 // inOneWrite is the longest body of the multiplexer that is copied to go out together with its header, in bytes.
 const inOneWrite = 4 << 10
 
-// Types and flags of yamux's frames. Its types 2 (ping) and 3 (go away) are not used here: a Beat and a Failed frame do that,
-// and a ping costs its receiver a goroutine.
+// Types and flags of yamux's frames. Its types 2 (ping) and 3 (go away) are not used here: a Beat and a Failed frame do
+// that, and a ping costs its receiver a goroutine.
 const (
 	muxData   = 0
 	muxWindow = 1
@@ -39,14 +39,16 @@ type muxHeader struct {
 // readMux reads the header of a frame of yamux, whatever it says.
 func readMux(b *[muxHeaderSize]byte) muxHeader {
 	return muxHeader{
-		data: b[1] == muxData, flags: binary.BigEndian.Uint16(b[2:]), stream: binary.BigEndian.Uint32(b[4:]), length: binary.BigEndian.Uint32(b[8:]),
+		data: b[1] == muxData, flags: binary.BigEndian.Uint16(b[2:]),
+		stream: binary.BigEndian.Uint32(b[4:]), length: binary.BigEndian.Uint32(b[8:]),
 	}
 }
 
 // parseMux reads the header of yamux in a frame of a link with so many bytes of payload.
 func parseMux(b *[muxHeaderSize]byte, payload uint32) (muxHeader, error) {
 	h := readMux(b)
-	if b[0] != 0 || b[1] > muxWindow || h.flags&^allMux != 0 || h.stream == 0 || payload < muxHeaderSize || payload-muxHeaderSize != h.body() {
+	known := b[0] == 0 && b[1] <= muxWindow && h.flags&^allMux == 0 && h.stream != 0
+	if !known || payload < muxHeaderSize || payload-muxHeaderSize != h.body() {
 		return h, fmt.Errorf("%w: no frame of the multiplexer begins with %x", ErrProtocol, *b)
 	}
 	return h, nil
@@ -60,9 +62,9 @@ func (h muxHeader) body() uint32 {
 	return 0
 }
 
-// carrier is what yamux takes for its connection: it carries each frame of yamux in a frame of the link, whose header and
-// yamux's have a checksum and a number, and lets in only what the session's table of streams allows. What is not of yamux
-// (beats, last words) it takes out.
+// carrier is what yamux takes for its connection: it carries each frame of yamux in a frame of the link, whose header
+// and yamux's have a checksum and a number, and lets in only what the session's table of streams allows. What is not of
+// yamux (beats, last words) it takes out.
 type carrier struct {
 	session *Session
 	link    io.ReadWriter

@@ -122,8 +122,8 @@ func TestTornMultiplexer(t *testing.T) {
 	}
 }
 
-// FuzzSession gives a host's session anything to read after the greeting: it ends when that ends, or before, for a reason that
-// has a name, and holds no more than it may.
+// FuzzSession gives a host's session anything to read after the greeting: it ends when that ends, or before, for a
+// reason that has a name, and holds no more than it may.
 func FuzzSession(f *testing.F) {
 	start := frame(guestlink.Start, 0, []byte{1, 0})
 	f.Add(append(mux(0, data, syn, 1, uint32(len(start)), start), mux(1, window, fin, 1, 0, nil)...))

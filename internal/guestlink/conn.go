@@ -20,7 +20,8 @@ type Conn struct {
 	out []byte     // header and payload of a control frame
 }
 
-// NewConn makes a conversation over a stream, or over a bare link, whose deadlines are its own from now on. Nothing is sent.
+// NewConn makes a conversation over a stream, or over a bare link, whose deadlines are its own from now on. Nothing is
+// sent.
 func NewConn(over io.ReadWriteCloser) *Conn {
 	if link, ok := over.(net.Conn); ok {
 		over = patient{link}

@@ -31,15 +31,16 @@ func Greet(link net.Conn, agent string) (w Welcome, err error) {
 				return w, err
 			}
 			if w.Version != Version {
-				return w, Fail(CodeVersion, "host %.64s speaks version %d of the guest link, the agent version %d", w.Host, w.Version, Version)
+				return w, Fail(CodeVersion, "host %.64s speaks version %d of the guest link, the agent version %d",
+					w.Host, w.Version, Version)
 			}
 			return w, nil
 		}
 	}
 }
 
-// Greeted waits at the host's end of a fresh link for the guest's greeting. What is none is a *Failure; an agent of another
-// version is for the caller to refuse, in a Failed frame over c, that an agent of every version understands.
+// Greeted waits at the host's end of a fresh link for the guest's greeting. What is none is a *Failure; an agent of
+// another version is for the caller to refuse, in a Failed frame over c, that an agent of every version understands.
 func Greeted(c *Conn) (hello HelloRequest, err error) {
 	f, err := c.Receive()
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 type Kind uint8
 
 const (
-	// Hello is the first frame of either side of a link: of the guest a Hello, of the host a Welcome. It is the same in all
-	// versions, so that a side of another version can be told so.
+	// Hello is the first frame of either side of a link: of the guest a Hello, of the host a Welcome. It is the same in
+	// all versions, so that a side of another version can be told so.
 	Hello Kind = 1 + iota
 	// Ping is answered by a Pong with the same payload of at most MaxPing bytes, whatever they are.
 	Ping
@@ -29,9 +29,9 @@ const (
 	// Read asks for the bytes of chunks of the open file: they come as Data, one after the other, without the holes, and
 	// then End.
 	Read
-	// Push begins to publish a file: it is followed by the encoded manifest as Data. The answer is Wanted and, as Data, the
-	// encoded set (content.Bits) of the chunks that the host wants; they follow as Data, in order, and then Commit. The
-	// host answers with Progress now and then, and with Published.
+	// Push begins to publish a file: it is followed by the encoded manifest as Data. The answer is Wanted and, as Data,
+	// the encoded set (content.Bits) of the chunks that the host wants; they follow as Data, in order, and then Commit.
+	// The host answers with Progress now and then, and with Published.
 	Push
 	Wanted
 	Commit
@@ -56,8 +56,10 @@ const (
 	lastKind = Mux
 )
 
-var kindNames = [...]string{"", "Hello", "Ping", "Pong", "List", "Entries", "Watch", "Changed", "Open", "Opened", "Read", "Push", "Wanted",
-	"Commit", "Progress", "Published", "Data", "End", "Beat", "Failed", "Bell", "Start", "Mux"}
+var kindNames = [...]string{
+	"", "Hello", "Ping", "Pong", "List", "Entries", "Watch", "Changed", "Open", "Opened", "Read", "Push", "Wanted", "Commit",
+	"Progress", "Published", "Data", "End", "Beat", "Failed", "Bell", "Start", "Mux",
+}
 
 // String returns the name.
 func (k Kind) String() string {

@@ -21,16 +21,17 @@ const lastWord = time.Second
 // Config says how a side of a link behaves.
 type Config struct {
 	Guest bool // this is the guest's side
-	// Admit is asked for each stream that the other side opens, beside MaxStreams; a no ends the link with CodeBusy. Release
-	// is called once for each that was admitted, when both sides have closed it. Neither may block. nil: all are admitted.
+	// Admit is asked for each stream that the other side opens, beside MaxStreams; a no ends the link with CodeBusy.
+	// Release is called once for each that was admitted, when both sides have closed it. Neither may block. nil: all are
+	// admitted.
 	Admit   func() bool
 	Release func()
 	// Paused says that the other side stands still, and is not to be given up for its silence. nil: it never does.
 	Paused func() bool
 }
 
-// Session is a link on which both sides have greeted: many streams. Its methods are safe for concurrent use. End or Close
-// it, also when it has failed.
+// Session is a link on which both sides have greeted: many streams. Its methods are safe for concurrent use. End or
+// Close it, also when it has failed.
 type Session struct {
 	cfg     Config
 	link    net.Conn
@@ -66,7 +67,10 @@ func NewSession(link net.Conn, cfg Config) (*Session, error) {
 	if err := link.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("make session of guest link: %w", err)
 	}
-	s := &Session{cfg: cfg, link: link, done: make(chan struct{}), slots: make(chan struct{}, MaxStreams), opening: make(chan struct{}, 1), streams: map[uint32]*entry{}}
+	s := &Session{
+		cfg: cfg, link: link, done: make(chan struct{}), streams: map[uint32]*entry{},
+		slots: make(chan struct{}, MaxStreams), opening: make(chan struct{}, 1),
+	}
 	s.carrier = newCarrier(s, link)
 	window, side := uint32(HostWindow), yamux.Server
 	if cfg.Guest {
@@ -99,7 +103,8 @@ func (s *Session) finish() {
 	switch {
 	case errors.Is(err, yamux.ErrSessionShutdown):
 		s.fail(net.ErrClosed)
-	case errors.Is(err, yamux.ErrRecvWindowExceeded), errors.Is(err, yamux.ErrUnexpectedFlag), errors.Is(err, yamux.ErrDuplicateStream):
+	case errors.Is(err, yamux.ErrRecvWindowExceeded), errors.Is(err, yamux.ErrUnexpectedFlag),
+		errors.Is(err, yamux.ErrDuplicateStream):
 		s.fail(fmt.Errorf("%w: %w", ErrProtocol, err))
 	default:
 		s.fail(err)
@@ -137,16 +142,16 @@ func (s *Session) hear(why error) error {
 // Done is closed when the session has ended; Err says why.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
-// Err is what ended the session, or is about to: a *Failure if the other side said so, io.EOF if it closed the link, ErrStalled,
-// ErrProtocol, net.ErrClosed after Close or End. It is nil while the session works.
+// Err is what ended the session, or is about to: a *Failure if the other side said so, io.EOF if it closed the link,
+// ErrStalled, ErrProtocol, net.ErrClosed after Close or End. It is nil while the session works.
 func (s *Session) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.why
 }
 
-// Open opens a stream for a purpose, which is said with the first Write, or Read. It waits while there are MaxStreams of
-// this side's.
+// Open opens a stream for a purpose, which is said with the first Write, or Read. It waits while there are MaxStreams
+// of this side's.
 func (s *Session) Open(ctx context.Context, purpose Purpose) (*Stream, error) {
 	select {
 	case s.slots <- struct{}{}:
@@ -165,8 +170,8 @@ func (s *Session) Open(ctx context.Context, purpose Purpose) (*Stream, error) {
 	return x, nil
 }
 
-// openNext opens one stream at a time, for their numbers must go out in their order. The caller has a slot, which is the
-// stream's if there is one.
+// openNext opens one stream at a time, for their numbers must go out in their order. The caller has a slot, which is
+// the stream's if there is one.
 func (s *Session) openNext(ctx context.Context) (*yamux.Stream, error) {
 	select {
 	case s.opening <- struct{}{}:
@@ -230,8 +235,8 @@ func (s *Session) End(why *Failure) {
 	s.helpers.Wait()
 }
 
-// Linger lets a last word arrive on a link of which the writing end is closed: if it were closed while the other side still
-// sends, it would be reset, and the word lost.
+// Linger lets a last word arrive on a link of which the writing end is closed: if it were closed while the other side
+// still sends, it would be reset, and the word lost.
 func Linger(link net.Conn) {
 	if link.SetReadDeadline(time.Now().Add(lastWord)) == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(link, 1<<20))

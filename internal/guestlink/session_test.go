@@ -144,8 +144,8 @@ func TestStreams(t *testing.T) {
 	all.Wait()
 }
 
-// TestControlPassesBulk: streams whose readers take nothing hold up no other, neither while their windows fill nor when they
-// are full. No clock is looked at: if they did, the ping would never come back.
+// TestControlPassesBulk: streams whose readers take nothing hold up no other, neither while their windows fill nor when
+// they are full. No clock is looked at: if they did, the ping would never come back.
 func TestControlPassesBulk(t *testing.T) {
 	guest, host := ends(t)
 	for _, from := range []*guestlink.Session{guest, host} {
@@ -260,7 +260,8 @@ func TestLimitOfStreams(t *testing.T) {
 	}
 }
 
-// TestAdmission: a side that the other does not let open a stream is told that it is busy; what was let in is given back.
+// TestAdmission: a side that the other does not let open a stream is told that it is busy; what was let in is given
+// back.
 func TestAdmission(t *testing.T) {
 	g, h := linktest.Pipe()
 	var in atomic.Int64
@@ -291,8 +292,8 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
-// inBubble runs a test of sessions in virtual time. yamux keeps timers in a pool, of which none may come from another time:
-// two collections empty it.
+// inBubble runs a test of sessions in virtual time. yamux keeps timers in a pool, of which none may come from another
+// time: two collections empty it.
 func inBubble(t *testing.T, f func(t *testing.T)) {
 	empty := func() { runtime.GC(); runtime.GC() }
 	empty()
@@ -300,8 +301,8 @@ func inBubble(t *testing.T, f func(t *testing.T)) {
 	empty()
 }
 
-// TestSilence: a link is given up after StallTimeout if the other side says nothing; not while it is paused, for however long,
-// and not if it only has nothing to say.
+// TestSilence: a link is given up after StallTimeout if the other side says nothing; not while it is paused, for
+// however long, and not if it only has nothing to say.
 func TestSilence(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		guest, host := ends(t)
@@ -336,8 +337,8 @@ func TestSilence(t *testing.T) {
 	})
 }
 
-// TestUntaken: a stream that nobody reads ends for its writer after StallTimeout, and the link goes on; a stream that says
-// nothing of what it is for is given up; one that the other side never closes ends the link.
+// TestUntaken: a stream that nobody reads ends for its writer after StallTimeout, and the link goes on; a stream that
+// says nothing of what it is for is given up; one that the other side never closes ends the link.
 func TestUntaken(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		guest, host := ends(t)

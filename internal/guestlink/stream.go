@@ -43,8 +43,8 @@ type Priority uint8
 const (
 	// Control goes before bulk: in pieces of MaxPiece.
 	Control Priority = iota
-	// Bulk goes in pieces of which those of all streams that write it make up one of MaxPiece, or of leastPiece. Whoever writes
-	// waits for one piece of each other stream.
+	// Bulk goes in pieces of which those of all streams that write it make up one of MaxPiece, or of leastPiece. Whoever
+	// writes waits for one piece of each other stream.
 	Bulk
 )
 
@@ -80,10 +80,12 @@ func newStream(s *Session, raw *yamux.Stream) *Stream {
 	return &Stream{session: s, raw: raw, gone: make(chan struct{})}
 }
 
-// Gone is closed when the other side, or this one, has closed the stream, or the link has ended. What came before can be read.
+// Gone is closed when the other side, or this one, has closed the stream, or the link has ended. What came before can
+// be read.
 func (x *Stream) Gone() <-chan struct{} { return x.gone }
 
-// SetPatience sets how long a Read waits for the next bytes; 0 is as long as the link lives. It is for the one who reads.
+// SetPatience sets how long a Read waits for the next bytes; 0 is as long as the link lives. It is for the one who
+// reads.
 func (x *Stream) SetPatience(d time.Duration) { x.patience = d }
 
 // begin appends the frame that says what the stream is for.

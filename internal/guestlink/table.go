@@ -6,8 +6,8 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// The table of a session's streams follows what goes by in both directions. yamux bounds what is held of a stream, and how
-// many wait to be accepted, but not how many there are.
+// The table of a session's streams follows what goes by in both directions. yamux bounds what is held of a stream, and
+// how many wait to be accepted, but not how many there are.
 
 // arrives notes a header of the other side's before yamux sees it, and refuses one that must not come.
 func (s *Session) arrives(m muxHeader) error {

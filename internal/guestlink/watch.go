@@ -7,8 +7,8 @@ import (
 // tick is how often a session looks whether its link gets on.
 const tick = time.Second
 
-// watch gives up a link on which nothing comes, or nothing is taken, for StallTimeout. It counts its own ticks, of which a late
-// one counts two at most: while this process stood still, nothing was to be expected of the other.
+// watch gives up a link on which nothing comes, or nothing is taken, for StallTimeout. It counts its own ticks, of
+// which a late one counts two at most: while this process stood still, nothing was to be expected of the other.
 func (s *Session) watch() {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -47,8 +47,8 @@ func (s *Session) watch() {
 	}
 }
 
-// unclosed reports a stream that this side has closed long ago and the other has not: what it may still send would be held
-// for nobody.
+// unclosed reports a stream that this side has closed long ago and the other has not: what it may still send would be
+// held for nobody.
 func (s *Session) unclosed(step time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -69,8 +69,8 @@ func BenchmarkYamux(b *testing.B) {
 	}
 }
 
-// BenchmarkYamuxHostile says what one side can make yamux hold at the other: for streams that are closed at once and of which
-// it does not close its end, and for pings whose answers it does not read.
+// BenchmarkYamuxHostile says what one side can make yamux hold at the other: for streams that are closed at once and of
+// which it does not close its end, and for pings whose answers it does not read.
 func BenchmarkYamuxHostile(b *testing.B) {
 	b.Run("streams", func(b *testing.B) {
 		for b.Loop() {
