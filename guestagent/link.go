@@ -57,31 +57,34 @@ func (a *Agent) make(ctx context.Context, making chan struct{}) (*client, func()
 }
 
 // leaving returns what a user of a link calls when it has done with it. The last one ends the link; so does the end of
-// the contexts of all, for one of them may be held up by the link.
+// the contexts of all that are left, for one of them may be held up by the link.
 func (a *Agent) leaving(ctx context.Context, c *client) (leave func()) {
 	cut := context.AfterFunc(ctx, func() {
 		a.mu.Lock()
 		c.leaving++
-		last := c.leaving == c.users
+		nobody := c.leaving == c.users
 		a.mu.Unlock()
-		if last {
+		if nobody {
 			c.session.Close()
 		}
 	})
 	return func() {
-		waits := cut()
+		stays := cut()
 		a.mu.Lock()
 		c.users--
-		if !waits {
+		if !stays {
 			c.leaving--
 		}
-		last := c.users == 0
+		last, nobody := c.users == 0, c.leaving == c.users
 		if last && a.current == c {
 			a.current = nil
 		}
 		a.mu.Unlock()
-		if last {
+		switch {
+		case last:
 			c.Close()
+		case nobody:
+			c.session.Close()
 		}
 	}
 }

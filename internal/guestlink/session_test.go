@@ -221,6 +221,28 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestSlowGuest: a stream that the host has closed is closed at the guest though whoever has it there is busy for long,
+// and what came before can be read then.
+func TestSlowGuest(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		guest, host := ends(t)
+		x, y := pair(t, guest, host, guestlink.ForPull)
+		if _, err := y.Write([]byte("before")); err != nil {
+			t.Fatal(err)
+		}
+		y.Close()
+		time.Sleep(time.Hour)
+		if got, err := io.ReadAll(x); err != nil || string(got) != "before" {
+			t.Errorf("an hour later: %q, %v", got, err)
+		}
+		if host.Err() != nil || guest.Err() != nil {
+			t.Errorf("the link has ended: %v, %v", host.Err(), guest.Err())
+		}
+		guest.Close()
+		host.Close()
+	})
+}
+
 // TestEnds: the reason of one side is the other's error, in streams too.
 func TestEnds(t *testing.T) {
 	guest, host := ends(t)
@@ -342,11 +364,11 @@ func TestSilence(t *testing.T) {
 func TestUntaken(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		guest, host := ends(t)
-		x, _ := pair(t, guest, host, guestlink.ForPush)
+		x, y := pair(t, guest, host, guestlink.ForPush)
 		if _, err := x.Write(make([]byte, 8<<20)); !errors.Is(err, guestlink.ErrStalled) {
 			t.Errorf("nobody takes it: %v", err)
 		}
-		_, y := pair(t, host, guest, guestlink.ForPush)
+		_, y = pair(t, host, guest, guestlink.ForPush)
 		y.SetPatience(guestlink.StartTimeout)
 		if _, err := y.Read(make([]byte, 1)); !errors.Is(err, guestlink.ErrStalled) {
 			t.Errorf("nobody says anything: %v", err)

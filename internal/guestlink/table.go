@@ -22,12 +22,25 @@ func (s *Session) arrives(m muxHeader) error {
 	if e == nil { // it is over, for this side at least
 		return nil
 	}
-	e.in = e.in || m.flags&flagFIN != 0
-	if e.in && e.stream != nil {
-		e.stream.hangUp()
+	if m.flags&flagFIN != 0 && !e.in {
+		e.in = true
+		s.answer(e)
 	}
 	s.settle(m, e)
 	return nil
+}
+
+// answer frees who writes to a stream that the other side has closed. The guest closes it at once, for whoever has it
+// may be busy for long. The host does so when it has done with the stream: until then it counts. The caller holds mu.
+func (s *Session) answer(e *entry) {
+	x := e.stream
+	if x == nil {
+		return // bind will
+	}
+	x.hangUp()
+	if s.cfg.Guest && !s.ended {
+		s.helpers.Go(func() { _ = x.raw.Close() })
+	}
 }
 
 // admit enters a stream that the other side opens. The caller holds mu.
@@ -89,11 +102,13 @@ func (s *Session) bind(raw *yamux.Stream) *Stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.streams[raw.StreamID()]
-	if e == nil || e.in {
+	if e == nil {
 		x.hangUp()
+		return x
 	}
-	if e != nil {
-		e.stream = x
+	e.stream = x
+	if e.in {
+		s.answer(e)
 	}
 	return x
 }
