@@ -214,7 +214,10 @@ func (c *carrier) send(kind Kind, covered, rest []byte) error {
 	if len(rest) <= inOneWrite {
 		c.out, rest = append(c.out, rest...), nil
 	}
-	parts := net.Buffers{c.out, rest}
+	parts := net.Buffers{c.out}
+	if len(rest) > 0 {
+		parts = append(parts, rest)
+	}
 	_, err := parts.WriteTo(c.link) // one call of the kernel for a socket
 	c.sent.Add(1)
 	if err != nil {
