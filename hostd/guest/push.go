@@ -73,7 +73,7 @@ func (p *parts) clear() {
 
 // push takes in a file and publishes it. Once it has begun, whatever fails ends the stream: there may be bulk under way.
 func (x *stream) push(ctx context.Context, d placement.Domain, id uint32, req guestlink.PushRequest) error {
-	x.raw.SetPatience(guestlink.StallTimeout)
+	x.raw.SetPatience(guestlink.IdleTimeout)
 	name, err := x.server.pushName(d, req)
 	if err != nil {
 		return err

@@ -53,6 +53,7 @@ const (
 	StallTimeout = 30 * time.Second
 	// StartTimeout is how long a stream may be open and say nothing of what it is for.
 	StartTimeout = 10 * time.Second
-	// IdleTimeout is how long the host waits for the next request on a stream.
+	// IdleTimeout is how long the host waits on a stream for the next request, or the next bytes of a push, and how long a
+	// writer waits for the window of a stream to open: a reader that takes 10 KiB a second is slow, and not dead.
 	IdleTimeout = 2 * time.Minute
 )

@@ -359,7 +359,7 @@ func TestSilence(t *testing.T) {
 	})
 }
 
-// TestUntaken: a stream that nobody reads ends for its writer after StallTimeout, and the link goes on; a stream that
+// TestUntaken: a stream that nobody reads ends for its writer after IdleTimeout, and the link goes on; a stream that
 // says nothing of what it is for is given up; one that the other side never closes ends the link.
 func TestUntaken(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

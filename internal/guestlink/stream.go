@@ -168,7 +168,7 @@ func (x *Stream) expect() error {
 	return nil
 }
 
-// Write writes all of p, in pieces. The other side has StallTimeout to take each.
+// Write writes all of p, in pieces. The other side has IdleTimeout to take each: it makes room in its window by halves.
 func (x *Stream) Write(p []byte) (int, error) {
 	if !x.start.Swap(false) {
 		return x.write(p)
@@ -200,7 +200,7 @@ func (x *Stream) write(p []byte) (n int, err error) {
 		case err == nil:
 		case !errors.Is(err, yamux.ErrTimeout):
 			return n, x.session.broke("write stream", err)
-		case time.Duration(x.session.clock.Load()-began) >= StallTimeout:
+		case time.Duration(x.session.clock.Load()-began) >= IdleTimeout:
 			return n, ErrStalled
 		}
 	}
