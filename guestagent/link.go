@@ -183,7 +183,8 @@ func (c *client) refuse() {
 		if err != nil {
 			return
 		}
-		_ = guestlink.NewConn(stream).SendMessage(guestlink.Failed, 0, guestlink.Fail(guestlink.CodeUnknownStream, "the agent serves no streams"))
+		why := guestlink.Fail(guestlink.CodeUnknownStream, "the agent serves no streams")
+		_ = guestlink.NewConn(stream).SendMessage(guestlink.Failed, 0, why)
 		stream.Close()
 	}
 }

@@ -133,7 +133,8 @@ func (l *lab) control(ctx context.Context, links []native, size int64) error {
 		for _, link := range links {
 			pulls := map[string]func(ctx context.Context, a *guestagent.Agent) error{
 				other: func(ctx context.Context, _ *guestagent.Agent) error {
-					_, err := run(ctx, l.command("sh", "-c", `exec "$@" >/dev/null`, "sh", l.agent, "--link", link.url, "pull", "native", "-"))
+					args := []string{"-c", `exec "$@" >/dev/null`, "sh", l.agent, "--link", link.url, "pull", "native", "-"}
+					_, err := run(ctx, l.command("sh", args...))
 					return err
 				},
 				shared: func(ctx context.Context, a *guestagent.Agent) error {
@@ -151,15 +152,19 @@ func (l *lab) control(ctx context.Context, links []native, size int64) error {
 			}
 		}
 	}
+	kinds := []struct{ name, note string }{
+		{"ping", "on an open link"}, {"ls", "a new stream each time, and where there is no link a new link"},
+	}
 	t := newTable(fmt.Sprintf("Natively: control while %s are pulled by the same guest", humanize.IBytes(uint64(bulk))),
-		"alone: median ms", "p95", "over another link: median ms", "p95", "p99", "over the same link: median ms", "p95", "p99", "note")
+		"alone: median ms", "p95", "over another link: median ms", "p95", "p99", "over the same link: median ms", "p95", "p99",
+		"note")
 	for _, link := range links {
-		for _, kind := range []struct{ name, note string }{{"ping", "on an open link"}, {"ls", "a new stream each time, and where there is no link a new link"}} {
+		for _, kind := range kinds {
 			m := func(when, part string) string {
 				return num(1e3*l.figures.median("control "+kind.name+" "+link.name+" "+when+" "+part), 3)
 			}
-			t.line(kind.name+" by "+link.name, m(alone, "median"), m(alone, "p95"), m(other, "median"), m(other, "p95"), m(other, "p99"),
-				m(shared, "median"), m(shared, "p95"), m(shared, "p99"), kind.note)
+			t.line(kind.name+" by "+link.name, m(alone, "median"), m(alone, "p95"), m(other, "median"), m(other, "p95"),
+				m(other, "p99"), m(shared, "median"), m(shared, "p95"), m(shared, "p99"), kind.note)
 		}
 	}
 	t.end()
@@ -168,7 +173,9 @@ func (l *lab) control(ctx context.Context, links []native, size int64) error {
 
 // requestsWhile measures requests while the file is pulled to nowhere, at least so many times and until all requests
 // are made.
-func (l *lab) requestsWhile(ctx context.Context, link native, when string, times int, pull func(context.Context, *guestagent.Agent) error) error {
+func (l *lab) requestsWhile(
+	ctx context.Context, link native, when string, times int, pull func(context.Context, *guestagent.Agent) error,
+) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	a := &guestagent.Agent{Link: link.here}

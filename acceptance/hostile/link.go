@@ -136,7 +136,8 @@ func (x *attacker) streams() error {
 // lengths promises more than may be, or asks for it.
 func (x *attacker) lengths() error {
 	for _, h := range [][]byte{
-		header(guestlink.Mux, 0, 1<<32-1), header(guestlink.Mux, 0, 3), header(guestlink.Data, 0, 1<<31), header(guestlink.Beat, 1, 0), header(guestlink.Failed, 0, guestlink.MaxControl+1),
+		header(guestlink.Mux, 0, 1<<32-1), header(guestlink.Mux, 0, 3), header(guestlink.Data, 0, 1<<31),
+		header(guestlink.Beat, 1, 0), header(guestlink.Failed, 0, guestlink.MaxControl+1),
 	} {
 		c, err := x.greet()
 		if err != nil {
@@ -197,7 +198,8 @@ func (x *attacker) lengths() error {
 			return err
 		}
 		// What is no violation by itself is ended by a frame that is; what a stream is for does not matter to a length.
-		stream, err := s.Open(context.Background(), []guestlink.Purpose{guestlink.ForRequests, guestlink.ForPull, guestlink.ForPush}[i/len(says)%3])
+		purposes := []guestlink.Purpose{guestlink.ForRequests, guestlink.ForPull, guestlink.ForPush}
+		stream, err := s.Open(context.Background(), purposes[i/len(says)%len(purposes)])
 		if err != nil {
 			return err
 		}
