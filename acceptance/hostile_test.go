@@ -19,7 +19,7 @@ import (
 const hostileGrowth = 4 * hostguest.MaxHeld
 
 // attacks are those of program hostile.
-var attacks = []string{"frames", "lengths", "rings", "flood", "slow", "secrets", "pushes", "scribble"}
+var attacks = []string{"frames", "lengths", "rings", "flood", "streams", "slow", "secrets", "pushes", "scribble"}
 
 // TestHostileGuest: a guest does whatever root can do in it, by program hostile. Its neighbour is served all the while, and
 // its host's daemon neither ends, nor grows without bound, nor gives it what is not its.

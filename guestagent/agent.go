@@ -14,9 +14,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -52,13 +51,17 @@ var (
 	ErrBusy = errors.New("another process pulls this file to the same place")
 )
 
-// Agent is the guest's end. Its methods are safe for concurrent use.
+// Agent is the guest's end. Its methods are safe for concurrent use; what they do at a time goes over one link.
 type Agent struct {
 	Link     string        // URL of the link; "" = the best that is found
 	Bell     string        // URL of the link by which shared memory is rung; "" = vsock if it is there and Link is ""
 	Patience time.Duration // 0 = DefaultPatience, <0 = one attempt
 	Version  string        // told to the host
 	Logger   hclog.Logger  // nil = silent
+
+	mu      sync.Mutex
+	current *client       // the link that all share; nil while nobody has one
+	making  chan struct{} // closed when the link that is being made is made, or cannot be
 }
 
 // Ways returns the URLs of what may lead to the host, the best first: shared memory, then vsock.
@@ -88,105 +91,6 @@ func (a *Agent) log() hclog.Logger {
 	return a.Logger
 }
 
-// connect reaches the host, as soon as that can be done: within the agent's patience.
-func (a *Agent) connect(ctx context.Context) (*client, error) {
-	patience := a.Patience
-	if patience == 0 {
-		patience = DefaultPatience
-	}
-	began := time.Now()
-	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
-		c, err := a.try(ctx)
-		if err == nil || !passing(err) {
-			return c, err
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if time.Since(began)+pause > patience {
-			return nil, err
-		}
-		a.log().Debug("cannot reach the host yet", "error", err)
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// try tries each way once.
-func (a *Agent) try(ctx context.Context) (*client, error) {
-	urls := []string{a.Link}
-	if a.Link == "" {
-		var err error
-		if urls, err = Ways(); len(urls) == 0 {
-			return nil, errors.Join(fmt.Errorf("%w: neither an ivshmem device nor /dev/vsock is here", ErrNoLink), err)
-		}
-	}
-	var errs []error
-	for _, url := range urls {
-		c, err := a.dial(ctx, url)
-		if err == nil {
-			return c, nil
-		}
-		errs = append(errs, fmt.Errorf("%s: %w", url, err))
-		if _, answered := errors.AsType[*guestlink.Failure](err); answered {
-			break // it is the host's word, whichever way it came
-		}
-	}
-	err := errors.Join(errs...)
-	if _, answered := errors.AsType[*guestlink.Failure](err); answered {
-		return nil, err
-	}
-	return nil, fmt.Errorf("%w: %w", ErrNoLink, err)
-}
-
-// dial reaches the host by one way, and greets it.
-func (a *Agent) dial(ctx context.Context, url string) (*client, error) {
-	short, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	conn, bell, err := a.open(short, url)
-	if err != nil {
-		return nil, err
-	}
-	c := newClient(conn, url)
-	c.bell = bell
-	defer context.AfterFunc(short, func() { c.Close() })()
-	if err := c.greet(a.Version); err != nil {
-		c.Close()
-		if short.Err() != nil {
-			err = fmt.Errorf("it does not answer: %w", short.Err())
-		}
-		return nil, err
-	}
-	c.follow(ctx)
-	if c.bell != nil && c.bell.url != "" {
-		c.helpers.Go(func() { c.bell.run(c.ctx, a) })
-	}
-	return c, nil
-}
-
-// open opens a link. One by shared memory has a bell, if there is another way to the host.
-func (a *Agent) open(ctx context.Context, url string) (net.Conn, *bell, error) {
-	path, ok := strings.CutPrefix(url, "shm://")
-	if !ok {
-		conn, err := link.OS.Dial(ctx, url)
-		return conn, nil, err
-	}
-	by := a.Bell
-	if by == "" && a.Link == "" && haveVSock() { // who names one link gets no other
-		by = vsockURL
-	}
-	b := &bell{url: by, rung: make(chan struct{}, 1)}
-	conn, err := shmring.Dial(ctx, path, shmring.Options{Ring: b.ring, Logger: a.log()})
-	if err != nil {
-		return nil, nil, err
-	}
-	b.memory = conn
-	return conn, b, nil
-}
-
 // passing reports whether what failed may go well later, or by another way.
 func passing(err error) bool {
 	if f, ok := errors.AsType[*guestlink.Failure](err); ok {
@@ -208,12 +112,12 @@ func (a *Agent) again(ctx context.Context, done func() int64, attempt func(*clie
 	}
 	last, since := done(), time.Now()
 	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
-		c, err := a.connect(ctx)
+		c, leave, err := a.connect(ctx)
 		if err != nil {
 			return err
 		}
 		err = attempt(c)
-		c.Close()
+		leave()
 		switch {
 		case err == nil:
 			return nil

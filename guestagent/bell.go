@@ -31,28 +31,29 @@ func (b *bell) run(ctx context.Context, a *Agent) {
 		return
 	}
 	defer c.Close()
-	if err := c.conn.Send(guestlink.Bell, 0, nil); err != nil {
+	t, err := c.talk(ctx, guestlink.ForBell)
+	if err != nil {
 		return
 	}
+	defer t.Close()
 	c.helpers.Go(func() {
+		b.ring() // it is a bell from the first on
 		for {
 			select {
 			case <-b.rung:
-				if c.conn.Send(guestlink.Bell, 0, nil) != nil {
+				if t.conn.Send(guestlink.Bell, 0, nil) != nil {
 					return
 				}
-			case <-c.ctx.Done():
+			case <-t.stream.Gone():
 				return
 			}
 		}
 	})
 	for {
-		f, err := c.conn.Receive()
-		if err != nil || f.Kind == guestlink.Failed {
+		f, err := t.conn.Receive()
+		if err != nil || f.Kind != guestlink.Bell {
 			return
 		}
-		if f.Kind == guestlink.Bell {
-			b.memory.Wake()
-		}
+		b.memory.Wake()
 	}
 }

@@ -50,13 +50,13 @@ func holesOnly(m *content.Manifest, lo, hi int) bool {
 
 // receive asks for what is missing of the open file, and hands over each chunk that comes, in order. buffer returns one for
 // the next chunk.
-func (c *client) receive(m *content.Manifest, have content.Bits, buffer func() []byte, got func(i int, chunk []byte) error) error {
+func (t *talk) receive(m *content.Manifest, have content.Bits, buffer func() []byte, got func(i int, chunk []byte) error) error {
 	list := spans(m, have)
 	ids := make([]uint32, 0, len(list))
 	for k, s := range list {
 		for len(ids) < min(k+asked, len(list)) {
 			next := list[len(ids)]
-			id, err := c.ask(guestlink.Read, guestlink.ReadRequest{First: next.first, Count: next.count})
+			id, err := t.ask(guestlink.Read, guestlink.ReadRequest{First: next.first, Count: next.count})
 			if err != nil {
 				return err
 			}
@@ -67,14 +67,14 @@ func (c *client) receive(m *content.Manifest, have content.Bits, buffer func() [
 				continue
 			}
 			chunk := buffer()[:m.ChunkLen(i)]
-			if err := c.data(ids[k], chunk); err != nil {
+			if err := t.data(ids[k], chunk); err != nil {
 				return err
 			}
 			if err := got(i, chunk); err != nil {
 				return err
 			}
 		}
-		if _, err := c.expect(ids[k], guestlink.End); err != nil {
+		if _, err := t.expect(ids[k], guestlink.End); err != nil {
 			return err
 		}
 	}
@@ -90,9 +90,9 @@ func verify(m *content.Manifest, i int, chunk []byte) error {
 }
 
 // fetchInOrder fetches what is missing, and hands over verified chunks in order.
-func (c *client) fetchInOrder(m *content.Manifest, have content.Bits, got func(i int, chunk []byte) error) error {
+func (t *talk) fetchInOrder(m *content.Manifest, have content.Bits, got func(i int, chunk []byte) error) error {
 	buf := make([]byte, min(int64(m.ChunkSize()), m.Size()))
-	return c.receive(m, have, func() []byte { return buf }, func(i int, chunk []byte) error {
+	return t.receive(m, have, func() []byte { return buf }, func(i int, chunk []byte) error {
 		if err := verify(m, i, chunk); err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func (c *client) fetchInOrder(m *content.Manifest, have content.Bits, got func(i
 
 // fetch fetches what is missing, and has each chunk verified and written while others come: write is called by several
 // goroutines at once, written afterwards by one at a time.
-func (c *client) fetch(m *content.Manifest, have content.Bits, write func(i int, chunk []byte) error, written func(i int)) error {
+func (t *talk) fetch(m *content.Manifest, have content.Bits, write func(i int, chunk []byte) error, written func(i int)) error {
 	type piece struct {
 		i     int
 		chunk []byte
@@ -134,7 +134,7 @@ func (c *client) fetch(m *content.Manifest, have content.Bits, write func(i int,
 		})
 	}
 	missing := have.Clone() // have is being marked meanwhile
-	err := c.receive(m, missing, func() []byte {
+	err := t.receive(m, missing, func() []byte {
 		buf := <-free
 		if buf == nil {
 			buf = make([]byte, min(int64(m.ChunkSize()), m.Size()))
@@ -152,4 +152,38 @@ func (c *client) fetch(m *content.Manifest, have content.Bits, write func(i int,
 		return failed
 	}
 	return err
+}
+
+// open opens a file at the host: its newest version, or the one of an id, and returns what it consists of.
+func (t *talk) open(name string, version content.Digest) (*content.Manifest, error) {
+	id, err := t.ask(guestlink.Open, guestlink.OpenRequest{Name: name, ID: version})
+	if err != nil {
+		return nil, err
+	}
+	f, err := t.expect(id, guestlink.Opened)
+	if err != nil {
+		return nil, err
+	}
+	var opened guestlink.OpenedFile
+	if err := f.Decode(&opened); err != nil {
+		return nil, err
+	}
+	if opened.Manifest < 1 || opened.Manifest > guestlink.MaxManifest {
+		return nil, fmt.Errorf("%w: a manifest of %d bytes", guestlink.ErrProtocol, opened.Manifest)
+	}
+	p := make([]byte, opened.Manifest)
+	if err := t.data(id, p); err != nil {
+		return nil, err
+	}
+	if _, err := t.expect(id, guestlink.End); err != nil {
+		return nil, err
+	}
+	m, err := content.DecodeManifest(p)
+	if err != nil {
+		return nil, err
+	}
+	if m.ID() != opened.ID || !version.IsZero() && m.ID() != version {
+		return nil, fmt.Errorf("%w: the manifest is not that of %s", ErrCorrupt, opened.ID)
+	}
+	return m, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
+	"github.com/virtswarm/virtswarm/internal/guestlink"
 )
 
 // system is this guest's file system.
@@ -89,7 +90,12 @@ func (p *pull) attempt(ctx context.Context, c *client) error {
 	if p.manifest != nil {
 		version = p.manifest.ID() // whatever was published meanwhile
 	}
-	m, err := c.open(p.result.Name, version)
+	t, err := c.talk(ctx, guestlink.ForPull)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	m, err := t.open(p.result.Name, version)
 	if err != nil {
 		return err
 	}
@@ -99,7 +105,7 @@ func (p *pull) attempt(ctx context.Context, c *client) error {
 		}
 	}
 	p.progress()
-	return c.fetch(p.manifest, p.have, func(i int, chunk []byte) error {
+	return t.fetch(p.manifest, p.have, func(i int, chunk []byte) error {
 		if _, err := p.file.WriteAt(chunk, m.Offset(i)); err != nil {
 			return localError{err}
 		}
@@ -229,7 +235,12 @@ func (a *Agent) PullTo(ctx context.Context, name string, w io.Writer, o PullOpti
 		if m != nil {
 			version = m.ID()
 		}
-		opened, err := c.open(name, version)
+		t, err := c.talk(ctx, guestlink.ForPull)
+		if err != nil {
+			return err
+		}
+		defer t.Close()
+		opened, err := t.open(name, version)
 		if err != nil {
 			return err
 		}
@@ -239,7 +250,7 @@ func (a *Agent) PullTo(ctx context.Context, name string, w io.Writer, o PullOpti
 		}
 		have := m.Holes()
 		have.SetRange(0, next)
-		err = c.fetchInOrder(m, have, func(i int, chunk []byte) error {
+		err = t.fetchInOrder(m, have, func(i int, chunk []byte) error {
 			if err := fill(i); err != nil {
 				return err
 			}

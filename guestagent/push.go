@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/guestlink"
@@ -20,6 +21,9 @@ type Pushed struct {
 	Copies int            `json:"copies"` // hosts that have all of it
 	Links  int            `json:"links"`  // how many it took
 }
+
+// lastWord is how long the host's reason is waited for where it stopped to listen.
+const lastWord = time.Second
 
 // PushPhase says what Push is at.
 type PushPhase int
@@ -71,18 +75,23 @@ func (a *Agent) push(ctx context.Context, path, name string, progress func(PushP
 	r.ID, r.Size = m.ID(), m.Size()
 	err = a.again(ctx, func() int64 { return r.Sent }, func(c *client) error {
 		r.Links++
-		return c.push(m, f, name, &r, progress)
+		t, err := c.talk(ctx, guestlink.ForPush)
+		if err != nil {
+			return err
+		}
+		defer t.Close()
+		return t.push(m, f, name, &r, progress)
 	})
 	return r, err
 }
 
 // allowed asks whether this guest may publish a file of that size at all.
 func (a *Agent) allowed(ctx context.Context, size int64) error {
-	c, err := a.connect(ctx)
+	c, leave, err := a.connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer leave()
 	switch {
 	case c.welcome.PushPrefix == "":
 		return guestlink.Fail(guestlink.CodeDenied, "domain %s may not publish files; the operator of its host can allow it: virtswarm guest push %s --quota SIZE", c.welcome.Domain, c.welcome.Domain)
@@ -92,24 +101,24 @@ func (a *Agent) allowed(ctx context.Context, size int64) error {
 	return nil
 }
 
-// push sends a file over one link, and waits until it is published.
-func (c *client) push(m *content.Manifest, f *os.File, name string, r *Pushed, progress func(PushPhase, int64, int64)) error {
-	id, err := c.ask(guestlink.Push, guestlink.PushRequest{Name: name, Manifest: len(m.Encode())})
+// push sends a file over one stream, and waits until it is published.
+func (t *talk) push(m *content.Manifest, f *os.File, name string, r *Pushed, progress func(PushPhase, int64, int64)) error {
+	id, err := t.ask(guestlink.Push, guestlink.PushRequest{Name: name, Manifest: len(m.Encode())})
 	if err == nil {
-		err = c.conn.SendData(id, m.Encode())
+		err = t.conn.SendData(id, m.Encode())
 	}
 	if err != nil {
-		return c.reason(id, err)
+		return t.reason(id, err)
 	}
-	want, err := c.wanted(id, m)
+	want, err := t.wanted(id, m)
 	if err != nil {
 		return err
 	}
-	if err := c.sendChunks(id, m, f, want, r, progress); err != nil {
+	if err := t.sendChunks(id, m, f, want, r, progress); err != nil {
 		return err
 	}
 	for {
-		answer, err := c.expect(id, guestlink.Progress, guestlink.Published)
+		answer, err := t.expect(id, guestlink.Progress, guestlink.Published)
 		if err != nil {
 			return err
 		}
@@ -126,8 +135,8 @@ func (c *client) push(m *content.Manifest, f *os.File, name string, r *Pushed, p
 }
 
 // wanted receives which chunks the host wants.
-func (c *client) wanted(id uint32, m *content.Manifest) (want content.Bits, err error) {
-	f, err := c.expect(id, guestlink.Wanted)
+func (t *talk) wanted(id uint32, m *content.Manifest) (want content.Bits, err error) {
+	f, err := t.expect(id, guestlink.Wanted)
 	if err != nil {
 		return want, err
 	}
@@ -139,7 +148,7 @@ func (c *client) wanted(id uint32, m *content.Manifest) (want content.Bits, err 
 		return want, fmt.Errorf("%w: a set of %d bytes for %d chunks of %d", guestlink.ErrProtocol, set.Bytes, set.Chunks, m.Chunks())
 	}
 	p := make([]byte, set.Bytes)
-	if err := c.data(id, p); err != nil {
+	if err := t.data(id, p); err != nil {
 		return want, err
 	}
 	if want, err = content.DecodeBits(p, m.Chunks()); err != nil {
@@ -149,7 +158,7 @@ func (c *client) wanted(id uint32, m *content.Manifest) (want content.Bits, err 
 }
 
 // sendChunks sends what the host wants, and Commit.
-func (c *client) sendChunks(id uint32, m *content.Manifest, f *os.File, want content.Bits, r *Pushed, progress func(PushPhase, int64, int64)) error {
+func (t *talk) sendChunks(id uint32, m *content.Manifest, f *os.File, want content.Bits, r *Pushed, progress func(PushPhase, int64, int64)) error {
 	var total int64
 	for i, ok := want.NextSet(0); ok; i, ok = want.NextSet(i + 1) {
 		total += int64(m.ChunkLen(i))
@@ -161,22 +170,23 @@ func (c *client) sendChunks(id uint32, m *content.Manifest, f *os.File, want con
 		if _, err := f.ReadAt(p, m.Offset(i)); err != nil {
 			return localError{err}
 		}
-		if err := c.conn.SendData(id, p); err != nil {
-			return c.reason(id, err)
+		if err := t.conn.SendData(id, p); err != nil {
+			return t.reason(id, err)
 		}
 		done += int64(len(p))
 		r.Sent += int64(len(p))
 		progress(Sending, done, total)
 	}
-	if err := c.conn.Send(guestlink.Commit, id, nil); err != nil {
-		return c.reason(id, err)
+	if err := t.conn.Send(guestlink.Commit, id, nil); err != nil {
+		return t.reason(id, err)
 	}
 	return nil
 }
 
 // reason is why the host stopped to listen, if it said so: that, and not that the link broke, is what went wrong.
-func (c *client) reason(id uint32, err error) error {
-	_, said := c.expect(id, guestlink.Beat)
+func (t *talk) reason(id uint32, err error) error {
+	t.stream.SetPatience(lastWord)
+	_, said := t.expect(id, guestlink.Failed) // which is an error of it
 	if f, ok := errors.AsType[*guestlink.Failure](said); ok {
 		return f
 	}

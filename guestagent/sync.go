@@ -156,20 +156,24 @@ func (s *syncing) writeJournal() error {
 
 // follow makes the directory what it should be, each time that becomes something else, over one link.
 func (s *syncing) follow(ctx context.Context) error {
-	c, err := s.agent.connect(ctx)
+	c, leave, err := s.agent.connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	id, err := c.ask(guestlink.Watch, guestlink.ListRequest{Prefix: s.prefix})
+	defer leave()
+	t, err := c.talk(ctx, guestlink.ForWatch)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	id, err := t.ask(guestlink.Watch, guestlink.ListRequest{Prefix: s.prefix})
 	if err != nil {
 		return err
 	}
 	for {
-		if _, err := c.expect(id, guestlink.Changed); err != nil {
+		if _, err := t.expect(id, guestlink.Changed); err != nil {
 			return err
 		}
-		// The link that listens must not be the one that is busy: nobody would take what comes by it.
 		if err := s.equal(ctx); err != nil || s.options.Once {
 			return err
 		}

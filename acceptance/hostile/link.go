@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"math/rand/v2"
+	"net"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/guestlink"
@@ -14,70 +19,165 @@ import (
 // The attacks on the conversation.
 
 // header is one of a frame, with a checksum that is right for no payload, and for bulk.
-func header(kind guestlink.Kind, length uint32) []byte {
+func header(kind guestlink.Kind, id, length uint32) []byte {
 	h := []byte{byte(kind), 0, 0, 0}
-	h = binary.LittleEndian.AppendUint32(h, 2)
+	h = binary.LittleEndian.AppendUint32(h, id)
 	h = binary.LittleEndian.AppendUint32(h, length)
-	return binary.LittleEndian.AppendUint32(h, crc32.Checksum(h, crc32.MakeTable(crc32.Castagnoli)))
+	return binary.LittleEndian.AppendUint32(h, crc32.Checksum(h, castagnoli))
 }
 
-// frames sends garbage: before a greeting bytes, after it frames with random payloads.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// frames sends garbage: before a greeting bytes, after it headers of a multiplexer that are no good, and on streams
+// frames with random payloads.
 func (x *attacker) frames() error {
 	for x.on() {
 		c, err := x.dial()
 		if err != nil {
 			return err
 		}
-		_, _ = c.Link().Write(noise(16 + rand.IntN(64<<10)))
-		if _, err := x.last(c, false); err != nil {
+		_, _ = c.Write(noise(16 + rand.IntN(64<<10)))
+		if err := x.lastOf(c); err != nil {
 			return err
 		}
 		if c, err = x.greet(); err != nil {
 			return err
 		}
-		for range 100 {
-			kind, payload := guestlink.Kind(rand.IntN(32)), noise(rand.IntN(200))
-			if kind == guestlink.Data {
+		x.muxes(c)
+		if err := x.lastOf(c); err != nil {
+			return err
+		}
+		s, err := x.session()
+		if err != nil {
+			return err
+		}
+		stream, err := s.Open(context.Background(), guestlink.Purpose(rand.IntN(6)))
+		for n := 0; err == nil && n < 100; n++ {
+			c := guestlink.NewConn(stream)
+			if kind, payload := guestlink.Kind(rand.IntN(32)), noise(rand.IntN(200)); kind == guestlink.Data {
 				err = c.SendData(rand.Uint32(), payload)
 			} else {
 				err = c.Send(kind, rand.Uint32(), payload)
 			}
-			if err != nil {
-				break // it has been ended
-			}
 		}
-		if _, err := x.last(c, false); err != nil {
+		if _, err := x.ended(s); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// muxes sends headers of the multiplexer with right checksums and numbers: streams that are opened and closed as nobody
+// would, windows that grow without bound, types and flags that there are none of.
+func (x *attacker) muxes(c net.Conn) {
+	for n := range uint32(1000) {
+		mux := []byte{0, byte(rand.IntN(3)), 0, byte(rand.IntN(32))}
+		mux = binary.BigEndian.AppendUint32(mux, uint32(rand.IntN(40)))
+		length := uint32(rand.IntN(300))
+		if rand.IntN(10) == 0 {
+			length = rand.Uint32()
+		}
+		mux = binary.BigEndian.AppendUint32(mux, length)
+		body := 0
+		if mux[1] == 0 {
+			body = int(min(length, guestlink.MaxPiece))
+		}
+		h := []byte{byte(guestlink.Mux), 0, 0, 0}
+		h = binary.LittleEndian.AppendUint32(h, n)
+		h = binary.LittleEndian.AppendUint32(h, uint32(len(mux)+body))
+		h = binary.LittleEndian.AppendUint32(h, crc32.Update(crc32.Checksum(h, castagnoli), castagnoli, mux))
+		if _, err := c.Write(append(append(h, mux...), noise(body)...)); err != nil {
+			return // it has been ended
+		}
+	}
+}
+
+// streams opens more streams than there may be, fills the window of each and reads nothing, closes none; and opens and
+// closes them as fast as it can.
+func (x *attacker) streams() error {
+	for ok := true; ok; ok = x.on() {
+		s, err := x.session()
+		if err != nil {
+			return err
+		}
+		var filling sync.WaitGroup
+		for range guestlink.MaxStreams {
+			stream, err := s.Open(context.Background(), guestlink.ForPush)
+			if err != nil {
+				break
+			}
+			filling.Go(func() {
+				c := guestlink.NewConn(stream)
+				_ = c.SendMessage(guestlink.Push, 2, guestlink.PushRequest{Name: "x", Manifest: guestlink.MaxManifest})
+				_ = c.SendData(2, make([]byte, 2*guestlink.HostWindow))
+			})
+			x.codes["streams"]++
+		}
+		filling.Wait()
+		s.Close()
+		if s, err = x.session(); err != nil {
+			return err
+		}
+		for range 1000 {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			stream, err := s.Open(ctx, guestlink.ForRequests)
+			cancel()
+			if err != nil {
+				break
+			}
+			stream.Close()
+			x.codes["streams"]++
+		}
+		s.Close()
+	}
+	return nil
+}
+
 // lengths promises more than may be, or asks for it.
 func (x *attacker) lengths() error {
-	says := []func(c *guestlink.Conn) error{
-		func(c *guestlink.Conn) error { return raw(c, header(guestlink.Ping, 1<<32-1)) },
-		func(c *guestlink.Conn) error { return raw(c, header(guestlink.Data, 1<<31)) },
-		func(c *guestlink.Conn) error { return raw(c, header(guestlink.Push, guestlink.MaxControl+1)) },
-		func(c *guestlink.Conn) error { return c.Send(guestlink.Ping, 2, noise(guestlink.MaxPing+1)) },
-		func(c *guestlink.Conn) error {
+	for _, h := range [][]byte{
+		header(guestlink.Mux, 0, 1<<32-1), header(guestlink.Mux, 0, 3), header(guestlink.Data, 0, 1<<31),
+		header(guestlink.Beat, 1, 0), header(guestlink.Failed, 0, guestlink.MaxControl+1),
+	} {
+		c, err := x.greet()
+		if err != nil {
+			return err
+		}
+		_, _ = c.Write(append(h, noise(64)...))
+		if err := x.lastOf(c); err != nil {
+			return err
+		}
+	}
+	says := []func(c *guestlink.Conn, raw io.Writer) error{
+		func(_ *guestlink.Conn, raw io.Writer) error { return write(raw, header(guestlink.Ping, 2, 1<<32-1)) },
+		func(_ *guestlink.Conn, raw io.Writer) error { return write(raw, header(guestlink.Data, 2, 1<<31)) },
+		func(_ *guestlink.Conn, raw io.Writer) error {
+			return write(raw, header(guestlink.Push, 2, guestlink.MaxControl+1))
+		},
+		func(c *guestlink.Conn, raw io.Writer) error {
+			return c.Send(guestlink.Ping, 2, noise(guestlink.MaxPing+1))
+		},
+		func(c *guestlink.Conn, raw io.Writer) error {
 			return c.SendMessage(guestlink.Push, 2, guestlink.PushRequest{Name: "x", Manifest: 1 << 40})
 		},
-		func(c *guestlink.Conn) error {
+		func(c *guestlink.Conn, raw io.Writer) error {
 			return c.SendMessage(guestlink.Push, 2, guestlink.PushRequest{Name: "x", Manifest: -1 << 40})
 		},
-		func(c *guestlink.Conn) error { // nothing of the manifest comes
+		func(c *guestlink.Conn, raw io.Writer) error { // nothing of the manifest comes
 			err := c.SendMessage(guestlink.Push, 2, guestlink.PushRequest{Name: "x", Manifest: guestlink.MaxManifest})
-			return raw2(err, c, header(guestlink.Data, 0))
+			if err == nil {
+				err = write(raw, header(guestlink.Data, 2, 0))
+			}
+			return err
 		},
-		func(c *guestlink.Conn) error { // all of it comes, and is none
+		func(c *guestlink.Conn, raw io.Writer) error { // all of it comes, and is none
 			err := c.SendMessage(guestlink.Push, 2, guestlink.PushRequest{Name: "x", Manifest: 4 << 20})
 			if err == nil {
 				err = c.SendData(2, noise(4<<20))
 			}
 			return err
 		},
-		func(c *guestlink.Conn) error { // and reads past the end, before the beginning, and too much
+		func(c *guestlink.Conn, raw io.Writer) error { // and reads past the end, before the beginning, and too much
 			read := guestlink.ReadRequest{First: rand.IntN(3) - 1, Count: 1 << 40}
 			err := c.SendMessage(guestlink.Open, 2, guestlink.OpenRequest{Name: x.own})
 			if err == nil {
@@ -85,60 +185,65 @@ func (x *attacker) lengths() error {
 			}
 			return err
 		},
-		func(c *guestlink.Conn) error {
+		func(c *guestlink.Conn, raw io.Writer) error {
 			return c.SendMessage(guestlink.List, 2, guestlink.ListRequest{Prefix: strings.Repeat("x", guestlink.MaxControl-100)})
 		},
-		func(c *guestlink.Conn) error {
+		func(c *guestlink.Conn, raw io.Writer) error {
 			return c.SendMessage(guestlink.Open, 2, guestlink.OpenRequest{Name: strings.Repeat("\x00", 10_000)})
 		},
 	}
 	for i := 0; x.on() || i < len(says); i++ {
-		c, err := x.greet()
+		s, err := x.session()
 		if err != nil {
 			return err
 		}
-		if says[i%len(says)](c) == nil {
-			_ = c.Send(guestlink.Published, 9, nil) // ends what is no violation by itself
+		// What is no violation by itself is ended by a frame that is; what a stream is for does not matter to a length.
+		purposes := []guestlink.Purpose{guestlink.ForRequests, guestlink.ForPull, guestlink.ForPush}
+		stream, err := s.Open(context.Background(), purposes[i/len(says)%len(purposes)])
+		if err != nil {
+			return err
 		}
-		if _, err := x.last(c, true); err != nil {
+		if c := guestlink.NewConn(stream); says[i%len(says)](c, stream) == nil {
+			_ = c.Send(guestlink.Published, 9, nil)
+		}
+		if _, err := x.ended(s); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func raw(c *guestlink.Conn, p []byte) error {
-	_, err := c.Link().Write(p)
+func write(w io.Writer, p []byte) error {
+	_, err := w.Write(p)
 	return err
 }
 
-func raw2(err error, c *guestlink.Conn, p []byte) error {
-	if err != nil {
-		return err
-	}
-	return raw(c, p)
-}
-
-// slow asks for all of a large file on several links, and takes nothing of it.
+// slow asks for all of a large file on several streams of several links, and takes nothing of it.
 func (x *attacker) slow() error {
-	var links []*guestlink.Conn
+	var links []*guestlink.Session
 	defer func() {
-		for _, c := range links {
-			c.Close()
+		for _, s := range links {
+			s.Close()
 		}
 	}()
 	for range 3 {
-		c, err := x.greet()
+		s, err := x.session()
 		if err != nil {
 			return err
 		}
-		links = append(links, c)
-		if err := c.SendMessage(guestlink.Open, 2, guestlink.OpenRequest{Name: x.own}); err != nil {
-			return err
-		}
-		for i := range uint32(20) {
-			if err := c.SendMessage(guestlink.Read, 3+i, guestlink.ReadRequest{First: 0, Count: 16}); err != nil {
+		links = append(links, s)
+		for range 8 {
+			c, err := x.talk(s, guestlink.ForPull)
+			if err != nil {
 				return err
+			}
+			if err := c.SendMessage(guestlink.Open, 2, guestlink.OpenRequest{Name: x.own}); err != nil {
+				return err
+			}
+			for i := range uint32(20) {
+				if err := c.SendMessage(guestlink.Read, 3+i, guestlink.ReadRequest{First: 0, Count: 16}); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -149,24 +254,16 @@ func (x *attacker) slow() error {
 // secrets asks for what is another's: by its name, by its digest under names of its own, and in lists.
 func (x *attacker) secrets() error {
 	for ok := true; ok; ok = x.on() {
-		c, err := x.greet()
+		s, err := x.session()
 		if err != nil {
 			return err
 		}
-		if err := c.SendMessage(guestlink.List, 2, guestlink.ListRequest{}); err != nil {
+		if err := x.listed(s); err != nil {
 			return err
 		}
-		for {
-			f, err := c.Receive()
-			if err != nil {
-				return err
-			}
-			if strings.Contains(string(f.Payload), x.secret) || strings.Contains(string(f.Payload), x.digest.String()) {
-				return fmt.Errorf("another's file is in the list: %s", f.Payload)
-			}
-			if f.Kind == guestlink.End {
-				break
-			}
+		c, err := x.talk(s, guestlink.ForPull)
+		if err != nil {
+			return err
 		}
 		for i, req := range []guestlink.OpenRequest{
 			{Name: x.secret}, {Name: x.secret, ID: x.digest}, {Name: x.own, ID: x.digest}, {ID: x.digest},
@@ -182,9 +279,27 @@ func (x *attacker) secrets() error {
 			}
 			x.codes[string(why.Code)]++
 		}
-		c.Close()
+		s.Close()
 	}
 	return nil
+}
+
+// listed looks for the secret in a list.
+func (x *attacker) listed(s *guestlink.Session) error {
+	c, err := x.talk(s, guestlink.ForRequests)
+	if err == nil {
+		err = c.SendMessage(guestlink.List, 2, guestlink.ListRequest{})
+	}
+	for err == nil {
+		var f guestlink.Frame
+		if f, err = c.Receive(); err != nil || f.Kind == guestlink.End {
+			break
+		}
+		if strings.Contains(string(f.Payload), x.secret) || strings.Contains(string(f.Payload), x.digest.String()) {
+			err = fmt.Errorf("another's file is in the list: %s", f.Payload)
+		}
+	}
+	return err
 }
 
 // push is a file that is pushed wrongly, and the word that it must end with; "" is any, but for success.
@@ -242,7 +357,12 @@ func (x *attacker) push(p push) error {
 	if err != nil {
 		return err
 	}
-	c, err := x.greet()
+	s, err := x.session()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	c, err := x.talk(s, guestlink.ForPush)
 	if err != nil {
 		return err
 	}
@@ -252,11 +372,25 @@ func (x *attacker) push(p push) error {
 	}
 	if p.want == "" { // it is broken off
 		x.codes["broken off"]++
-		return c.Close()
+		return nil
 	}
-	code, err := x.last(c, true) // the set of the chunks that the host wants
-	if err == nil && code != p.want && code != "" && code != guestlink.CodeBusy {
-		err = fmt.Errorf("the push of %q, %d bytes, ends with %q, not %q", p.name, p.bytes, code, p.want)
+	code := guestlink.Code("")
+	for err = nil; err == nil && code == ""; {
+		var f guestlink.Frame
+		if f, err = c.Receive(); err == nil && f.Kind == guestlink.Failed { // after the set of the chunks that the host wants
+			var why guestlink.Failure
+			err = f.Decode(&why)
+			code = why.Code
+			x.codes[string(code)]++
+		}
 	}
-	return err
+	if code == "" {
+		if code, err = x.ended(s); err != nil {
+			return err
+		}
+	}
+	if code != p.want && code != "" && code != guestlink.CodeBusy {
+		return fmt.Errorf("the push of %q, %d bytes, ends with %q, not %q", p.name, p.bytes, code, p.want)
+	}
+	return nil
 }

@@ -1,6 +1,6 @@
-// Command hostile is the enemy in a guest of the acceptance tests: over the shared memory of its guest link it does to the
-// daemon of its host whatever root can do there. It says of each attack what became of it, and fails if something succeeded
-// that the host must refuse, or if the host serves this guest no more once the attack is over.
+// Command hostile is the enemy in a guest of the acceptance tests: over the shared memory of its guest link it does to
+// the daemon of its host whatever root can do there. It says of each attack what became of it, and fails if something
+// succeeded that the host must refuse, or if the host serves this guest no more once the attack is over.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"slices"
 	"time"
@@ -42,6 +43,7 @@ var attacks = []struct {
 	{"lengths", (*attacker).lengths},
 	{"rings", (*attacker).rings},
 	{"flood", (*attacker).flood},
+	{"streams", (*attacker).streams},
 	{"slow", (*attacker).slow},
 	{"secrets", (*attacker).secrets},
 	{"pushes", (*attacker).pushes},
@@ -97,13 +99,13 @@ func (x *attacker) find() error {
 func (x *attacker) on() bool { return time.Now().Before(x.end) }
 
 // dial opens a link, and is patient: the attack before may have left the region in disorder.
-func (x *attacker) dial() (*guestlink.Conn, error) {
+func (x *attacker) dial() (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), recovery)
 	defer cancel()
 	for {
 		c, err := shmring.Dial(ctx, x.path, shmring.Options{})
 		if err == nil {
-			return guestlink.NewConn(c), nil
+			return c, nil
 		}
 		if ctx.Err() != nil {
 			return nil, err
@@ -113,23 +115,34 @@ func (x *attacker) dial() (*guestlink.Conn, error) {
 }
 
 // greet opens a link and exchanges greetings.
-func (x *attacker) greet() (*guestlink.Conn, error) {
+func (x *attacker) greet() (net.Conn, error) {
 	c, err := x.dial()
 	if err != nil {
 		return nil, err
 	}
-	err = c.SendMessage(guestlink.Hello, 1, guestlink.HelloRequest{Version: guestlink.Version, Agent: "hostile"})
-	if err == nil {
-		var f guestlink.Frame
-		if f, err = c.Receive(); err == nil && f.Kind != guestlink.Hello {
-			err = fmt.Errorf("greeted with a %s frame: %s", f.Kind, f.Payload)
-		}
-	}
-	if err != nil {
+	if _, err := guestlink.Greet(c, "hostile"); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// session opens a link that is fit for streams.
+func (x *attacker) session() (*guestlink.Session, error) {
+	c, err := x.greet()
+	if err != nil {
+		return nil, err
+	}
+	return guestlink.NewSession(c, guestlink.Config{Guest: true})
+}
+
+// talk opens a stream.
+func (x *attacker) talk(s *guestlink.Session, purpose guestlink.Purpose) (*guestlink.Conn, error) {
+	stream, err := s.Open(context.Background(), purpose)
+	if err != nil {
+		return nil, err
+	}
+	return guestlink.NewConn(stream), nil
 }
 
 // served says whether the host serves this guest, soon.
@@ -144,43 +157,64 @@ func (x *attacker) served() error {
 }
 
 func (x *attacker) ping() error {
-	c, err := x.greet()
+	s, err := x.session()
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer s.Close()
+	c, err := x.talk(s, guestlink.ForRequests)
+	if err != nil {
+		return err
+	}
 	if err := c.Send(guestlink.Ping, 2, []byte("still there?")); err != nil {
 		return err
 	}
-	for {
-		f, err := c.Receive()
-		if err != nil || f.Kind == guestlink.Pong {
-			return err
-		}
+	f, err := c.Receive()
+	if err == nil && f.Kind != guestlink.Pong {
+		err = fmt.Errorf("answered by a %s frame: %s", f.Kind, f.Payload)
 	}
+	return err
 }
 
-// last reads until the link ends and notes the last word, which it returns. Bulk that comes before it is an error if there is
-// to be none.
-func (x *attacker) last(c *guestlink.Conn, bulk bool) (guestlink.Code, error) {
-	defer c.Close()
+// lastOf reads a link without a session until it ends, and notes the last word. Bulk must not come.
+func (x *attacker) lastOf(link net.Conn) error {
+	defer link.Close()
+	c := guestlink.NewConn(link)
 	for {
 		f, err := c.Receive()
 		switch {
 		case err != nil:
 			x.codes["no word"]++
-			return "", nil
-		case f.Kind == guestlink.Data && !bulk:
-			return "", fmt.Errorf("%d bytes came that must not", len(f.Payload))
+			return nil
+		case f.Kind == guestlink.Data:
+			return fmt.Errorf("%d bytes came that must not", len(f.Payload))
 		case f.Kind == guestlink.Failed:
 			var why guestlink.Failure
 			if err := f.Decode(&why); err != nil {
-				return "", err
+				return err
 			}
 			x.codes[string(why.Code)]++
-			return why.Code, nil
+			return nil
 		}
 	}
+}
+
+// ended waits until a session has ended, or the host has given up on a stream of it at least, and notes the last word,
+// which it returns.
+func (x *attacker) ended(s *guestlink.Session) (guestlink.Code, error) {
+	defer s.Close()
+	select {
+	case <-s.Done():
+	case <-time.After(recovery):
+		return "", fmt.Errorf("the host goes on with a link after %s", recovery)
+	}
+	why, said := errors.AsType[*guestlink.Failure](s.Err())
+	if !said {
+		x.codes["no word"]++
+		return "", nil
+	}
+	x.codes[string(why.Code)]++
+	return why.Code, nil
 }
 
 // noise is bytes of the generator that everything here is drawn from.

@@ -59,8 +59,8 @@ func (r *region) channels() int { return int(min(r.load(8)>>32, 64)) }
 // rest waits until the attack is over.
 func (x *attacker) rest() { time.Sleep(time.Until(x.end)) }
 
-// rings makes positions impossible on links that are in use: far ahead, backwards, with flags that there are none of, and
-// with words that are the host's to write.
+// rings makes positions impossible on links that are in use: far ahead, backwards, with flags that there are none of,
+// and with words that are the host's to write.
 func (x *attacker) rings() error {
 	r, err := x.open()
 	if err != nil {
@@ -76,18 +76,21 @@ func (x *attacker) rings() error {
 		func(uint64) uint64 { return 0 },
 	}
 	for n := 0; x.on(); n++ {
-		c, err := x.greet()
+		link, err := x.greet()
 		if err != nil {
 			x.codes["no greeting"]++ // an earlier blow has hit it
 			continue
 		}
-		_, text, _ := strings.Cut(c.Link().LocalAddr().String(), "#")
+		_, text, _ := strings.Cut(link.LocalAddr().String(), "#")
 		channel, err := strconv.Atoi(text)
 		if err != nil {
 			return err
 		}
-		_ = c.SendMessage(guestlink.Open, 2, guestlink.OpenRequest{Name: x.own})
-		_ = c.SendMessage(guestlink.Read, 3, guestlink.ReadRequest{First: 0, Count: 8})
+		s, err := guestlink.NewSession(link, guestlink.Config{Guest: true})
+		if err != nil {
+			return err
+		}
+		x.readOn(s)
 		page := (3 + 2*channel - n&1) * pageSize // the guest's, the host's
 		at := page + controlWords[n/2%len(controlWords)]
 		change := values[n/2/len(controlWords)%len(values)]
@@ -96,7 +99,7 @@ func (x *attacker) rings() error {
 			r.store(callsAt+8*channel, rand.Uint64())
 		}
 		time.Sleep(time.Millisecond)
-		c.Close()
+		s.Close()
 		x.codes["blows"]++
 	}
 	return nil
@@ -168,16 +171,32 @@ func (x *attacker) readSomething() {
 	if err != nil {
 		return
 	}
-	c := guestlink.NewConn(link)
-	defer c.Close()
-	stop := time.AfterFunc(time.Until(x.end), func() { c.Close() })
+	stop := time.AfterFunc(time.Until(x.end), func() { link.Close() })
 	defer stop.Stop()
-	_ = c.SendMessage(guestlink.Hello, 1, guestlink.HelloRequest{Version: guestlink.Version})
-	_ = c.SendMessage(guestlink.Open, 2, guestlink.OpenRequest{Name: x.own})
-	_ = c.SendMessage(guestlink.Read, 3, guestlink.ReadRequest{First: 0, Count: 64})
-	for {
+	defer link.Close()
+	if _, err := guestlink.Greet(link, "hostile"); err != nil {
+		return
+	}
+	s, err := guestlink.NewSession(link, guestlink.Config{Guest: true})
+	if err != nil {
+		return
+	}
+	defer s.Close()
+	c := x.readOn(s)
+	for c != nil {
 		if _, err := c.Receive(); err != nil {
 			return
 		}
 	}
+}
+
+// readOn asks for bytes of the file that this guest may read; nil if that is not possible.
+func (x *attacker) readOn(s *guestlink.Session) *guestlink.Conn {
+	c, err := x.talk(s, guestlink.ForPull)
+	if err != nil {
+		return nil
+	}
+	_ = c.SendMessage(guestlink.Open, 2, guestlink.OpenRequest{Name: x.own})
+	_ = c.SendMessage(guestlink.Read, 3, guestlink.ReadRequest{First: 0, Count: 64})
+	return c
 }

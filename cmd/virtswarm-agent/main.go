@@ -28,6 +28,7 @@ const (
 	exitExists  = 6 // the destination exists
 	exitCorrupt = 7 // bytes do not match their digest
 	exitSpace   = 8 // no room, here or at the host
+	exitVersion = 9 // the host speaks another version of the guest link
 )
 
 // memoryLimit keeps the collector from letting the heap grow, in bytes: chunks are all that is held.
@@ -76,7 +77,7 @@ var failures = []struct {
 	{&guestlink.Failure{Code: guestlink.CodeQuota}, exitDenied, "the operator of the host can raise the quota, or remove files of this domain"},
 	{&guestlink.Failure{Code: guestlink.CodeSpace}, exitSpace, ""},
 	{&guestlink.Failure{Code: guestlink.CodeCorrupt}, exitCorrupt, "publish a file that nobody writes to"},
-	{&guestlink.Failure{Code: guestlink.CodeVersion}, exitFailed, "install the agent of the host's version"},
+	{&guestlink.Failure{Code: guestlink.CodeVersion}, exitVersion, "install the agent of the host's version, or ask its operator to update the host"},
 	{guestagent.ErrExists, exitExists, "choose another destination, or take --force"},
 	{guestagent.ErrCorrupt, exitCorrupt, "the operator of the host can check its files: virtswarm scrub"},
 	{syscall.ENOSPC, exitSpace, "there is no room for the file here"},

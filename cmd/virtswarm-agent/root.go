@@ -43,7 +43,8 @@ func newRoot(c *cli) *cobra.Command {
 shared memory or vsock, without a network, and publishes files of this machine to the hosts. There is nothing to configure.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 no host can be reached; 4 no such file for this machine; 5 this machine may
-not publish this, or not so much; 6 the destination exists; 7 bytes do not match their digest; 8 no room.`,
+not publish this, or not so much; 6 the destination exists; 7 bytes do not match their digest; 8 no room;
+9 the host speaks another version of the guest link.`,
 		Version:           version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,

@@ -7,10 +7,10 @@ import (
 	"github.com/virtswarm/virtswarm/internal/guestlink"
 )
 
-// bells are the links of a guest by which it is told to look into its shared memory: one for each process that uses it.
+// bells are the streams of a guest by which it is told to look into its shared memory: one for each process that uses it.
 type bells struct {
 	mu  sync.Mutex
-	all map[*session]chan struct{}
+	all map[*stream]chan struct{}
 }
 
 // ring tells the guest, soon. It does not block.
@@ -25,28 +25,30 @@ func (b *bells) ring() {
 	}
 }
 
-func (b *bells) add(x *session) chan struct{} {
-	bell := make(chan struct{}, 1)
+// add makes a stream a bell, if it is none yet.
+func (b *bells) add(x *stream) (bell chan struct{}, first bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.all == nil {
-		b.all = map[*session]chan struct{}{}
+	if bell := b.all[x]; bell != nil {
+		return bell, false
 	}
+	if b.all == nil {
+		b.all = map[*stream]chan struct{}{}
+	}
+	bell = make(chan struct{}, 1)
 	b.all[x] = bell
-	return bell
+	return bell, true
 }
 
-func (b *bells) remove(x *session) {
+func (b *bells) remove(x *stream) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.all, x)
 }
 
-// bell answers a Bell frame: the first makes the link a bell, and each has this host look into the guest's memory.
-func (x *session) bell(ctx context.Context, helpers *sync.WaitGroup) error {
-	if !x.rings {
-		x.rings = true
-		bell := x.guest.bells.add(x)
+// bell answers a Bell frame: the first makes the stream a bell, and each has this host look into the guest's memory.
+func (x *stream) bell(ctx context.Context, helpers *sync.WaitGroup) error {
+	if bell, first := x.guest.bells.add(x); first {
 		helpers.Go(func() {
 			defer x.guest.bells.remove(x)
 			for {
@@ -57,7 +59,6 @@ func (x *session) bell(ctx context.Context, helpers *sync.WaitGroup) error {
 				}
 				x.server.metrics.bells.Inc()
 				if x.conn.Send(guestlink.Bell, 0, nil) != nil {
-					x.end(nil)
 					return
 				}
 			}

@@ -1,6 +1,7 @@
 package guest_test
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"testing"
@@ -12,26 +13,22 @@ import (
 func TestLargestManifest(t *testing.T) {
 	w := newWorld(t)
 	w.publish("file", "all", randomBytes(100))
-	begin := func(kind guestlink.Kind, req any) *guestlink.Conn {
-		c := guestlink.NewConn(w.raw(webUUID))
-		c.SendMessage(guestlink.Hello, 1, guestlink.HelloRequest{Version: guestlink.Version})
-		if f, err := c.Receive(); err != nil || f.Kind != guestlink.Hello {
-			t.Fatal(f.Kind, err)
-		}
+	link := w.session(webUUID)
+	begin := func(purpose guestlink.Purpose, kind guestlink.Kind, req any) *guestlink.Conn {
+		c := w.stream(link, purpose)
 		if err := c.SendMessage(kind, 2, req); err != nil {
 			t.Fatal(err)
 		}
 		return c
 	}
-	if f, err := begin(guestlink.Open, guestlink.OpenRequest{Name: "file"}).Receive(); err != nil || f.Kind != guestlink.Opened {
+	if f, err := begin(guestlink.ForPull, guestlink.Open, guestlink.OpenRequest{Name: "file"}).Receive(); err != nil || f.Kind != guestlink.Opened {
 		t.Fatal(f.Kind, err)
 	}
-	c := begin(guestlink.Push, guestlink.PushRequest{Name: "x", Manifest: guestlink.MaxManifest})
+	c := begin(guestlink.ForPush, guestlink.Push, guestlink.PushRequest{Name: "x", Manifest: guestlink.MaxManifest})
 	c.SendData(2, make([]byte, guestlink.MaxManifest))
-	f, err := c.Receive()
-	var why guestlink.Failure
-	if err != nil || f.Kind != guestlink.Failed || f.Decode(&why) != nil || why.Code != guestlink.CodeProtocol { // it is none
-		t.Fatalf("%v %s, %v", f.Kind, f.Payload, err)
+	<-link.Done() // it is none, which ends the link
+	if err := link.Err(); !errors.Is(err, &guestlink.Failure{Code: guestlink.CodeProtocol}) {
+		t.Fatal(err)
 	}
 }
 
@@ -42,12 +39,17 @@ func TestEndedLinksCostNothing(t *testing.T) {
 	runtime.GC()
 	before := inUse()
 	for range 200 {
-		c := guestlink.NewConn(w.raw(webUUID))
-		c.SendMessage(guestlink.Hello, 1, guestlink.HelloRequest{Version: guestlink.Version})
-		c.SendData(2, make([]byte, guestlink.MaxData)) // the host takes it in before it refuses it
-		for err := error(nil); err == nil; _, err = c.Receive() {
+		link := w.session(webUUID)
+		for range 4 {
+			x, err := link.Open(t.Context(), guestlink.ForPull)
+			if err != nil {
+				break // it has been ended
+			}
+			c := guestlink.NewConn(x)
+			c.SendData(2, make([]byte, guestlink.MaxData)) // the host takes it in before it refuses it
 		}
-		c.Close()
+		<-link.Done()
+		link.Close()
 	}
 	eventually(t, "the links are given back", func() error {
 		if n := w.server.Links()[webUUID]; n > 0 {

@@ -2,10 +2,9 @@ package guest_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
-	"io"
 	"net"
-	"os"
 	"runtime"
 	"strconv"
 	"testing"
@@ -16,47 +15,56 @@ import (
 	"github.com/virtswarm/virtswarm/internal/guestlink"
 )
 
-// tape takes down what is sent.
-type tape struct {
-	net.Conn
-	bytes.Buffer
+// say appends to a script a frame on one of four streams: which one, its kind, the number of the request and the
+// payload behind its length. A frame with the right checksum is made of it, as a fuzzer would never find one.
+func say(script []byte, stream byte, kind guestlink.Kind, id byte, payload []byte) []byte {
+	return append(append(script, stream, byte(kind), id, byte(len(payload)), byte(len(payload)>>8)), payload...)
 }
 
-func (t *tape) Read([]byte) (int, error)         { return 0, io.EOF }
-func (t *tape) Write(p []byte) (int, error)      { return t.Buffer.Write(p) }
-func (t *tape) SetWriteDeadline(time.Time) error { return nil }
-
-// say appends a frame to a script: its kind, the number of the request and the payload behind its length. A frame with the
-// right checksum is made of it, as a fuzzer would never find one.
-func say(script []byte, kind guestlink.Kind, id byte, payload []byte) []byte {
-	return append(append(script, byte(kind), id, byte(len(payload)), byte(len(payload)>>8)), payload...)
-}
-
-// spoken is what a script says on a link, from Hello on; a script of which the first byte is odd is bytes as they are.
-func spoken(script []byte) []byte {
-	t := &tape{}
-	c := guestlink.NewConn(t)
-	_ = c.SendMessage(guestlink.Hello, 1, guestlink.HelloRequest{Version: guestlink.Version, Agent: "fuzz"})
+// speak says what is in a script. If its first byte is odd, the rest is bytes instead of a multiplexer's, as they are;
+// else the next four bytes say what four streams are for.
+func speak(link net.Conn, script []byte) {
 	if len(script) > 0 && script[0]&1 == 1 {
-		t.Write(script[1:])
-		return t.Bytes()
+		_, _ = link.Write(script[1:])
+		return
 	}
-	for script = script[min(1, len(script)):]; len(script) >= 4; {
-		kind, id := guestlink.Kind(script[0]), uint32(script[1])
-		n := min(int(script[2])|int(script[3])<<8, len(script)-4)
-		payload := script[4 : 4+n]
-		script = script[4+n:]
+	s, err := guestlink.NewSession(link, guestlink.Config{Guest: true})
+	if err != nil || len(script) < 5 {
+		return
+	}
+	defer s.Close()
+	var streams [4]*guestlink.Conn
+	var first *guestlink.Stream
+	for i := range streams {
+		x, err := s.Open(context.Background(), guestlink.Purpose(script[1+i]))
+		if err != nil {
+			return
+		}
+		defer x.Close()
+		if i == 0 {
+			first = x
+		}
+		streams[i] = guestlink.NewConn(x)
+	}
+	for script = script[5:]; len(script) >= 5; {
+		c, kind, id := streams[script[0]%4], guestlink.Kind(script[1]), uint32(script[2])
+		n := min(int(script[3])|int(script[4])<<8, len(script)-5)
+		payload := script[5 : 5+n]
+		script = script[5+n:]
 		if kind == guestlink.Data {
 			_ = c.SendData(id, payload)
 		} else {
 			_ = c.Send(kind, id, payload)
 		}
 	}
-	return t.Bytes()
+	first.SetPatience(time.Second) // for one that is not read any more
+	err = streams[0].Send(guestlink.Ping, 1, nil)
+	for f := (guestlink.Frame{}); err == nil && f.Kind != guestlink.Pong; f, err = streams[0].Receive() {
+	}
 }
 
-// FuzzConversation has a guest say anything after its greeting. The session must end when the guest ends it, and the memory
-// that it took must not exceed what may be held for one.
+// FuzzConversation has a guest say anything after its greeting. The link must end when the guest ends it, and the
+// memory that it took must not exceed what may be held for one.
 func FuzzConversation(f *testing.F) {
 	w := newWorld(f)
 	file := w.publish("file", "all", randomBytes(200<<10))
@@ -65,14 +73,16 @@ func FuzzConversation(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	push := say([]byte{0}, guestlink.Push, 2, []byte(`{"name":"mine","manifest":`+strconv.Itoa(len(m.Encode()))+`}`))
-	push = say(say(say(push, guestlink.Data, 2, m.Encode()), guestlink.Data, 2, p), guestlink.Commit, 2, nil)
-	open := say([]byte{0}, guestlink.Open, 2, []byte(`{"name":"file","id":"`+file.ID().String()+`"}`))
+	head := []byte{0, byte(guestlink.ForRequests), byte(guestlink.ForPull), byte(guestlink.ForPush), byte(guestlink.ForBell)}
+	watch := []byte{0, byte(guestlink.ForWatch), byte(guestlink.ForWatch), 0, 255}
+	push := say(bytes.Clone(head), 2, guestlink.Push, 2, []byte(`{"name":"mine","manifest":`+strconv.Itoa(len(m.Encode()))+`}`))
+	push = say(say(say(push, 2, guestlink.Data, 2, m.Encode()), 2, guestlink.Data, 2, p), 2, guestlink.Commit, 2, nil)
+	open := say(bytes.Clone(head), 1, guestlink.Open, 2, []byte(`{"name":"file","id":"`+file.ID().String()+`"}`))
 	f.Add(push)
-	f.Add(say(open, guestlink.Read, 3, []byte(`{"first":0,"count":4}`)))
-	f.Add(say(say([]byte{0}, guestlink.Watch, 2, []byte(`{}`)), guestlink.List, 3, []byte(`{"prefix":"f"}`)))
-	f.Add(say(say([]byte{0}, guestlink.Ping, 2, []byte("ping")), guestlink.Beat, 0, nil))
-	f.Add(say(say([]byte{0}, guestlink.Bell, 2, nil), guestlink.Bell, 3, nil))
+	f.Add(say(open, 1, guestlink.Read, 3, []byte(`{"first":0,"count":4}`)))
+	f.Add(say(say(watch, 0, guestlink.Watch, 2, []byte(`{}`)), 1, guestlink.Watch, 3, []byte(`{"prefix":"f"}`)))
+	f.Add(say(say(bytes.Clone(head), 0, guestlink.Ping, 2, []byte("ping")), 0, guestlink.List, 0, []byte(`{}`)))
+	f.Add(say(say(bytes.Clone(head), 3, guestlink.Bell, 2, nil), 3, guestlink.Bell, 3, nil))
 	f.Add([]byte("\x01GET / HTTP/1.1\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, script []byte) {
 		var c net.Conn
@@ -81,25 +91,21 @@ func FuzzConversation(f *testing.F) {
 			return err
 		})
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(20 * time.Second))
-		said := make(chan struct{})
-		go func() {
-			defer close(said)
-			_, _ = c.Write(spoken(script)) // the host may have ended it before all is said
-			c.(*net.UnixConn).CloseWrite()
-		}()
-		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Fatal("the conversation does not end")
+		guard := time.AfterFunc(20*time.Second, func() { t.Error("the conversation does not end"); c.Close() })
+		defer guard.Stop()
+		if _, err := guestlink.Greet(c, "fuzz"); err != nil {
+			t.Fatal(err)
 		}
-		<-said
+		speak(c, script)
+		c.Close()
 		eventually(t, "the link is given back", func() error {
 			if w.server.Links()[webUUID] > 0 {
 				return errors.New("it is taken")
 			}
 			return nil
 		})
-		if inUse() > guest.MaxHeld {
-			if runtime.GC(); inUse() > guest.MaxHeld { // not only garbage
+		if inUse() > guest.MaxHeld+guest.MaxStreams*guestlink.HostWindow {
+			if runtime.GC(); inUse() > guest.MaxHeld+guest.MaxStreams*guestlink.HostWindow { // not only garbage
 				t.Fatalf("%d bytes are in use", inUse())
 			}
 		}

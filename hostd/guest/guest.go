@@ -30,6 +30,8 @@ import (
 // Limits of what one domain may use at a time.
 const (
 	MaxLinks = 16
+	// MaxStreams bounds the streams of all of its links, and so what it has sent and nobody has read yet: a window of each.
+	MaxStreams = 32
 	// MaxHeld bounds the bytes of chunks and manifests that are held for it: two chunks of the largest size, and what a
 	// push of the largest manifest takes.
 	MaxHeld = 2*content.MaxChunkSize + 2*guestlink.MaxManifest + content.MaxChunkSize

@@ -59,26 +59,14 @@ func TestDomainLeaves(t *testing.T) {
 	if _, err := w.agent(webUUID).Status(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c := guestlink.NewConn(w.raw(webUUID))
-	if err := c.SendMessage(guestlink.Hello, 1, guestlink.HelloRequest{Version: guestlink.Version}); err != nil {
-		t.Fatal(err)
-	}
-	if f, err := c.Receive(); err != nil || f.Kind != guestlink.Hello {
-		t.Fatal(f, err)
-	}
+	link := w.session(webUUID)
 	var web placement.Domain
 	w.setDomains(func(list []placement.Domain) []placement.Domain {
 		web = list[0]
 		return list[1:]
 	})
-	f, err := c.Receive()
-	var why guestlink.Failure
-	if err != nil || f.Kind != guestlink.Failed || f.Decode(&why) != nil || why.Code != guestlink.CodeGone {
-		t.Fatalf("%v %s, %v", f.Kind, f.Payload, err)
-	}
-	if _, err := c.Receive(); err == nil {
-		t.Error("the link goes on")
-	}
+	<-link.Done()
+	wantCode(t, link.Err(), guestlink.CodeGone)
 	short := w.agent(webUUID)
 	short.Patience = -1
 	eventually(t, "nobody listens for a domain that is not here", func() error {

@@ -118,9 +118,7 @@ func (s *Server) take(ctx context.Context, c net.Conn, who caller, refusals chan
 		defer func() { <-refusals }()
 		defer c.Close()
 		defer context.AfterFunc(ctx, func() { c.Close() })()
-		defer time.AfterFunc(lastWord, func() { c.Close() }).Stop()
-		_ = x.conn.SendMessage(guestlink.Failed, 0, why)
-		x.linger()
+		tell(guestlink.NewConn(c), c, why)
 	})
 }
 

@@ -71,8 +71,9 @@ func (p *parts) clear() {
 	p.file, p.sent, p.done, p.sweep = nil, content.Bits{}, nil, nil
 }
 
-// push takes in a file and publishes it. Once it has begun, whatever fails ends the link: there may be bulk under way.
-func (x *session) push(ctx context.Context, d placement.Domain, id uint32, req guestlink.PushRequest) error {
+// push takes in a file and publishes it. Once it has begun, whatever fails ends the stream: there may be bulk under way.
+func (x *stream) push(ctx context.Context, d placement.Domain, id uint32, req guestlink.PushRequest) error {
+	x.raw.SetPatience(guestlink.IdleTimeout)
 	name, err := x.server.pushName(d, req)
 	if err != nil {
 		return err
@@ -106,7 +107,7 @@ func (x *session) push(ctx context.Context, d placement.Domain, id uint32, req g
 	return x.publish(ctx, id, name, file)
 }
 
-// last makes a failure end the link.
+// last makes a failure end the stream.
 func last(err error) error {
 	if f, ok := errors.AsType[*guestlink.Failure](err); ok {
 		return &finalFailure{f}
@@ -153,14 +154,11 @@ func (s *Server) withinQuota(d placement.Domain, name string, size int64) error 
 }
 
 // receiveData fills p with bulk of a request.
-func (x *session) receiveData(id uint32, p []byte) error {
+func (x *stream) receiveData(id uint32, p []byte) error {
 	for len(p) > 0 {
 		f, err := x.conn.ReceiveInto(p)
 		if err != nil {
 			return err
-		}
-		if f.Kind == guestlink.Beat {
-			continue
 		}
 		if f.Kind != guestlink.Data || f.ID != id || len(f.Payload) == 0 || len(f.Payload) > len(p) {
 			return violation(f, "of %d bytes comes where bulk of request %d is due", len(f.Payload), id)
@@ -170,7 +168,7 @@ func (x *session) receiveData(id uint32, p []byte) error {
 	return nil
 }
 
-func (x *session) receiveManifest(id uint32, size int) (*content.Manifest, error) {
+func (x *stream) receiveManifest(id uint32, size int) (*content.Manifest, error) {
 	p := make([]byte, size)
 	if err := x.receiveData(id, p); err != nil {
 		return nil, err
@@ -183,7 +181,7 @@ func (x *session) receiveManifest(id uint32, size int) (*content.Manifest, error
 }
 
 // receiveChunks says which chunks it wants, and writes them as they come, each verified.
-func (x *session) receiveChunks(ctx context.Context, id uint32, name string, file *store.File, sent content.Bits) error {
+func (x *stream) receiveChunks(ctx context.Context, id uint32, name string, file *store.File, sent content.Bits) error {
 	m := file.Manifest()
 	want := content.NewBits(m.Chunks())
 	m.Data(func(i int, _ content.Digest) bool {
@@ -211,23 +209,15 @@ func (x *session) receiveChunks(ctx context.Context, id uint32, name string, fil
 		sent.Set(i)
 		x.server.metrics.received.Add(float64(len(p)))
 	}
-	for {
-		f, err := x.conn.Receive()
-		if err != nil {
-			return err
-		}
-		switch f.Kind {
-		case guestlink.Beat:
-		case guestlink.Commit:
-			return nil
-		default:
-			return violation(f, "comes where Commit is due")
-		}
+	f, err := x.conn.Receive()
+	if err == nil && f.Kind != guestlink.Commit {
+		err = violation(f, "comes where Commit is due")
 	}
+	return err
 }
 
 // writeChunk verifies a chunk and writes it, when it is its guest's turn. It verifies also what the store has already.
-func (x *session) writeChunk(ctx context.Context, file *store.File, i int, p []byte) error {
+func (x *stream) writeChunk(ctx context.Context, file *store.File, i int, p []byte) error {
 	select {
 	case x.guest.turns <- struct{}{}:
 		defer func() { <-x.guest.turns }()
@@ -241,8 +231,8 @@ func (x *session) writeChunk(ctx context.Context, file *store.File, i int, p []b
 }
 
 // publish makes what was received a file of the cluster.
-func (x *session) publish(ctx context.Context, id uint32, name string, file *store.File) error {
-	d, err := x.server.domain(x)
+func (x *stream) publish(ctx context.Context, id uint32, name string, file *store.File) error {
+	d, err := x.server.domain(x.session)
 	if err != nil {
 		return err
 	}
@@ -256,9 +246,7 @@ func (x *session) publish(ctx context.Context, id uint32, name string, file *sto
 	err = x.server.cfg.Publisher.Publish(ctx, name, d.PushGuests(), file, func(copies, wanted int) {
 		if copies != now.Copies || wanted != now.Wanted {
 			now.Copies, now.Wanted = copies, wanted
-			if x.conn.SendMessage(guestlink.Progress, id, now) != nil {
-				x.end(nil)
-			}
+			_ = x.conn.SendMessage(guestlink.Progress, id, now) // if it fails, the stream is gone, and ctx ends
 		}
 	})
 	if err != nil {
@@ -270,7 +258,7 @@ func (x *session) publish(ctx context.Context, id uint32, name string, file *sto
 }
 
 // cannotTake tells the guest what it needs to know of an error, and the log the rest.
-func (x *session) cannotTake(ctx context.Context, name string, err error) error {
+func (x *stream) cannotTake(ctx context.Context, name string, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

@@ -113,7 +113,7 @@ func TestPushGoesOn(t *testing.T) {
 func TestDigestIsNoKey(t *testing.T) {
 	w := newWorld(t)
 	m := w.publish("secret", dbUUID, randomBytes(300<<10)).Manifest()
-	c := guestlink.NewConn(w.raw(webUUID))
+	c := w.stream(w.session(webUUID), guestlink.ForPush)
 	receive := func(kind guestlink.Kind) guestlink.Frame {
 		t.Helper()
 		f, err := c.Receive()
@@ -122,8 +122,6 @@ func TestDigestIsNoKey(t *testing.T) {
 		}
 		return f
 	}
-	c.SendMessage(guestlink.Hello, 1, guestlink.HelloRequest{Version: guestlink.Version})
-	receive(guestlink.Hello)
 	c.SendMessage(guestlink.Push, 2, guestlink.PushRequest{Name: "mine", Manifest: len(m.Encode())})
 	c.SendData(2, m.Encode())
 	receive(guestlink.Wanted)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"hash/maphash"
+	"io"
 	"sync"
 	"time"
 
@@ -22,7 +23,7 @@ const (
 	entriesFill = guestlink.MaxControl - 8<<10
 )
 
-// opened is the file that a session reads.
+// opened is the file that is read on a stream.
 type opened struct {
 	name    string
 	handle  *fetch.Handle  // nil if it could not be opened
@@ -45,7 +46,7 @@ func (s *Server) listing(d placement.Domain, prefix string) (files []guestlink.E
 }
 
 // list sends what the guest may read below a prefix, in as many frames as it takes.
-func (x *session) list(d placement.Domain, id uint32, req guestlink.ListRequest) error {
+func (x *stream) list(d placement.Domain, id uint32, req guestlink.ListRequest) error {
 	files := x.server.listing(d, req.Prefix)
 	page := []byte(`{"files":[`)
 	for n := len(page); len(files) > 0; page = page[:n] {
@@ -68,28 +69,25 @@ func (x *session) list(d placement.Domain, id uint32, req guestlink.ListRequest)
 	return x.conn.Send(guestlink.End, id, nil)
 }
 
-// startWatch begins to tell the guest when a listing has changed.
-func (x *session) startWatch(ctx context.Context, f guestlink.Frame, req guestlink.ListRequest, helpers *sync.WaitGroup) error {
-	if x.watch {
+// watch tells the guest when a listing has changed, until it closes the stream.
+func (x *stream) watch(ctx context.Context, f guestlink.Frame, req guestlink.ListRequest) error {
+	if !x.watches.CompareAndSwap(false, true) {
 		return violation(f, "is the second on this link")
 	}
-	x.watch = true
-	id := f.ID
-	helpers.Go(func() {
-		if err := x.follow(ctx, id, req.Prefix); err != nil {
-			x.end(nil)
-		}
-	})
-	return nil
+	defer x.watches.Store(false)
+	if err := x.follow(ctx, f.ID, req.Prefix); err != nil {
+		return err
+	}
+	return io.EOF
 }
 
 // follow sends Changed whenever the listing has become another, and once at the beginning.
-func (x *session) follow(ctx context.Context, id uint32, prefix string) error {
+func (x *stream) follow(ctx context.Context, id uint32, prefix string) error {
 	seed := maphash.MakeSeed()
 	var last uint64
 	for first := true; ; first = false {
 		catalogue, domains := x.server.cfg.Catalogue.Changed(), x.server.cfg.Domains.Changed()
-		d, err := x.server.domain(x)
+		d, err := x.server.domain(x.session)
 		if err != nil {
 			return err
 		}
@@ -121,7 +119,7 @@ func (x *session) follow(ctx context.Context, id uint32, prefix string) error {
 }
 
 // openFile makes a file the one that Read reads, and sends its manifest.
-func (x *session) openFile(ctx context.Context, d placement.Domain, id uint32, req guestlink.OpenRequest) error {
+func (x *stream) openFile(ctx context.Context, d placement.Domain, id uint32, req guestlink.OpenRequest) error {
 	x.closeFile()
 	v, ok := x.server.mayRead(d, req)
 	if !ok {
@@ -155,7 +153,7 @@ func (x *session) openFile(ctx context.Context, d placement.Domain, id uint32, r
 
 // fetch fetches ahead of the reader what this host lacks of a file, from the chunk on that it reads first: a guest that
 // arrives in the middle of a pull has what is before that.
-func (x *session) fetch(ctx context.Context, o *opened, first int) {
+func (x *stream) fetch(ctx context.Context, o *opened, first int) {
 	if o.ahead || o.handle.Stored().Complete() {
 		return
 	}
@@ -170,7 +168,7 @@ func (x *session) fetch(ctx context.Context, o *opened, first int) {
 }
 
 // closeFile lets go of the open file.
-func (x *session) closeFile() {
+func (x *stream) closeFile() {
 	o := x.open
 	if o == nil {
 		return
@@ -184,10 +182,10 @@ func (x *session) closeFile() {
 }
 
 // read sends chunks of the open file.
-func (x *session) read(ctx context.Context, d placement.Domain, f guestlink.Frame, req guestlink.ReadRequest) error {
+func (x *stream) read(ctx context.Context, d placement.Domain, f guestlink.Frame, req guestlink.ReadRequest) error {
 	o := x.open
 	if o == nil || o.handle == nil {
-		return guestlink.Fail(guestlink.CodeNotFound, "no file is open on this link")
+		return guestlink.Fail(guestlink.CodeNotFound, "no file is open on this stream")
 	}
 	m := o.handle.Manifest()
 	switch {
@@ -213,7 +211,7 @@ type chunk struct {
 }
 
 // sendChunks reads one chunk while the one before is sent.
-func (x *session) sendChunks(ctx context.Context, o *opened, id uint32, req guestlink.ReadRequest) error {
+func (x *stream) sendChunks(ctx context.Context, o *opened, id uint32, req guestlink.ReadRequest) error {
 	ctx, stop := context.WithCancel(ctx)
 	free, full := make(chan []byte, len(o.buffers)), make(chan chunk, len(o.buffers))
 	for _, b := range o.buffers {
@@ -256,7 +254,7 @@ func (x *session) sendChunks(ctx context.Context, o *opened, id uint32, req gues
 }
 
 // readChunk reads a chunk of the open file when it is its guest's turn.
-func (x *session) readChunk(ctx context.Context, o *opened, i int, buf []byte) chunk {
+func (x *stream) readChunk(ctx context.Context, o *opened, i int, buf []byte) chunk {
 	select {
 	case x.guest.turns <- struct{}{}:
 		defer func() { <-x.guest.turns }()
@@ -275,7 +273,7 @@ func (x *session) readChunk(ctx context.Context, o *opened, i int, buf []byte) c
 }
 
 // cannot tells the guest what it needs to know of an error, and the log the rest.
-func (x *session) cannot(ctx context.Context, do string, o *opened, err error) error {
+func (x *stream) cannot(ctx context.Context, do string, o *opened, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 
@@ -59,6 +60,8 @@ type guest struct {
 	turns  chan struct{}       // one for each chunk that is read
 	pushes chan struct{}       // one for each push
 	parts  *parts              // of a push that was interrupted
+
+	streams atomic.Int64 // of all links
 }
 
 func newGuest(uuid string) *guest {
@@ -67,6 +70,18 @@ func newGuest(uuid string) *guest {
 		turns: make(chan struct{}, maxTurns), pushes: make(chan struct{}, maxPushes), parts: &parts{},
 	}
 }
+
+// admit counts one more stream, if there may be one. See guestlink.Config.
+func (g *guest) admit() bool {
+	if g.streams.Add(1) <= MaxStreams {
+		return true
+	}
+	g.streams.Add(-1)
+	return false
+}
+
+// release counts one stream less.
+func (g *guest) release() { g.streams.Add(-1) }
 
 // update makes a new roster the one that counts, and ends the links of who is not who he was.
 func (s *Server) update(list []placement.Domain) {
@@ -127,6 +142,14 @@ func (s *Server) domain(x *session) (placement.Domain, error) {
 		return d, guestlink.Fail(guestlink.CodeGone, "this domain is not on host %s any more", s.cfg.Host)
 	}
 	return d, nil
+}
+
+// paused says that the domain at the other end of a link stands still.
+func (s *Server) paused(c caller) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, ok := s.roster.who(c)
+	return ok && d.State == placement.DomainPaused
 }
 
 // Links says how many links each domain has, by UUID.

@@ -6,29 +6,28 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/guestlink"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// session is one link of a guest. Its fields belong to the goroutine in run, but for what is said of them.
+// session is one link of a guest, with all of its streams.
 type session struct {
-	server *Server
-	conn   *guestlink.Conn
-	caller caller
-	guest  *guest // set by enter
-	open   *opened
-	rings  bool // it is a bell
+	server  *Server
+	link    net.Conn
+	caller  caller
+	guest   *guest      // set by enter
+	watches atomic.Bool // a stream for it is open
 
 	mu     sync.Mutex
 	why    *guestlink.Failure // it ends, and this is the last word; guarded by mu
 	cancel context.CancelFunc // guarded by mu
-	watch  bool               // one is under way; only ever set
 }
 
 func newSession(s *Server, c net.Conn, who caller) *session {
-	return &session{server: s, conn: guestlink.NewConn(c), caller: who}
+	return &session{server: s, link: c, caller: who}
 }
 
 // end ends the session from outside.
@@ -52,109 +51,133 @@ func (x *session) run(serving context.Context) {
 		cancel()
 	}
 	x.mu.Unlock()
-	var helpers sync.WaitGroup
-	defer x.conn.Close()
-	defer helpers.Wait()
-	defer x.shut()
 	defer cancel()
-	helpers.Go(func() {
-		<-ctx.Done()
-		x.farewell(serving.Err() != nil)
-	})
-	helpers.Go(func() { x.beat(ctx) })
-	err := x.converse(ctx, &helpers)
-	if errors.Is(err, guestlink.ErrProtocol) {
-		err = guestlink.Fail(guestlink.CodeProtocol, "%v", err)
-	}
-	if failure, ok := errors.AsType[*guestlink.Failure](err); ok && ctx.Err() == nil {
-		if failure.Code == guestlink.CodeProtocol {
-			x.server.metrics.violations.Inc()
-		}
-		x.end(failure)
-	}
+	err := x.converse(ctx, serving)
 	if err != nil && !errors.Is(err, io.EOF) {
 		x.server.log.Debug("a guest link ended", "from", x.caller.String(), "domain", x.guest.uuid, "error", err)
 	}
 }
 
-// farewell tells the guest why the link ends, if anybody listens, and ends it: whoever waits for it is freed.
-func (x *session) farewell(stops bool) {
-	x.mu.Lock()
-	why := x.why
-	x.mu.Unlock()
-	switch {
-	case why != nil:
-	case stops:
-		why = guestlink.Fail(guestlink.CodeRetry, "the host's daemon stops")
-	default: // the guest has ended it, or the link is broken
-		x.conn.Close()
-		return
-	}
-	defer time.AfterFunc(lastWord, func() { x.conn.Close() }).Stop() // it would keep the session, and there may be many
-	_ = x.conn.SendMessage(guestlink.Failed, 0, why)
-	x.linger()
-	x.conn.Close()
-}
-
-// linger lets what was sent arrive: a link that is closed while the guest still sends would be reset, and the word lost.
-func (x *session) linger() {
-	if c, ok := x.conn.Link().(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
-		_, _ = io.Copy(io.Discard, io.LimitReader(x.conn.Link(), 1<<20))
-	}
-}
-
-// beat shows the guest that this side lives, until ctx ends.
-func (x *session) beat(ctx context.Context) {
-	for {
-		wait, err := x.conn.Beat()
-		if err != nil {
-			x.end(nil)
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-	}
-}
-
-// converse answers request after request.
-func (x *session) converse(ctx context.Context, helpers *sync.WaitGroup) error {
-	if err := x.greet(); err != nil {
+// converse greets, and serves the streams that the guest opens.
+func (x *session) converse(ctx, serving context.Context) error {
+	defer x.link.Close()
+	if err := x.greet(ctx, serving); err != nil {
 		return err
 	}
-	for {
-		f, err := x.conn.Receive()
-		if err != nil {
-			return err
-		}
-		err = x.answer(ctx, f, helpers)
-		if failure, ok := err.(*guestlink.Failure); ok && failure.Code != guestlink.CodeProtocol && failure.Code != guestlink.CodeGone {
-			err = x.conn.SendMessage(guestlink.Failed, f.ID, failure) // the request failed; the conversation goes on
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// greet exchanges Hello and Welcome.
-func (x *session) greet() error {
-	f, err := x.conn.Receive()
+	link, err := guestlink.NewSession(x.link, guestlink.Config{
+		Admit: x.guest.admit, Release: x.guest.release, Paused: func() bool { return x.server.paused(x.caller) },
+	})
 	if err != nil {
 		return err
 	}
-	var hello guestlink.HelloRequest
-	if f.Kind != guestlink.Hello || f.Decode(&hello) != nil {
-		return guestlink.Fail(guestlink.CodeProtocol, "a conversation begins with a Hello, not with a %s frame", f.Kind)
+	var streams sync.WaitGroup
+	defer streams.Wait()
+	defer link.Close()
+	defer context.AfterFunc(ctx, func() { x.farewell(link, serving) })()
+	for {
+		raw, err := link.Accept()
+		if err != nil {
+			return x.judge(link, err)
+		}
+		streams.Go(func() {
+			y := newStream(x, raw)
+			defer y.close()
+			y.run(ctx)
+		})
 	}
-	if hello.Version != guestlink.Version {
-		return guestlink.Fail(guestlink.CodeVersion, "host %s speaks version %d of the guest link, the agent version %d", x.server.cfg.Host, guestlink.Version, hello.Version)
+}
+
+// farewell ends a link for which ctx has ended, and tells the guest why.
+func (x *session) farewell(link *guestlink.Session, serving context.Context) {
+	if why := x.lastWord(serving); why != nil {
+		link.End(why)
+		return
+	}
+	link.Close()
+}
+
+// lastWord is why the session ends, nil if the guest has ended it or the link is broken.
+func (x *session) lastWord(serving context.Context) *guestlink.Failure {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.why == nil && serving.Err() != nil {
+		return guestlink.Fail(guestlink.CodeRetry, "the host's daemon stops")
+	}
+	return x.why
+}
+
+// judge says of a link that has ended by itself what the guest did wrong, if it did.
+func (x *session) judge(link *guestlink.Session, err error) error {
+	why, ours := errors.AsType[*guestlink.Failure](err) // too many streams
+	if errors.Is(err, guestlink.ErrProtocol) {
+		why, ours = guestlink.Fail(guestlink.CodeProtocol, "%v", err), true
+	}
+	if ours {
+		x.fault(why)
+		x.mu.Lock()
+		why = x.why
+		x.mu.Unlock()
+		link.End(why)
+	}
+	return err
+}
+
+// fault ends the session for what the guest did.
+func (x *session) fault(why *guestlink.Failure) {
+	if why.Code == guestlink.CodeProtocol {
+		x.server.metrics.violations.Inc()
+	}
+	x.end(why)
+}
+
+// greet exchanges Hello and Welcome. If the session ends meanwhile, or what comes is not to be served, the guest is
+// told why.
+func (x *session) greet(ctx, serving context.Context) error {
+	conn, said := guestlink.NewConn(x.link), make(chan struct{})
+	proceed := context.AfterFunc(ctx, func() {
+		defer close(said)
+		if why := x.lastWord(serving); why != nil {
+			tell(conn, x.link, why)
+		}
+		x.link.Close()
+	})
+	err := x.welcome(conn)
+	if errors.Is(err, guestlink.ErrProtocol) {
+		err = guestlink.Fail(guestlink.CodeProtocol, "%v", err)
+	}
+	if why, ok := errors.AsType[*guestlink.Failure](err); ok {
+		x.fault(why)
+	}
+	if !proceed() {
+		<-said
+		err = errors.Join(err, ctx.Err())
+	}
+	return err
+}
+
+// tell tells a guest that has no session why it gets none.
+func tell(conn *guestlink.Conn, link net.Conn, why *guestlink.Failure) {
+	defer time.AfterFunc(lastWord, func() { link.Close() }).Stop() // it would keep the link, and there may be many
+	_ = conn.SendMessage(guestlink.Failed, 0, why)
+	if c, ok := link.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		guestlink.Linger(link)
+	}
+}
+
+// welcome answers the guest's greeting.
+func (x *session) welcome(conn *guestlink.Conn) error {
+	hello, err := guestlink.Greeted(conn)
+	if err != nil {
+		return err
 	}
 	d, err := x.server.domain(x)
 	if err != nil {
 		return err
+	}
+	if hello.Version != guestlink.Version {
+		x.server.log.Warn("an agent speaks another version of the guest link: it and this host must be of versions that go together",
+			"domain", d.Name, "uuid", d.UUID, "agent", hello.Agent, "speaks", hello.Version, "host_speaks", guestlink.Version)
+		return guestlink.Fail(guestlink.CodeVersion, "host %s speaks version %d of the guest link, the agent version %d", x.server.cfg.Host, guestlink.Version, hello.Version)
 	}
 	w := guestlink.Welcome{
 		Version: guestlink.Version, UUID: d.UUID, Domain: d.Name, Host: x.server.cfg.Host, Daemon: x.server.cfg.Version, PushPrefix: d.PushPrefix(),
@@ -162,59 +185,7 @@ func (x *session) greet() error {
 	if d.Push != nil {
 		w.PushQuota = d.Push.Quota
 	}
-	return x.conn.SendMessage(guestlink.Hello, f.ID, w)
-}
-
-// answer answers one request. A Failure is told to the guest; another error ends the link.
-func (x *session) answer(ctx context.Context, f guestlink.Frame, helpers *sync.WaitGroup) error {
-	d, err := x.server.domain(x) // as it is now, for every request
-	if err != nil {
-		return err
-	}
-	x.server.metrics.requests.WithLabelValues(f.Kind.String()).Inc()
-	switch f.Kind {
-	case guestlink.Beat:
-		return nil
-	case guestlink.Bell:
-		return x.bell(ctx, helpers)
-	case guestlink.Ping:
-		if len(f.Payload) > guestlink.MaxPing {
-			return violation(f, "carries %d bytes, at most %d", len(f.Payload), guestlink.MaxPing)
-		}
-		return x.conn.Send(guestlink.Pong, f.ID, f.Payload)
-	case guestlink.List:
-		return decoded(f, func(req guestlink.ListRequest) error { return x.list(d, f.ID, req) })
-	case guestlink.Watch:
-		return decoded(f, func(req guestlink.ListRequest) error { return x.startWatch(ctx, f, req, helpers) })
-	case guestlink.Open:
-		return decoded(f, func(req guestlink.OpenRequest) error { return x.openFile(ctx, d, f.ID, req) })
-	case guestlink.Read:
-		return decoded(f, func(req guestlink.ReadRequest) error { return x.read(ctx, d, f, req) })
-	case guestlink.Push:
-		return decoded(f, func(req guestlink.PushRequest) error { return x.push(ctx, d, f.ID, req) })
-	}
-	return violation(f, "is no request")
-}
-
-// decoded has a request's payload read before it is carried out.
-func decoded[T any](f guestlink.Frame, then func(T) error) error {
-	var req T
-	if err := f.Decode(&req); err != nil {
-		return violation(f, "%v", err)
-	}
-	return then(req)
-}
-
-// violation is what a guest did against the rules; it ends the link.
-func violation(f guestlink.Frame, format string, args ...any) error {
-	why := guestlink.Fail(guestlink.CodeProtocol, format, args...)
-	why.Message = "a " + f.Kind.String() + " frame " + why.Message
-	return why
-}
-
-// shut lets go of what the session holds.
-func (x *session) shut() {
-	x.closeFile()
+	return conn.SendMessage(guestlink.Hello, 1, w)
 }
 
 // mayRead finds the version of a file that a guest asks for; what it may not read does not exist for it.

@@ -148,7 +148,8 @@ func (m *shm) serve(d placement.Domain) error {
 		return fmt.Errorf("%w: %w", ErrNotServed, err)
 	}
 	ln, err := shmring.Listen(path, shmring.Options{
-		UUID: uuidBytes(d.UUID), Logger: m.server.log, Ring: func() { m.server.ring(d.UUID) },
+		UUID: uuidBytes(d.UUID), Logger: m.server.log, Ring: func() { m.server.ring(d.UUID) }, Spin: shmring.NoSpin,
+		Paused: func() bool { return m.server.paused(caller{kind: kindShm, uuid: d.UUID}) },
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotServed, err)

@@ -252,6 +252,32 @@ func (w *world) raw(uuid string) net.Conn {
 	return c
 }
 
+// session is a link on which both sides have greeted, of a guest that opens streams as it likes.
+func (w *world) session(uuid string) *guestlink.Session {
+	w.t.Helper()
+	c := w.raw(uuid)
+	if _, err := guestlink.Greet(c, "test"); err != nil {
+		w.t.Fatal(err)
+	}
+	s, err := guestlink.NewSession(c, guestlink.Config{Guest: true})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// stream is a conversation on a stream of a session.
+func (w *world) stream(s *guestlink.Session, purpose guestlink.Purpose) *guestlink.Conn {
+	w.t.Helper()
+	x, err := s.Open(w.t.Context(), purpose)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { x.Close() })
+	return guestlink.NewConn(x)
+}
+
 // eventually waits until something holds.
 func eventually(t testing.TB, what string, holds func() error) {
 	t.Helper()

@@ -11,7 +11,8 @@ import (
 type Kind uint8
 
 const (
-	// Hello is the first frame of either side: of the guest a Hello, of the host a Welcome.
+	// Hello is the first frame of either side of a link: of the guest a Hello, of the host a Welcome. It is the same in
+	// all versions, so that a side of another version can be told so.
 	Hello Kind = 1 + iota
 	// Ping is answered by a Pong with the same payload of at most MaxPing bytes, whatever they are.
 	Ping
@@ -28,9 +29,9 @@ const (
 	// Read asks for the bytes of chunks of the open file: they come as Data, one after the other, without the holes, and
 	// then End.
 	Read
-	// Push begins to publish a file: it is followed by the encoded manifest as Data. The answer is Wanted and, as Data, the
-	// encoded set (content.Bits) of the chunks that the host wants; they follow as Data, in order, and then Commit. The
-	// host answers with Progress now and then, and with Published.
+	// Push begins to publish a file: it is followed by the encoded manifest as Data. The answer is Wanted and, as Data,
+	// the encoded set (content.Bits) of the chunks that the host wants; they follow as Data, in order, and then Commit.
+	// The host answers with Progress now and then, and with Published.
 	Push
 	Wanted
 	Commit
@@ -40,19 +41,25 @@ const (
 	Data
 	// End ends an answer of several frames.
 	End
-	// Beat says that its sender lives, whatever it is at.
+	// Beat says that its sender lives, whatever it is at. It belongs to a link, not to a stream.
 	Beat
-	// Failed is the answer to a request that failed: a Failure. With request number 0 it ends the conversation.
+	// Failed is the answer to a request that failed: a Failure. Outside of streams it ends the link.
 	Failed
-	// Bell makes a link the bell of the guest's shared memory: from then on a Bell from either side says that there is
-	// something for the other in that memory, for one that sleeps and would look for it later. It has no answer.
+	// Bell, on a stream for it, says that there is something for the other side in the guest's shared memory, for one that
+	// sleeps and would look for it later. It has no answer.
 	Bell
+	// Start is the first frame of a stream: what it is for.
+	Start
+	// Mux is a frame of the multiplexer. Its checksum covers the multiplexer's header alone.
+	Mux
 
-	lastKind = Bell
+	lastKind = Mux
 )
 
-var kindNames = [...]string{"", "Hello", "Ping", "Pong", "List", "Entries", "Watch", "Changed", "Open", "Opened", "Read", "Push", "Wanted",
-	"Commit", "Progress", "Published", "Data", "End", "Beat", "Failed", "Bell"}
+var kindNames = [...]string{
+	"", "Hello", "Ping", "Pong", "List", "Entries", "Watch", "Changed", "Open", "Opened", "Read", "Push", "Wanted", "Commit",
+	"Progress", "Published", "Data", "End", "Beat", "Failed", "Bell", "Start", "Mux",
+}
 
 // String returns the name.
 func (k Kind) String() string {
@@ -62,10 +69,12 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
-// HelloRequest opens a conversation.
+// HelloRequest opens a link.
 type HelloRequest struct {
 	Version int    `json:"version"`
 	Agent   string `json:"agent"` // its own version, for the host's log
+	// Features are what the agent can beyond the version; those that a side does not know it passes over.
+	Features []string `json:"features,omitempty"`
 }
 
 // Welcome says whom the host takes the guest for, and what it may publish.
@@ -75,6 +84,8 @@ type Welcome struct {
 	Domain  string `json:"domain"` // its name
 	Host    string `json:"host"`   // name of the host
 	Daemon  string `json:"daemon"` // version of the daemon
+	// Features are what the host can beyond the version, as in HelloRequest.
+	Features []string `json:"features,omitempty"`
 	// PushPrefix is what the names of its files begin with; "" = it may publish nothing. PushQuota is in bytes.
 	PushPrefix string `json:"push_prefix,omitempty"`
 	PushQuota  int64  `json:"push_quota,omitempty"`
@@ -161,6 +172,8 @@ const (
 	CodeRetry    Code = "retry"       // not now; the host stops, or has no leader
 	CodeGone     Code = "gone"        // the domain is not here any more
 	CodeFailed   Code = "host-failed" // something failed at the host; its log knows
+	// CodeUnknownStream: a stream is for what this side does not know.
+	CodeUnknownStream Code = "unknown-stream"
 )
 
 // Error makes a Failure an error, cut to MaxMessage.
@@ -188,14 +201,18 @@ func Fail(code Code, format string, args ...any) *Failure {
 
 // SendMessage sends a control frame with v as JSON; nil is an empty payload.
 func (c *Conn) SendMessage(kind Kind, id uint32, v any) error {
-	if v == nil {
-		return c.Send(kind, id, nil)
-	}
-	p, err := json.Marshal(v)
+	p, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("send %s: %w", kind, err)
 	}
 	return c.Send(kind, id, p)
+}
+
+func encode(v any) ([]byte, error) {
+	if v == nil {
+		return nil, nil
+	}
+	return json.Marshal(v)
 }
 
 // Decode reads the payload of a control frame into v.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -433,5 +434,22 @@ func TestHubEnds(t *testing.T) {
 	}
 	for running() {
 		runtime.Gosched()
+	}
+}
+
+// TestPausedGuest: a guest that stands still because it is paused is not given up, for however long; after that it is.
+func TestPausedGuest(t *testing.T) {
+	var paused atomic.Bool
+	paused.Store(true)
+	host, guest := newPair(t, MinSize, Options{Timeout: minTimeout, Paused: paused.Load})
+	mute(guest)
+	host.SetReadDeadline(time.Now().Add(10 * minTimeout))
+	if _, err := host.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("of a guest that is paused the host says %v", err)
+	}
+	paused.Store(false)
+	host.SetReadDeadline(time.Time{})
+	if _, err := host.Read(make([]byte, 1)); !errors.Is(err, ErrGone) {
+		t.Errorf("of a guest that is dead the host says %v", err)
 	}
 }

@@ -64,12 +64,19 @@ type Options struct {
 	UUID     [16]byte      // of the domain, for whoever looks at the region; host side
 	Channels int           // host side, at most 64; 0 = DefaultChannels
 	Timeout  time.Duration // the other side's counter standing still this long is ErrGone; 0 = 5 s, at least 100 ms
-	Spin     time.Duration // the longest that a waiting side spins before it sleeps; 0 = 50 µs, < 0 = not at all
+	Spin     time.Duration // the longest that a waiting side spins before it sleeps; 0 = 50 µs, NoSpin = not at all
+	// Paused says that the other side stands still and cannot count: its counter is not held against it. Host side; nil =
+	// never.
+	Paused func() bool
 	// Ring is called after this side published something for a peer that has said it sleeps, at most once a sleep. It
 	// must not block, nor call anything of the package but Wake. nil = none: the sleeper looks by itself.
 	Ring   func()
 	Logger hclog.Logger // nil is silent
 }
+
+// NoSpin is for a connection on which other goroutines of the process have work to do while one waits: it spins not at
+// all.
+const NoSpin time.Duration = -1
 
 const (
 	defaultTimeout = 5 * time.Second
@@ -209,7 +216,8 @@ func (m *mapping) guard(before bool, err *error) {
 	*err = errTruncated
 }
 
-// header reads the header and checks it against the size of what was mapped. The epoch is 0 if nobody serves the region.
+// header reads the header and checks it against the size of what was mapped. The epoch is 0 if nobody serves the
+// region.
 func (m *mapping) header(size int64) (l layout, uuid [16]byte, epoch uint64, err error) {
 	defer m.guard(debug.SetPanicOnFault(true), &err)
 	for range 1000 { // a host that starts writes all of it in a moment

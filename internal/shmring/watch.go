@@ -80,6 +80,10 @@ func (c *Conn) compare(step time.Duration) (err error) {
 	if c.peer.flags.Load()&flagClosed != 0 && (c.host || c.answered.Load()) {
 		return nil
 	}
+	if c.o.Paused != nil && c.o.Paused() {
+		c.silence = 0
+		return nil
+	}
 	if c.silence += step; c.silence > c.o.Timeout {
 		return ErrGone
 	}

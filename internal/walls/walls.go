@@ -63,6 +63,7 @@ var onlyImporter = map[string]string{
 	"libvirt.org/go/libvirt":          "hostd/virt",
 	"github.com/digitalocean/go-qemu": "qmp",
 	"github.com/mdlayher/vsock":       "internal/link",
+	"github.com/hashicorp/yamux":      "internal/guestlink",
 }
 
 // pure rooms do no I/O, read no clock and start no goroutine.

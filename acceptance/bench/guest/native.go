@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -118,37 +119,67 @@ func (l *lab) deliverNatively(ctx context.Context, d *daemon, source string, lin
 	return nil
 }
 
-// control measures requests of one agent, alone and while another of the same guest pulls.
+// The moments at which control is measured.
+const (
+	alone  = "alone"
+	other  = "bulk"   // another agent of the same guest pulls, over a link of its own
+	shared = "shared" // the same agent pulls, over the same link
+)
+
+// control measures requests of one agent, alone and while the guest pulls.
 func (l *lab) control(ctx context.Context, links []native, size int64) error {
 	bulk := bulkTimes * l.size
+	times := int((bulk + size - 1) / size)
 	for range l.runs {
 		for _, link := range links {
-			if err := l.requests(ctx, link, "alone"); err != nil {
+			pulls := map[string]func(ctx context.Context, a *guestagent.Agent) error{
+				other: func(ctx context.Context, _ *guestagent.Agent) error {
+					args := []string{"-c", `exec "$@" >/dev/null`, "sh", l.agent, "--link", link.url, "pull", "native", "-"}
+					_, err := run(ctx, l.command("sh", args...))
+					return err
+				},
+				shared: func(ctx context.Context, a *guestagent.Agent) error {
+					_, err := a.PullTo(ctx, "native", io.Discard, guestagent.PullOptions{})
+					return err
+				},
+			}
+			if err := l.requests(ctx, &guestagent.Agent{Link: link.here}, link, alone); err != nil {
 				return err
 			}
-			if err := l.requestsWhile(ctx, link, int((bulk+size-1)/size)); err != nil {
-				return err
+			for _, when := range []string{other, shared} {
+				if err := l.requestsWhile(ctx, link, when, times, pulls[when]); err != nil {
+					return err
+				}
 			}
 		}
 	}
-	t := trial.NewTable(fmt.Sprintf("Natively: control while %s are pulled by the same guest", humanize.IBytes(uint64(bulk))), "alone: median ms", "p95", "pulling: median ms", "p95", "p99", "note")
+	kinds := []struct{ name, note string }{
+		{"ping", "on an open link"}, {"ls", "a new stream each time, and where there is no link a new link"},
+	}
+	t := trial.NewTable(fmt.Sprintf("Natively: control while %s are pulled by the same guest", humanize.IBytes(uint64(bulk))),
+		"alone: median ms", "p95", "over another link: median ms", "p95", "p99", "over the same link: median ms", "p95", "p99",
+		"note")
 	for _, link := range links {
-		for _, kind := range []struct{ name, note string }{{"ping", "on an open link"}, {"ls", "a new link each time"}} {
+		for _, kind := range kinds {
 			m := func(when, part string) string {
 				return trial.Num(1e3*l.figures.Median("control "+kind.name+" "+link.name+" "+when+" "+part), 3)
 			}
-			t.Line(kind.name+" by "+link.name, m("alone", "median"), m("alone", "p95"), m("bulk", "median"), m("bulk", "p95"), m("bulk", "p99"), kind.note)
+			t.Line(kind.name+" by "+link.name, m(alone, "median"), m(alone, "p95"), m(other, "median"), m(other, "p95"),
+				m(other, "p99"), m(shared, "median"), m(shared, "p95"), m(shared, "p99"), kind.note)
 		}
 	}
 	t.End()
 	return nil
 }
 
-// requestsWhile measures requests while another agent pulls the file to nowhere, at least so many times and until all requests
+// requestsWhile measures requests while the file is pulled to nowhere, at least so many times and until all requests
 // are made.
-func (l *lab) requestsWhile(ctx context.Context, link native, times int) error {
+func (l *lab) requestsWhile(
+	ctx context.Context, link native, when string, times int, pull func(context.Context, *guestagent.Agent) error,
+) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	a := &guestagent.Agent{Link: link.here}
 	enough, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -160,13 +191,13 @@ func (l *lab) requestsWhile(ctx context.Context, link native, times int) error {
 				}
 			default:
 			}
-			if _, err := run(ctx, l.command("sh", "-c", `exec "$@" >/dev/null`, "sh", l.agent, "--link", link.url, "pull", "native", "-")); err != nil {
+			if err := pull(ctx, a); err != nil {
 				stop(err)
 				return
 			}
 		}
 	}()
-	err := l.requests(ctx, link, "bulk")
+	err := l.requests(ctx, a, link, when)
 	if err != nil {
 		stop(err)
 	}
@@ -176,8 +207,7 @@ func (l *lab) requestsWhile(ctx context.Context, link native, times int) error {
 }
 
 // requests measures those of both kinds.
-func (l *lab) requests(ctx context.Context, link native, when string) error {
-	a := &guestagent.Agent{Link: link.here}
+func (l *lab) requests(ctx context.Context, a *guestagent.Agent, link native, when string) error {
 	var pings, lists []time.Duration
 	if _, err := a.Ping(ctx, requests, requestPause, func(_ int, d time.Duration) { pings = append(pings, d) }); err != nil {
 		return err
