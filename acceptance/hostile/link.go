@@ -54,9 +54,11 @@ func (x *attacker) frames() error {
 		stream, err := s.Open(context.Background(), guestlink.Purpose(rand.IntN(6)))
 		for n := 0; err == nil && n < 100; n++ {
 			c := guestlink.NewConn(stream)
-			if kind, payload := guestlink.Kind(rand.IntN(32)), noise(rand.IntN(200)); kind == guestlink.Data {
+			switch kind, payload := guestlink.Kind(rand.IntN(32)), noise(rand.IntN(200)); kind {
+			case guestlink.Mux: // which a stream's conversation does not send
+			case guestlink.Data:
 				err = c.SendData(rand.Uint32(), payload)
-			} else {
+			default:
 				err = c.Send(kind, rand.Uint32(), payload)
 			}
 		}
