@@ -32,8 +32,8 @@ const (
 // hostNames are the hosts of a cluster, in the order in which they join.
 var hostNames = []string{"alpha", "beta", "gamma"}
 
-// A cluster is whole hosts of this process: their network is in memory, their files are below dir, and each listens at a socket
-// there.
+// A cluster is whole hosts of this process: their network is in memory, their files are below dir, and each listens at
+// a socket there.
 type cluster struct {
 	dir    string
 	fabric *linktest.Fabric
@@ -88,7 +88,8 @@ func (c *cluster) wait(n int) error {
 	return nil
 }
 
-// form starts the first n hosts, for the first time or over their old stores, as a new cluster, and waits until all know it.
+// form starts the first n hosts, for the first time or over their old stores, as a new cluster, and waits until all
+// know it.
 func (c *cluster) form(n int) error {
 	c.add(n)
 	if err := c.start(c.hosts[0]); err != nil {
@@ -183,7 +184,9 @@ func (c *cluster) asked() *member {
 func (c *cluster) state(name string, want v1.HostState) error {
 	return eventually(fmt.Sprintf("%s is %s", name, word(want)), func(ctx context.Context) (bool, error) {
 		r, err := c.asked().client.Control.Hosts(ctx, &v1.HostsRequest{})
-		return slices.ContainsFunc(r.GetHosts(), func(h *v1.Host) bool { return h.GetName() == name && h.GetState() == want }), err
+		return slices.ContainsFunc(r.GetHosts(), func(h *v1.Host) bool {
+			return h.GetName() == name && h.GetState() == want
+		}), err
 	})
 }
 

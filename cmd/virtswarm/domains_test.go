@@ -10,8 +10,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// domains stand in for the libvirt of a host: domains that a script defines, whose metadata and memory change at a word. It is a
-// hostd.Libvirt, safe for concurrent use.
+// domains stand in for the libvirt of a host: domains that a script defines, whose metadata and memory change at a
+// word. It is a hostd.Libvirt, safe for concurrent use.
 type domains struct {
 	mu      sync.Mutex
 	list    []placement.Domain

@@ -43,15 +43,17 @@ func (c *cluster) anew() error {
 		if err := h.stop(); err != nil {
 			return err
 		}
-		if err := errors.Join(os.RemoveAll(filepath.Join(h.cfg.Data, "raft")), os.RemoveAll(filepath.Join(h.cfg.Data, "pki"))); err != nil {
-			return err
+		for _, dir := range []string{"raft", "pki"} {
+			if err := os.RemoveAll(filepath.Join(h.cfg.Data, dir)); err != nil {
+				return err
+			}
 		}
 	}
 	return c.form(len(c.hosts))
 }
 
-// cut parts the first host from the others, once all have their votes, or takes that back, and waits until it knows no leader, or
-// knows one.
+// cut parts the first host from the others, once all have their votes, and waits until it knows no leader; or takes
+// that back, and waits until it knows one.
 func (c *cluster) cut(cut bool) error {
 	if cut {
 		if err := c.settled(); err != nil {

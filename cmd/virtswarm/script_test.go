@@ -27,8 +27,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"virtswarm": main})
 }
 
-// TestScripts runs testdata/script: the program as a process of its own, against a cluster of whole hosts that each script starts
-// for itself. $VIRTSWARM_SOCKET is that of alpha, $BETA and $GAMMA are those of the others.
+// TestScripts runs testdata/script: the program as a process of its own, against a cluster of whole hosts that each
+// script starts for itself. $VIRTSWARM_SOCKET is that of alpha, $BETA and $GAMMA are those of the others.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -189,8 +189,8 @@ func program(ts *testscript.TestScript, args []string) *exec.Cmd {
 	return cmd
 }
 
-// cmdInterrupt runs virtswarm, sends it a SIGINT once the disk that stalls is waited for (if none does: once alpha has the
-// request), wants 130, and waits until alpha has noticed: interrupt ARGS...
+// cmdInterrupt runs virtswarm, sends it a SIGINT once the disk that stalls is waited for (if none does: once alpha has
+// the request), wants 130, and waits until alpha has noticed: interrupt ARGS...
 func cmdInterrupt(ts *testscript.TestScript, _ bool, args []string) {
 	c := clusterOf(ts)
 	call := c.hosts[0].door.await()

@@ -10,8 +10,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
-// stallingDisk is the machine's disk, which stalls when it is told to: then nobody reads or writes the bytes of stored files and
-// of files outside of the host's directory. The catalogue's log goes on.
+// stallingDisk is the machine's disk, which stalls when it is told to: then nobody reads or writes the bytes of stored
+// files and of files outside of the host's directory. The catalogue's log goes on.
 type stallingDisk struct {
 	disk.OS
 	data string // the host's directory
