@@ -84,11 +84,15 @@ func (c *cli) showCluster(s *v1.StatusResponse) error {
 	t.row("Cluster", s.GetClusterId())
 	t.row("Host", fmt.Sprintf("%s (%s), virtswarmd %s, up %v", host.GetName(), host.GetAddress(), s.GetVersion(), uptime))
 	t.row("Leader", fmt.Sprintf("%s, term %d", leader, s.GetTerm()))
-	t.row("Voters", strings.Join(s.GetVoters(), ", "))
+	t.row("Voters", votersText(s))
 	if len(s.GetNonvoters()) > 0 {
 		t.row("Non-voters", strings.Join(s.GetNonvoters(), ", "))
 	}
-	t.row("Hosts", fmt.Sprintf("%d of %d alive", s.GetHostsAlive(), s.GetHostsTotal()))
+	alive := fmt.Sprintf("%d of %d alive", s.GetHostsAlive(), s.GetHostsTotal())
+	if s.GetStaleness().GetStale() {
+		alive += " when a leader was heard last"
+	}
+	t.row("Hosts", alive)
 	t.row("Catalogue", fmt.Sprintf("%s, entry %d of %d applied",
 		plural(s.GetFiles(), "name"), s.GetAppliedIndex(), s.GetCommitIndex()))
 	t.row("Copies", copiesText(s))
@@ -128,7 +132,19 @@ func (c *cli) awaitStatus(ctx context.Context, wait time.Duration, req *v1.Statu
 	return c.host().Control.Status(ctx, req)
 }
 
+// votersText names the voters, and says so if the cluster of several hosts hangs on one of them.
+func votersText(s *v1.StatusResponse) string {
+	text := strings.Join(s.GetVoters(), ", ")
+	if len(s.GetVoters()) == 1 && s.GetHostsTotal() > 1 {
+		text += "; while it is away nothing can be published or changed"
+	}
+	return text
+}
+
 func copiesText(s *v1.StatusResponse) string {
+	if s.GetStaleness().GetStale() {
+		return "unknown: no leader says which hosts are up"
+	}
 	var parts []string
 	if n := s.GetUnavailableFiles(); n > 0 {
 		parts = append(parts, plural(n, "file")+" without any live copy of a part")

@@ -55,6 +55,7 @@ type Published struct {
 	Ref
 	Size, DataBytes int64
 	Index           uint64 // of the catalogue's entry
+	CatalogueCopies int    // hosts that vote: of a name acknowledged, more than half of them have it on disk
 }
 
 // Publish makes a file of this machine a version of a name, and reports how its copies come about. The source must not change
@@ -88,7 +89,8 @@ func (f *Files) publishFile(ctx context.Context, cmd *placement.Publish, file *s
 		return err
 	}
 	f.Keeper.Remember(file)
-	result := &Published{Ref: Ref{cmd.Name, cmd.ID}, Size: m.Size(), DataBytes: m.DataBytes(), Index: done.Index}
+	result := &Published{Ref: Ref{cmd.Name, cmd.ID}, Size: m.Size(), DataBytes: m.DataBytes(), Index: done.Index,
+		CatalogueCopies: len(f.Node.Status().Voters)}
 	return f.awaitCopies(ctx, file, result, committed, report)
 }
 

@@ -26,6 +26,7 @@ func (o *Operations) Publish(ctx context.Context, req *v1.PublishRequest, send f
 		if r := p.Result; r != nil {
 			m.Result = &v1.PublishResult{
 				Name: r.Name, Id: idText(r.ID), Size: uint64(r.Size), DataBytes: uint64(r.DataBytes), Index: r.Index,
+				CatalogueCopies: uint32(r.CatalogueCopies),
 			}
 		}
 		return send(m)

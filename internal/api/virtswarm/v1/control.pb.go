@@ -785,9 +785,11 @@ type PublishResult struct {
 	Size      uint64                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
 	DataBytes uint64                 `protobuf:"varint,4,opt,name=data_bytes,json=dataBytes,proto3" json:"data_bytes,omitempty"`
 	// Catalogue index of the publication.
-	Index         uint64 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Index uint64 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	// Hosts that vote: of what was acknowledged, more than half of them have the catalogue's entry on disk.
+	CatalogueCopies uint32 `protobuf:"varint,6,opt,name=catalogue_copies,json=catalogueCopies,proto3" json:"catalogue_copies,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PublishResult) Reset() {
@@ -851,6 +853,13 @@ func (x *PublishResult) GetDataBytes() uint64 {
 func (x *PublishResult) GetIndex() uint64 {
 	if x != nil {
 		return x.Index
+	}
+	return 0
+}
+
+func (x *PublishResult) GetCatalogueCopies() uint32 {
+	if x != nil {
+		return x.CatalogueCopies
 	}
 	return 0
 }
@@ -4478,14 +4487,15 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\rcopies_wanted\x18\x05 \x01(\rR\fcopiesWanted\x12\x1f\n" +
 	"\vcopies_made\x18\x06 \x01(\rR\n" +
 	"copiesMade\x123\n" +
-	"\x06result\x18\a \x01(\v2\x1b.virtswarm.v1.PublishResultR\x06result\"|\n" +
+	"\x06result\x18\a \x01(\v2\x1b.virtswarm.v1.PublishResultR\x06result\"\xa7\x01\n" +
 	"\rPublishResult\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1d\n" +
 	"\n" +
 	"data_bytes\x18\x04 \x01(\x04R\tdataBytes\x12\x14\n" +
-	"\x05index\x18\x05 \x01(\x04R\x05index\"s\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\x12)\n" +
+	"\x10catalogue_copies\x18\x06 \x01(\rR\x0fcatalogueCopies\"s\n" +
 	"\vPullRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
