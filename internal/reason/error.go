@@ -143,11 +143,3 @@ func isNoSpace(err error) bool {
 	}
 	return false
 }
-
-// ExitCode returns the exit code of a process that ends with err: 0 for nil.
-func ExitCode(err error) int {
-	if err == nil {
-		return 0
-	}
-	return Of(err).ExitCode()
-}
