@@ -1,9 +1,6 @@
 package plan
 
-import (
-	"slices"
-	"time"
-)
+import "slices"
 
 // Priority says who waits for a chunk. A higher one always goes first.
 type Priority uint8
@@ -23,17 +20,6 @@ const (
 
 	Unwanted    Priority = 0
 	AnyPriority          = Demand + 1 // above all
-)
-
-const (
-	// MaxSources bounds the sources of a Picker. A chunk spreads from any of them; more bring more announcements than chunks.
-	MaxSources = 30
-	// DialSources is how many of them a fetcher looks for itself. The others are those who found it: a host to which all
-	// came and which went to nobody would be a source of many and have few.
-	DialSources = 28
-	// LookAround is how long a fetcher that has just begun hears of others, and goes to none of them: who all know only
-	// those who came first become a swarm of their own.
-	LookAround = 25 * time.Millisecond
 )
 
 // Picker decides which chunk to request next, and from which source. It is a pure data structure: no clock, no I/O, no
@@ -100,6 +86,7 @@ type Source struct {
 	rate   float64  // bytes a second, 0 = unknown
 	least  Priority // nothing below may be requested
 	dry    bool     // has nothing open: set by a search, cleared by news
+	peer   *Peer    // as the Job knows it
 }
 
 // Owes returns the bytes requested of s.
