@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
@@ -62,11 +63,11 @@ func (l *link) open(id content.Digest, h, before *hearing) {
 		<-before.ready
 		l.sess.CloseFile(id) // what comes meanwhile is in the answer
 	}
-	ctx, cancel := context.WithTimeout(l.swarm.ctx, DialTimeout)
+	ctx, cancel := context.WithTimeout(l.swarm.ctx, plan.DialTimeout)
 	defer cancel()
 	have, peers, err := l.sess.Open(ctx, id, h.have.Len(), h.fetching)
 	if before != nil && err == nil {
-		l.swarm.uplink.heard(l, id, indexes(have))
+		l.swarm.server.heard(l, id, indexes(have))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,7 +121,7 @@ func (l *link) Have(_ *wire.Session, id content.Digest, chunks []int) {
 		h.have.Set(i)
 	}
 	l.mu.Unlock()
-	l.swarm.uplink.heard(l, id, chunks)
+	l.swarm.server.heard(l, id, chunks)
 	if j := l.swarm.running(id); j != nil {
 		j.post(has{l, chunks})
 	}

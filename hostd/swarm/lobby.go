@@ -18,7 +18,8 @@ func (l lobby) Open(_ context.Context, _ *wire.Session, id content.Digest, fetch
 	}
 	var known []wire.PeerID
 	if fetching {
-		known = l.swarm.introduce(id, l.peer)
+		known = ids(l.swarm.server.introduce(id, l.peer))
+		l.swarm.came(id, l.peer)
 	}
 	return content.NewBits(f.Manifest().Chunks()), known, nil
 }

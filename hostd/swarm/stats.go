@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 	"github.com/virtswarm/virtswarm/placement"
@@ -40,18 +41,25 @@ type FetchStat struct {
 
 // Peers returns what goes on with every host that there is a session with, by id.
 func (s *Swarm) Peers() []PeerStat {
-	owed, waits := s.budget.owed(), s.uplink.waits()
+	owed, waits := s.budget.owed(), s.server.waits()
 	s.peers.mu.Lock()
 	defer s.peers.mu.Unlock()
-	stats := make([]PeerStat, 0, len(s.peers.links))
-	for id, links := range s.peers.links {
-		p := PeerStat{Host: placement.HostID(id.String()), Sessions: len(links), Owes: int64(owed[id])}
-		for _, l := range links {
-			p.Up += l.flow.up
-			p.Down += l.flow.down
-			p.Waits += waits[l]
+	of := map[wire.PeerID]*PeerStat{}
+	s.peers.plan.Links(func(pl *plan.Link) {
+		l := linkOf(pl)
+		p := of[l.peer]
+		if p == nil {
+			p = &PeerStat{Host: placement.HostID(l.peer.String()), Owes: int64(owed[l.peer])}
+			of[l.peer] = p
 		}
-		stats = append(stats, p)
+		p.Sessions++
+		p.Up += l.flow.up
+		p.Down += l.flow.down
+		p.Waits += waits[l]
+	})
+	stats := make([]PeerStat, 0, len(of))
+	for _, p := range of {
+		stats = append(stats, *p)
 	}
 	slices.SortFunc(stats, func(a, b PeerStat) int {
 		if a.Host < b.Host {
@@ -135,7 +143,7 @@ func (j *job) stat(c *claim) {
 	}
 	now := time.Now()
 	f := FetchStat{File: j.id, Priority: c.prio, Began: t.began, Took: now.Sub(t.began), Bytes: t.bytes, Sources: len(t.givers)}
-	f.Received = float64(j.received-t.received) / float64(t.bytes)
+	f.Received = float64(j.plan.Received()-t.received) / float64(t.bytes)
 	f.Ratio = max(1, t.best*f.Took.Seconds()/float64(t.bytes))
 	j.swarm.recent.add(f)
 	j.swarm.metrics.ratio.Observe(f.Ratio)

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 	"github.com/virtswarm/virtswarm/placement"
@@ -21,13 +23,12 @@ type Swarm struct {
 	log     hclog.Logger
 	metrics *metrics
 
-	peers     *peers
-	followers followers
-	uplink    *uplink
-	recent    recent
-	budget    *budget
-	buffers   buffers
-	hot       hot
+	peers   *peers
+	server  *server
+	recent  recent
+	budget  *budget
+	buffers buffers
+	hot     hot
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -53,11 +54,11 @@ func New(cfg Config) (*Swarm, error) {
 	}
 	s := &Swarm{
 		self: self, store: cfg.Store, dir: cfg.Directory, log: cfg.Logger, metrics: m,
-		budget: newBudget(MaxInFlight, MaxPeerInFlight),
+		budget: newBudget(plan.MaxInFlight, plan.MaxPeerInFlight),
 		jobs:   map[content.Digest]*job{},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
-	s.uplink = newUplink(s)
+	s.server = newServer(s)
 	s.peers = newPeers(s, cfg.Dialer)
 	s.wg.Go(s.peers.sweep)
 	return s, nil
@@ -70,7 +71,7 @@ func (s *Swarm) Close() error {
 	s.mu.Unlock()
 	s.cancel(ErrClosed)
 	s.wg.Wait()
-	s.uplink.alarm.Stop()
+	s.server.alarm.Stop()
 	s.budget.alarm.Stop()
 	return nil
 }
@@ -124,7 +125,7 @@ func (s *Swarm) Fetch(ctx context.Context, file File, want content.Bits, prio Pr
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	if c.missing.Count() == 0 {
+	if c.plan.Left() == 0 {
 		progress(c.progress)
 		return nil
 	}
@@ -199,16 +200,26 @@ func (s *Swarm) everyJob(f func(*job)) {
 }
 
 // holders asks the directory, leaving out this host and what is no host id.
-func (s *Swarm) holders(file content.Digest) []wire.PeerID {
-	var ids []wire.PeerID
+func (s *Swarm) holders(file content.Digest) []plan.Host {
+	var ids []plan.Host
 	for _, h := range s.dir.Holders(file) {
 		id, err := wire.ParsePeerID(string(h))
 		if err == nil && id != s.self {
-			ids = append(ids, id)
+			ids = append(ids, plan.Host(id))
 		}
 	}
 	return ids
 }
 
-// placeOf asks the directory where a host stands.
-func (s *Swarm) placeOf(id wire.PeerID) Place { return s.dir.Place(placement.HostID(id.String())) }
+// place asks the directory where a host stands.
+func (s *Swarm) place(h plan.Host) Place {
+	return s.dir.Place(placement.HostID(wire.PeerID(h).String()))
+}
+
+// SetLimits bounds the rates at which this host sends and receives chunks, all peers together, in bytes a second; 0 is no
+// bound. It may be called at any time. Within the bounds the higher priority goes first, and chunks that a reader waits for
+// are received even beyond theirs: what they take, the others lack afterwards.
+func (s *Swarm) SetLimits(up, down int64) {
+	s.server.do(func(now time.Time) { s.server.plan.Out.Set(now, up) })
+	s.budget.limit(down)
+}
