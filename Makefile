@@ -56,7 +56,7 @@ bench-raftlog: ## our Raft log beside raft-wal and raft-boltdb: appends, and wha
 	cd docs/decisions/raftlog && $(GO) run . $(BENCHARGS)
 
 sim: ## the swarm's plan under up to 10,000 simulated hosts, as ratios to the bound; four minutes. SIMARGS='-run fetchers'
-	$(GO) run ./hostd/swarm/sim $(SIMARGS)
+	$(GO) run ./hostd/swarm/sim/swarmsim $(SIMARGS)
 
 generate: ## the API's code from its .proto files
 	$(PACKAGES) protobuf-compiler

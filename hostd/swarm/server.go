@@ -25,7 +25,7 @@ type server struct {
 
 func newServer(s *Swarm) *server {
 	v := &server{swarm: s, pulls: map[*wire.Pull]*plan.Pull{}}
-	v.plan = plan.NewServer(plan.Host(s.self), v.copy)
+	v.plan = plan.NewServer(plan.Host(s.self), plan.LendTime, v.copy)
 	v.alarm = time.AfterFunc(time.Hour, func() { v.do(func(time.Time) { v.due = time.Time{} }) })
 	v.alarm.Stop()
 	return v

@@ -91,9 +91,10 @@ type ServerAction struct {
 	Chunks  []int
 }
 
-// NewServer makes a Server. copies tells what this host has of a file.
-func NewServer(self Host, copies func(content.Digest) (Copy, bool)) *Server {
-	return &Server{self: self, copies: copies, files: map[content.Digest]*served{}, uplink: NewUplink[*Pull](Slots, LendTime)}
+// NewServer makes a Server. copies tells what this host has of a file; lend is after what time a slot is lent to another, LendTime
+// for chunks of a usual length.
+func NewServer(self Host, lend time.Duration, copies func(content.Digest) (Copy, bool)) *Server {
+	return &Server{self: self, copies: copies, files: map[content.Digest]*served{}, uplink: NewUplink[*Pull](Slots, lend)}
 }
 
 // Join takes a session with a peer, until Leave. near says that the peer stands in this host's rack.
