@@ -183,6 +183,9 @@ func (j *job) act(now time.Time) {
 }
 
 func (j *job) do(a plan.Action, now time.Time) {
+	if j.swarm.watch != nil {
+		j.swarm.watch(a)
+	}
 	switch a.Do {
 	case plan.Look:
 		j.plan.Listed(now, j.swarm.holders(j.id))

@@ -259,11 +259,33 @@ func (p *peers) shun(id wire.PeerID, why error) {
 	p.swarm.log.Error("shun a host that sent wrong data", "host", id, "error", why, "for", ShunTime)
 }
 
+// session is what a link needs of a *wire.Session.
+type session interface {
+	Run(ctx context.Context) error
+	Err() error
+	Stats() wire.Stats
+	Goodbye(code wire.Code, message string)
+	Ping(ctx context.Context) (time.Duration, error)
+	Manifest(ctx context.Context, file content.Digest) ([]byte, error)
+	Open(ctx context.Context, file content.Digest, chunks int, fetching bool) (content.Bits, []wire.PeerID, error)
+	CloseFile(file content.Digest)
+	Chunk(ctx context.Context, file content.Digest, index, n int, prio wire.Priority, buf []byte) error
+	Draw(ctx context.Context, file content.Digest, lo, hi int, prio wire.Priority, granted func(int) ([]byte, bool)) (int, error)
+	SendHave(file content.Digest, chunks ...int) error
+	SendHaveLater(file content.Digest, chunks ...int) error
+	SendPeers(file content.Digest, peers []wire.PeerID) error
+}
+
+// speak begins a session on a connection, whose requests the link answers.
+func speak(conn io.ReadWriteCloser, l *link) session {
+	return wire.NewSession(conn, l, wire.Options{Logger: l.swarm.log.Named("wire").With("host", l.peer.String())})
+}
+
 // link is a session with a peer, and the handler of its requests (see serve.go).
 type link struct {
 	swarm  *Swarm
 	peer   wire.PeerID
-	sess   *wire.Session
+	sess   session
 	dialed bool // by this host
 	near   bool // it stands in this host's rack
 
@@ -288,7 +310,7 @@ func (l *link) enter(as *plan.Link) {
 func newLink(s *Swarm, id wire.PeerID, conn io.ReadWriteCloser, dialed bool) *link {
 	l := &link{swarm: s, peer: id, dialed: dialed, hearings: map[content.Digest]*hearing{}}
 	l.near = s.place(plan.Host(s.self)).Distance(s.place(plan.Host(id))) == plan.SameRack
-	l.sess = wire.NewSession(conn, l, wire.Options{Logger: s.log.Named("wire").With("host", id.String())})
+	l.sess = s.speak(conn, l)
 	return l
 }
 

@@ -3,6 +3,7 @@ package swarm
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -30,6 +31,9 @@ type Swarm struct {
 	buffers buffers
 	hot     hot
 
+	speak func(io.ReadWriteCloser, *link) session // speak, but in tests
+	watch func(plan.Action)                       // hears what jobs do, in tests; else nil
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
@@ -56,6 +60,7 @@ func New(cfg Config) (*Swarm, error) {
 		self: self, store: cfg.Store, dir: cfg.Directory, log: cfg.Logger, metrics: m,
 		budget: newBudget(plan.MaxInFlight, plan.MaxPeerInFlight),
 		jobs:   map[content.Digest]*job{},
+		speak:  speak,
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.server = newServer(s)

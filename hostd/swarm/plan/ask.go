@@ -69,9 +69,6 @@ func (j *Job) Room() {
 	}
 }
 
-// Starved says whether the Job waits for Room.
-func (j *Job) Starved() bool { return j.starved }
-
 // ask sends one request.
 func (j *Job) ask(r Request, now time.Time) {
 	p := r.Source.peer

@@ -41,7 +41,7 @@ func (b *Budget) Room(now time.Time, peer Host, n int, prio Priority) bool {
 func (b *Budget) Take(now time.Time, peer Host, n int) {
 	b.used += n
 	b.peers[peer] += n
-	b.In.Spend(now, n)
+	b.In.spend(now, n)
 }
 
 // Give returns what Take reserved.
@@ -51,9 +51,6 @@ func (b *Budget) Give(peer Host, n int) {
 		delete(b.peers, peer)
 	}
 }
-
-// Used returns the bytes in flight.
-func (b *Budget) Used() int { return b.used }
 
 // Owed returns the bytes that each peer owes, of those that owe any.
 func (b *Budget) Owed() iter.Seq2[Host, int] { return maps.All(b.peers) }

@@ -50,12 +50,12 @@ func TestThrottle(t *testing.T) {
 		t.Error("without a rate something waits")
 	}
 	th.Set(now, 1<<20)
-	th.Spend(now, throttleBurst+1<<20)
+	th.spend(now, throttleBurst+1<<20)
 	if w := th.Wait(now); w < 999*time.Millisecond || w > 1001*time.Millisecond {
 		t.Errorf("a second's worth is owed: waits %v", w)
 	}
 	now = now.Add(time.Hour)
-	th.Spend(now, 2*throttleBurst)
+	th.spend(now, 2*throttleBurst)
 	if w := th.Wait(now); w < 240*time.Millisecond || w > 260*time.Millisecond {
 		t.Errorf("after a pause, a burst's worth is owed: waits %v", w)
 	}

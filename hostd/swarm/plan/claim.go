@@ -28,9 +28,6 @@ func (c *Claim) Lacks(chunk int) bool { return c.missing.Has(chunk) }
 // Left returns how many chunks the caller waits for.
 func (c *Claim) Left() int { return c.left }
 
-// Priority returns what the chunks are wanted for.
-func (c *Claim) Priority() Priority { return c.prio }
-
 // got notes that a chunk is here; true if that was the last one.
 func (c *Claim) got(chunk int) (done bool) {
 	if !c.missing.Has(chunk) {

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"encoding/hex"
+	"fmt"
 	"slices"
 	"time"
 
@@ -99,6 +101,35 @@ type Action struct {
 	Ask     *Ask
 	Claim   *Claim
 	Chunks  []int // valid until the next call of Act
+}
+
+// String tells the action, the same for every driver.
+func (a Action) String() string {
+	peer := func(p *Peer) string { return hex.EncodeToString(p.cand.host[:4]) }
+	switch a.Do {
+	case Look:
+		return "look"
+	case Connect:
+		return fmt.Sprintf("connect to %s, mutual %v", peer(a.Peer), a.Mutual)
+	case Part:
+		return fmt.Sprintf("part with %s, why %d", peer(a.Peer), a.Why)
+	case Probe:
+		return "probe " + peer(a.Peer)
+	case Shun:
+		return "shun " + peer(a.Peer)
+	case Tell:
+		return fmt.Sprintf("tell of %v, soon %v", a.Chunks, a.Soon)
+	case Finish:
+		return fmt.Sprintf("finish, verdict %d", a.Verdict)
+	}
+	verb := "ask"
+	if a.Do == Cancel {
+		verb = "cancel"
+	}
+	if a.Ask.Chunk < 0 {
+		return fmt.Sprintf("%s %s for any of %d to %d, priority %d", verb, peer(a.Ask.Peer), a.Ask.Lo, a.Ask.Hi, a.Ask.Priority)
+	}
+	return fmt.Sprintf("%s %s for chunk %d, priority %d", verb, peer(a.Ask.Peer), a.Ask.Chunk, a.Ask.Priority)
 }
 
 // Why says why a Job parts with a peer.

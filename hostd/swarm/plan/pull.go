@@ -171,7 +171,7 @@ func (s *Server) pump(now time.Time) {
 		}
 		p := t.What
 		s.waiting--
-		s.Out.Spend(now, p.Len)
+		s.Out.spend(now, p.Len)
 		s.sending += p.Len
 		if p.Draw {
 			p.session.granted++

@@ -31,9 +31,6 @@ type Link struct {
 // Peer names the host at the other end.
 func (l *Link) Peer() Host { return l.peer }
 
-// Dialed says whether this host dialed it.
-func (l *Link) Dialed() bool { return l.dialed }
-
 // NewSessions makes a Sessions for at most that many at a time, those in the lobby left out.
 func NewSessions(self Host, most int) *Sessions {
 	return &Sessions{self: self, most: most, links: map[Host][]*Link{}, dialing: map[Host]bool{}, shunned: map[Host]time.Time{}}
@@ -62,7 +59,7 @@ type Entry struct {
 
 // Want asks for a session with a peer. A mutual peer is one that wants a session with this host as well.
 func (s *Sessions) Want(now time.Time, peer Host, mutual bool) Entry {
-	if s.Shunned(now, peer) {
+	if s.isShunned(now, peer) {
 		return Entry{Answer: Forbidden}
 	}
 	if l := s.preferred(peer); l != nil {
@@ -86,7 +83,7 @@ func (s *Sessions) Want(now time.Time, peer Host, mutual bool) Entry {
 
 // Accept asks whether a peer that has dialed this host is let in.
 func (s *Sessions) Accept(now time.Time, peer Host) Entry {
-	if s.Shunned(now, peer) {
+	if s.isShunned(now, peer) {
 		return Entry{Answer: Forbidden}
 	}
 	closed, ok := s.reserve()
@@ -215,8 +212,8 @@ func (s *Sessions) Shun(now time.Time, peer Host) []*Link {
 	return slices.Clone(s.links[peer])
 }
 
-// Shunned says whether nothing is taken from a peer now.
-func (s *Sessions) Shunned(now time.Time, peer Host) bool {
+// isShunned says whether nothing is taken from a peer now.
+func (s *Sessions) isShunned(now time.Time, peer Host) bool {
 	end, ok := s.shunned[peer]
 	return ok && now.Before(end)
 }

@@ -35,8 +35,8 @@ func (t *Throttle) Wait(now time.Time) time.Duration {
 	return time.Duration((1-t.tokens)/t.rate*float64(time.Second)) + time.Microsecond
 }
 
-// Spend notes that n bytes go.
-func (t *Throttle) Spend(now time.Time, n int) {
+// spend notes that n bytes go.
+func (t *Throttle) spend(now time.Time, n int) {
 	if t.rate > 0 {
 		t.settle(now)
 		t.tokens -= float64(n)

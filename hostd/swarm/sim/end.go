@@ -129,6 +129,7 @@ func (e *end) openFile(fetching bool) {
 // came tells the job here, if there is one, that the other fetches.
 func (e *end) came() {
 	if h := e.host; h.job != nil {
+		h.record.step(Step{What: Came, Peer: e.far.host.self})
 		h.job.Came(h.net.time(), e.far.host.self)
 		h.act()
 	}
@@ -153,6 +154,7 @@ func (e *end) snapshot(have content.Bits, known []plan.Host) {
 	h := e.host
 	h.server.Heard(e.session, file, indexes(have))
 	if e.job != nil {
+		h.record.step(Step{What: Opened, Peer: e.far.host.self, Have: have, Hosts: known})
 		h.job.Opened(h.net.time(), e.job, have, known)
 		h.act()
 	}
@@ -216,6 +218,7 @@ func (t tell) arrive() {
 		h.server.Heard(e.session, file, chunks)
 	}
 	if e.job != nil {
+		h.record.step(Step{What: Told, Peer: e.far.host.self, Chunks: chunks})
 		h.job.Told(e.job, chunks)
 		h.act()
 	}

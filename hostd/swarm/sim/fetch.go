@@ -22,6 +22,7 @@ func (h *host) act() {
 
 func (h *host) do(a plan.Action) {
 	n := h.net
+	h.record.did(a)
 	switch a.Do {
 	case plan.Look:
 		h.job.Listed(n.time(), n.seeds)
@@ -81,6 +82,7 @@ func (h *host) connect(p *plan.Peer, mutual bool) {
 		_, over := p.Tag.(parted)
 		switch {
 		case e == nil:
+			h.record.step(Step{What: Ended, Peer: p.Host()})
 			h.job.Refused(h.net.time(), p)
 			h.act()
 		case over:
@@ -109,6 +111,7 @@ func (h *host) part(p *plan.Peer) {
 // refused: a peer does not answer, or not any more.
 func (e *end) refused(p *plan.Peer) {
 	if h := e.host; p != nil && e.job == p && !h.dead {
+		h.record.step(Step{What: Ended, Peer: p.Host()})
 		h.job.Refused(h.net.time(), p)
 		h.act()
 	}
@@ -164,9 +167,7 @@ func (h *host) free(w *wish) {
 	if w.len > 0 {
 		h.budget.Give(w.holder.host.self, w.len)
 		w.len = 0
-		if h.job.Starved() {
-			h.job.Room()
-		}
+		h.job.Room()
 	}
 }
 
@@ -184,6 +185,7 @@ func (e *end) granted(w *wish, c int) {
 	if e.gone || h.dead || w.over {
 		return
 	}
+	h.record.step(Step{What: Granted, Peer: w.holder.host.self, Chunk: c, Lo: w.lo, Hi: w.hi})
 	w.chunk, w.len = c, h.net.spec.len(c)
 	h.budget.Take(h.net.time(), w.holder.host.self, w.len)
 	h.job.Granted(h.net.time(), w.ask, c)
@@ -196,6 +198,7 @@ func (e *end) spent(w *wish) {
 	if e.gone || h.dead || w.over {
 		return
 	}
+	h.record.step(Step{What: Spent, Peer: w.holder.host.self, Lo: w.lo, Hi: w.hi})
 	h.job.Ended(h.net.time(), w.ask, 0, plan.Spent)
 	h.act()
 }
@@ -221,6 +224,7 @@ func (e *end) arrived(w *wish) {
 		return
 	}
 	w.over = true
+	h.record.step(Step{What: Arrived, Peer: w.holder.host.self, Chunk: w.chunk})
 	h.free(w)
 	if !h.have.Has(w.chunk) {
 		h.have.Set(w.chunk)

@@ -40,6 +40,9 @@ type host struct {
 	sending bool
 	out     int64 // bytes sent
 
+	began  int64     // to fetch
+	record *recorder // nil but of one
+
 	log     []int // chunks that have come here, to be told of
 	flushAt int64 // when some of them are; 0 is never
 	flushed int64 // when some were last
@@ -51,6 +54,7 @@ func (h *host) begin() {
 		return
 	}
 	n := h.net
+	h.began = n.now
 	h.job = plan.NewJob(n.time(), plan.JobConfig{Self: h.self, Size: n.spec.Size, Chunk: n.spec.Chunk, Have: h.have.Clone(),
 		Place: func(o plan.Host) plan.Place { return n.host(o).rack.place }, Budget: h})
 	h.job.Claim(n.time(), plan.NewClaim(plan.Distribute, h.wants.Clone()), h.have)

@@ -46,6 +46,7 @@ func (e *end) serve(a plan.ServerAction) {
 	case plan.Introduce:
 		e.say(func(far *end) {
 			if far.job != nil {
+				far.host.record.step(Step{What: Met, Peer: e.host.self, Hosts: a.Hosts})
 				far.host.job.Met(far.host.net.time(), a.Hosts...)
 				far.host.act()
 			}

@@ -63,6 +63,9 @@ func (s *Spec) segments() int {
 // scale is how many real chunks one of a coarse swarm stands for: limits in bytes and times to send a chunk grow with it.
 func (s *Spec) scale() int { return max(1, s.Chunk/coarse) }
 
+// Place tells where a host stands.
+func (s *Spec) Place(h plan.Host) plan.Place { return s.build().host(h).rack.place }
+
 func (s *Spec) wants(h *host, c int) bool { return s.want == nil || s.want(h, c) }
 
 // bound returns T* in seconds: with equal rates that of Mundinger, Weber and Weiss, for one seed F/u·(1+⌊log₂N⌋/M); else the
