@@ -65,16 +65,16 @@ func (v *server) do(f func(now time.Time)) {
 
 // act carries an action out; v.mu is held. What is said fails only if the session or its interest has just ended.
 func (v *server) act(a plan.ServerAction) {
+	if a.Do == plan.Announce {
+		for _, sess := range a.Sessions {
+			sess.Tag.(*link).announce(a)
+		}
+		return
+	}
 	l := a.Session.Tag.(*link)
 	switch a.Do {
 	case plan.Introduce:
 		l.sess.SendPeers(a.File, ids(a.Hosts))
-	case plan.Announce:
-		if a.Soon {
-			l.sess.SendHave(a.File, a.Chunks...)
-		} else {
-			l.sess.SendHaveLater(a.File, a.Chunks...)
-		}
 	case plan.Deliver:
 		delete(v.pulls, a.Pull.Tag.(*wire.Pull))
 		if !v.swarm.enter() {
@@ -90,6 +90,15 @@ func (v *server) act(a plan.ServerAction) {
 		l.follow(a.File)
 	case plan.Unfollow:
 		l.unfollow(a.File)
+	}
+}
+
+// announce tells the peer of chunks.
+func (l *link) announce(a plan.ServerAction) {
+	if a.Soon {
+		l.sess.SendHave(a.File, a.Chunks...)
+	} else {
+		l.sess.SendHaveLater(a.File, a.Chunks...)
 	}
 }
 

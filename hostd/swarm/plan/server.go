@@ -47,6 +47,8 @@ type Session struct {
 type served struct {
 	id        content.Digest
 	followers []*follower // in the order in which they came
+	fetchers  []*Session  // those of them that fetch
+	hearers   []*Session  // and those that only want to hear
 	giver     *Giver      // from the first draw on, until nobody draws any more
 	size      int64
 	chunk     int
@@ -68,7 +70,7 @@ type ServerVerb uint8
 const (
 	// Introduce: tell the peer of Session that Hosts fetch File.
 	Introduce ServerVerb = iota + 1
-	// Announce: tell the peer of Session that Chunks of File are here; Soon says that it waits for them.
+	// Announce: tell the peers of Sessions that Chunks of File are here; Soon says that they wait for them.
 	Announce
 	// Deliver: send the chunk of Pull to its peer; Sent answers.
 	Deliver
@@ -82,13 +84,14 @@ const (
 
 // ServerAction is one thing that the driver of a Server should do. Which fields count depends on Do.
 type ServerAction struct {
-	Do      ServerVerb
-	Soon    bool
-	Session *Session
-	Pull    *Pull
-	File    content.Digest
-	Hosts   []Host
-	Chunks  []int
+	Do       ServerVerb
+	Soon     bool
+	Session  *Session
+	Sessions []*Session
+	Pull     *Pull
+	File     content.Digest
+	Hosts    []Host
+	Chunks   []int
 }
 
 // NewServer makes a Server. copies tells what this host has of a file; lend is after what time a slot is lent to another, LendTime
@@ -113,6 +116,7 @@ func (s *Server) Leave(sess *Session) {
 func (s *Server) Open(sess *Session, id content.Digest, fetching bool) (known []Host) {
 	f := s.file(id)
 	f.followers = append(f.followers, &follower{session: sess, fetching: fetching})
+	f.list()
 	if !fetching {
 		return nil
 	}
@@ -163,6 +167,7 @@ func (s *Server) Close(sess *Session, id content.Digest) {
 	}
 	o := f.followers[i]
 	f.followers = slices.Delete(f.followers, i, i+1)
+	f.list()
 	if o.draws != nil {
 		f.giver.Leave(o.draws)
 		s.act(ServerAction{Do: Unfollow, Session: sess, File: id})
@@ -178,7 +183,7 @@ func (s *Server) Close(sess *Session, id content.Digest) {
 // Fetched says whether a follower fetches a file.
 func (s *Server) Fetched(id content.Digest) bool {
 	f := s.files[id]
-	return f != nil && slices.ContainsFunc(f.followers, func(o *follower) bool { return o.fetching })
+	return f != nil && len(f.fetchers) > 0
 }
 
 // Hold notes that chunks of a file came here, and tells its followers: soon those who fetch it, if soon says so.
@@ -187,12 +192,29 @@ func (s *Server) Hold(id content.Digest, chunks []int, soon bool) {
 	if f == nil {
 		return
 	}
-	for _, o := range f.followers {
-		s.act(ServerAction{Do: Announce, Session: o.session, File: id, Chunks: chunks, Soon: soon && o.fetching})
-	}
+	s.announce(ServerAction{Do: Announce, Sessions: f.fetchers, File: id, Chunks: chunks, Soon: soon})
+	s.announce(ServerAction{Do: Announce, Sessions: f.hearers, File: id, Chunks: chunks})
 	if f.giver != nil {
 		for _, c := range chunks {
 			f.giver.Hold(c)
+		}
+	}
+}
+
+func (s *Server) announce(a ServerAction) {
+	if len(a.Sessions) > 0 {
+		s.act(a)
+	}
+}
+
+// list makes the lists of sessions anew: those before may be in an action.
+func (f *served) list() {
+	f.fetchers, f.hearers = nil, nil
+	for _, o := range f.followers {
+		if o.fetching {
+			f.fetchers = append(f.fetchers, o.session)
+		} else {
+			f.hearers = append(f.hearers, o.session)
 		}
 	}
 }

@@ -224,11 +224,14 @@ func (t tell) arrive() {
 	}
 }
 
-// announce: the other is to be told of the newest of the log.
-func (e *end) announce(soon bool) {
-	h, n := e.host, e.host.net
+// announce: others are to be told of the newest of the log.
+func (h *host) announce(a plan.ServerAction) {
+	n, soon := h.net, a.Soon
+	for _, s := range a.Sessions {
+		soon = soon || len(h.log)-s.Tag.(*end).told >= wire.LazyMost
+	}
 	at := n.now + int64(wire.LazyInterval)
-	if soon || len(h.log)-e.told >= wire.LazyMost {
+	if soon {
 		at = max(n.now, h.flushed+int64(wire.NewsInterval))
 	}
 	if h.flushAt == 0 || at < h.flushAt {

@@ -20,7 +20,11 @@ func (h *host) serve() {
 			break
 		}
 		for _, a := range actions {
-			a.Session.Tag.(*end).serve(a)
+			if a.Do == plan.Announce {
+				h.announce(a)
+			} else {
+				a.Session.Tag.(*end).serve(a)
+			}
 		}
 	}
 	if due := h.server.Due(); !due.IsZero() {
@@ -51,10 +55,6 @@ func (e *end) serve(a plan.ServerAction) {
 				far.host.act()
 			}
 		})
-	case plan.Announce:
-		if e.opened {
-			e.announce(a.Soon)
-		}
 	case plan.Deliver:
 		w := a.Pull.Tag.(*wish)
 		w.left = h.net.spec.segments()
