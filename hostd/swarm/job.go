@@ -103,6 +103,7 @@ func (j *job) post(e event) bool {
 // run is the loop.
 func (j *job) run() {
 	j.swarm.metrics.jobs.Inc()
+	j.swarm.server.fetch(j.id, true)
 	alarm := time.NewTimer(time.Until(j.plan.Due()))
 	defer alarm.Stop()
 	for now := time.Now(); j.ctx.Err() == nil && !j.plan.Over(now); {
@@ -148,6 +149,7 @@ func (j *job) end() {
 	j.swarm.budget.forget(j)
 	j.swarm.buffers.put(j.swarm.hot.forget(j.id)...)
 	j.swarm.metrics.jobs.Dec()
+	j.swarm.server.fetch(j.id, false)
 	j.swarm.ended(j)
 	close(j.left)
 }

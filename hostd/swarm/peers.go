@@ -100,6 +100,13 @@ func (p *peers) retain(l *link) {
 	p.plan.Retain(l.plan)
 }
 
+// spare says whether nobody uses a session.
+func (p *peers) spare(l *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.plan.Spare(l.plan)
+}
+
 // release gives back what hold or retain gave.
 func (p *peers) release(l *link) {
 	p.mu.Lock()
@@ -214,8 +221,17 @@ func (p *peers) turnAway(ctx context.Context, conn io.ReadWriteCloser, id wire.P
 	ctx, cancel := context.WithTimeout(ctx, plan.LobbyTime)
 	defer cancel()
 	l := newLink(p.swarm, id, conn, false)
-	sess := wire.NewSession(conn, lobby{l}, wire.Options{Logger: p.swarm.log.Named("wire").With("host", id.String())})
+	told := make(chan struct{}, 1)
+	sess := wire.NewSession(conn, lobby{l, told}, wire.Options{Logger: p.swarm.log.Named("wire").With("host", id.String())})
 	defer context.AfterFunc(ctx, func() { sess.Goodbye(wire.CodeBusy, "too many sessions") })()
+	p.swarm.wg.Go(func() {
+		select {
+		case <-told:
+			time.Sleep(plan.LobbyGrace)
+			cancel()
+		case <-ctx.Done():
+		}
+	})
 	sess.Run(p.swarm.ctx)
 	return ErrBusy
 }
@@ -291,6 +307,8 @@ type link struct {
 
 	mu       sync.Mutex
 	hearings map[content.Digest]*hearing
+
+	unwelcome map[content.Digest]bool // files that the peer has open here, and is told nothing of
 
 	plan *plan.Link // guarded by peers.mu
 	flow flow       // likewise

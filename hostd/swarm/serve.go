@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -25,12 +26,16 @@ func (l *link) Open(_ context.Context, _ *wire.Session, id content.Digest, fetch
 		return content.Bits{}, nil, wire.ErrNotFound
 	}
 	// A follower first, then the snapshot: what is stored in between is told twice rather than not at all.
-	known := s.server.open(l, id, fetching)
-	s.metrics.followers.Inc()
-	s.peers.retain(l)
+	known, welcome := s.server.open(l, id, fetching, s.peers.spare(l))
+	if !welcome {
+		l.turnAway(id)
+		return content.NewBits(f.Manifest().Chunks()), ids(known), nil
+	}
 	if fetching {
 		s.came(id, l.peer)
 	}
+	s.metrics.followers.Inc()
+	s.peers.retain(l)
 	return f.Have(), ids(known), nil
 }
 
@@ -41,8 +46,36 @@ func (s *Swarm) came(id content.Digest, peer wire.PeerID) {
 	}
 }
 
+// turnAway ends the session soon, unless it has come to be used: its peer has been told of others.
+func (l *link) turnAway(id content.Digest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.unwelcome == nil {
+		l.unwelcome = map[content.Digest]bool{}
+	}
+	l.unwelcome[id] = true
+	s := l.swarm
+	time.AfterFunc(plan.LobbyGrace, func() {
+		if s.peers.spare(l) {
+			l.sess.Goodbye(wire.CodeBusy, "too many followers")
+		}
+	})
+}
+
+// wasWelcome says whether a file that the peer has closed was open for it.
+func (l *link) wasWelcome(id content.Digest) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	turned := l.unwelcome[id]
+	delete(l.unwelcome, id)
+	return !turned
+}
+
 // Closed implements wire.Handler.
 func (l *link) Closed(_ *wire.Session, id content.Digest) {
+	if !l.wasWelcome(id) {
+		return
+	}
 	l.swarm.server.closed(l, id)
 	l.swarm.metrics.followers.Dec()
 	l.swarm.peers.release(l)

@@ -150,10 +150,15 @@ func (v *server) send(l *link, w *plan.Pull) {
 	v.do(func(time.Time) { v.plan.Sent(w, err == nil, errors.Is(err, wire.ErrNotHeld)) })
 }
 
-// open makes a peer a follower of a file.
-func (v *server) open(l *link, id content.Digest, fetching bool) (known []plan.Host) {
-	v.do(func(time.Time) { known = v.plan.Open(l.session, id, fetching) })
-	return known
+// open makes a peer a follower of a file, if it is welcome; spare says that the session serves nothing else.
+func (v *server) open(l *link, id content.Digest, fetching, spare bool) (known []plan.Host, welcome bool) {
+	v.do(func(time.Time) { known, welcome = v.plan.Open(l.session, id, fetching, spare) })
+	return known, welcome
+}
+
+// fetch notes that a job begins, or ends.
+func (v *server) fetch(id content.Digest, begins bool) {
+	v.do(func(time.Time) { v.plan.Fetch(id, begins) })
 }
 
 // introduce makes a peer that fetches a file known to the followers who do.

@@ -128,6 +128,7 @@ func (j *Job) seek(now time.Time) {
 // turns, so that neither crowds out the other. Fetchers that others named have to wait until LookAround is over.
 func (j *Job) connect(now time.Time) {
 	around := now.Sub(j.began) < LookAround
+	j.retry = time.Time{}
 	l, n := 0, 0
 	for l < len(j.listed) || n < len(j.named) {
 		if len(j.peers) >= MaxSources || len(j.peers) >= DialSources && j.calling == 0 {
@@ -142,6 +143,9 @@ func (j *Job) connect(now time.Time) {
 func (j *Job) connectNext(all []*candidate, at int, now time.Time, around bool) (next int) {
 	for ; at < len(all); at++ {
 		c := all[at]
+		if c.listed && c.peer == nil && now.Before(c.retry) && (j.retry.IsZero() || c.retry.Before(j.retry)) {
+			j.retry = c.retry
+		}
 		switch {
 		case c.peer != nil, now.Before(c.retry), len(j.peers) >= MaxSources:
 		case !c.came && (around || len(j.peers) >= DialSources):

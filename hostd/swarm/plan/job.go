@@ -33,6 +33,7 @@ type Job struct {
 	old        []int        // and those that one has given
 	looked     time.Time    // when the directory was asked; zero before
 	ticked     time.Time    // when Tick looked at the sources
+	retry      time.Time    // when the next holder is to be tried again
 	lastUse    time.Time    // when the last claim went
 	received   int64        // bytes of chunks that have come, for whomever
 	out        []Action
@@ -175,6 +176,9 @@ func (j *Job) act(a Action) { j.out = append(j.out, a) }
 // Due returns when Tick is to be called.
 func (j *Job) Due() time.Time {
 	due := j.ticked.Add(TickTime)
+	if j.ticked.Before(j.retry) && j.retry.Before(due) {
+		due = j.retry
+	}
 	if look := j.began.Add(LookAround); j.ticked.Before(look) && look.Before(due) {
 		return look
 	}

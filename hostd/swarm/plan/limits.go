@@ -11,9 +11,11 @@ const (
 	// MaxPeerSessions bounds the sessions with one peer. Two are normal when both dial at once.
 	MaxPeerSessions = 4
 	// MaxLobby bounds the sessions above MaxSessions, in which peers are told that there is no room, and whom to ask instead.
-	MaxLobby = 64
-	// LobbyTime is how long such a session lasts.
-	LobbyTime = 2 * time.Second
+	// A thousand hosts may come to one seed at once; who is not even let into the lobby hears of nobody.
+	MaxLobby = 256
+	// LobbyTime is how long such a session lasts at most, and LobbyGrace how long after the peer was told.
+	LobbyTime  = 2 * time.Second
+	LobbyGrace = 20 * time.Millisecond
 	// IdleTime is how long a session stays that nobody has a file open on.
 	IdleTime = time.Minute
 	// CourtesyTime is how long the host of the higher id leaves it to the other to dial when two want a session: two
@@ -55,6 +57,9 @@ const (
 	AsideTime = time.Second
 	// MaxAside bounds AsideTime.
 	MaxAside = 30 * time.Second
+	// BusyTime is the same for a holder that did not let this host in, and up to twice that, by lot: when a thousand hosts come
+	// to one at once, they should come again soon, and not together.
+	BusyTime = 100 * time.Millisecond
 	// PatienceTime is how long a Job looks for somebody who offers a missing chunk before it gives a claim up: time for a
 	// fetcher that was just introduced to get it.
 	PatienceTime = 5 * time.Second
@@ -71,6 +76,9 @@ const (
 	// MaxServing bounds the bytes of chunks that are on their way to peers. They are buffers in memory; only when many
 	// receivers are slow does it come to more than Slots chunks.
 	MaxServing = 256 << 20
+	// MaxFollowers bounds the fetchers that a host serves with a file which it fetches itself. It names others to those above: in
+	// a swarm in which the first have many followers and the last have few, the last are served last.
+	MaxFollowers = MaxSources
 	// HoldTime is how long after a draw from this rack others are held back. A fetcher that draws does so again within a
 	// round trip, and waits for no more than a few chunks.
 	HoldTime = 250 * time.Millisecond

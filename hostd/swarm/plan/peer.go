@@ -113,7 +113,11 @@ func (j *Job) drop(p *Peer, why Why, now time.Time) {
 	j.undraw(p, AnyPriority)
 	j.leave(p)
 	c.tried = true
-	c.retry = now.Add(min(AsideTime<<min(c.fails, 8), MaxAside))
+	aside := AsideTime
+	if !p.open && c.listed {
+		aside = BusyTime + time.Duration(Mix(c.lot+uint64(c.fails))%uint64(BusyTime))
+	}
+	c.retry = now.Add(min(aside<<min(c.fails, 8), MaxAside))
 	c.fails++
 	j.act(Action{Do: Part, Peer: p, Why: why})
 }

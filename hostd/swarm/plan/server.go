@@ -14,16 +14,17 @@ import (
 type Server struct {
 	Out Throttle // of what is sent
 
-	self    Host
-	copies  func(content.Digest) (Copy, bool)
-	files   map[content.Digest]*served
-	uplink  *Uplink[*Pull]
-	vain    []*Pull // draws whose turn has come while nothing was fresh
-	held    int     // draws that are held back
-	sending int     // bytes on their way
-	waiting int     // pulls that wait
-	due     time.Time
-	out     []ServerAction
+	self     Host
+	copies   func(content.Digest) (Copy, bool)
+	files    map[content.Digest]*served
+	fetching map[content.Digest]int // files that this host fetches
+	uplink   *Uplink[*Pull]
+	vain     []*Pull // draws whose turn has come while nothing was fresh
+	held     int     // draws that are held back
+	sending  int     // bytes on their way
+	waiting  int     // pulls that wait
+	due      time.Time
+	out      []ServerAction
 }
 
 // Copy is what a host has of a file. Have leaves out holes, which nobody lacks; the Server owns it.
@@ -97,7 +98,7 @@ type ServerAction struct {
 // NewServer makes a Server. copies tells what this host has of a file; lend is after what time a slot is lent to another, LendTime
 // for chunks of a usual length.
 func NewServer(self Host, lend time.Duration, copies func(content.Digest) (Copy, bool)) *Server {
-	return &Server{self: self, copies: copies, files: map[content.Digest]*served{}, uplink: NewUplink[*Pull](Slots, lend)}
+	return &Server{self: self, copies: copies, files: map[content.Digest]*served{}, fetching: map[content.Digest]int{}, uplink: NewUplink[*Pull](Slots, lend)}
 }
 
 // Join takes a session with a peer, until Leave. near says that the peer stands in this host's rack.
@@ -112,15 +113,28 @@ func (s *Server) Leave(sess *Session) {
 }
 
 // Open makes a peer a follower of a file; fetching says whether it fetches it, or only wants to hear. It returns whom a
-// fetcher is told of.
-func (s *Server) Open(sess *Session, id content.Digest, fetching bool) (known []Host) {
+// fetcher is told of. A peer that is not welcome is told that nothing is here; the driver hangs up after LobbyGrace. That may
+// only be if the session serves nothing else, as spare says.
+func (s *Server) Open(sess *Session, id content.Digest, fetching, spare bool) (known []Host, welcome bool) {
 	f := s.file(id)
+	if fetching && spare && s.fetching[id] > 0 && len(f.fetchers) >= MaxFollowers {
+		return s.Introduce(id, sess.peer), false
+	}
 	f.followers = append(f.followers, &follower{session: sess, fetching: fetching})
 	f.list()
 	if !fetching {
-		return nil
+		return nil, true
 	}
-	return s.Introduce(id, sess.peer)
+	return s.Introduce(id, sess.peer), true
+}
+
+// Fetch notes that this host begins to fetch a file, or ends.
+func (s *Server) Fetch(id content.Digest, begins bool) {
+	if begins {
+		s.fetching[id]++
+	} else if s.fetching[id]--; s.fetching[id] == 0 {
+		delete(s.fetching, id)
+	}
 }
 
 func (s *Server) file(id content.Digest) *served {

@@ -44,7 +44,7 @@ const (
 	Wait                        // for the dial that is under way
 	Dial                        // dial after Entry.After, and say Dialed or GaveUp
 	Welcome                     // the peer is let in: say Accepted
-	TurnAway                    // there is no room: introduce the peer to others for LobbyTime, then say TurnedAway
+	TurnAway                    // there is no room: introduce the peer to others, hang up after LobbyGrace, or LobbyTime, and say TurnedAway
 	Busy                        // there is no room
 	Forbidden                   // the peer is shunned
 )
@@ -131,6 +131,9 @@ func (s *Sessions) TurnedAway() { s.lobby-- }
 
 // Retain counts a user of a session.
 func (s *Sessions) Retain(l *Link) { l.users++ }
+
+// Spare says whether nobody uses a session.
+func (s *Sessions) Spare(l *Link) bool { return l.users == 0 }
 
 // Release takes back what Want or Retain counted. A session without users is idle.
 func (s *Sessions) Release(now time.Time, l *Link) {

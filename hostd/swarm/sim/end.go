@@ -20,6 +20,7 @@ type end struct {
 	users    int  // the job, and the server if the other draws here
 	follows  bool // the other was asked to open the file, and not to close it
 	fetching bool // and told that this host fetches
+	hears    bool // the server listens
 	job      *plan.Peer
 	received uint64 // bytes that have come
 
@@ -113,9 +114,20 @@ func (e *end) openFile(fetching bool) {
 		e.came()
 		e.say(func(far *end) { far.snapshot(content.NewBits(h.have.Len()), known) })
 		h.serve()
+		h.net.call(plan.LobbyGrace, e.turnAway)
 		return
 	}
-	known := h.server.Open(e.session, file, fetching)
+	known, welcome := h.server.Open(e.session, file, fetching, h.sessions.Spare(e.link))
+	if !welcome {
+		e.say(func(far *end) { far.snapshot(content.NewBits(h.have.Len()), known) })
+		h.serve()
+		h.net.call(plan.LobbyGrace, func() {
+			if h.sessions.Spare(e.link) {
+				e.hangUp()
+			}
+		})
+		return
+	}
 	h.sessions.Retain(e.link)
 	e.opened, e.told = true, len(h.log)
 	if fetching {
@@ -124,6 +136,15 @@ func (e *end) openFile(fetching bool) {
 	have := h.have.Clone()
 	e.say(func(far *end) { far.snapshot(have, known) })
 	h.serve()
+}
+
+// turnAway ends a session in the lobby.
+func (e *end) turnAway() {
+	if e.lobby && !e.host.dead {
+		e.lobby = false
+		e.host.sessions.TurnedAway()
+		e.hangUp()
+	}
 }
 
 // came tells the job here, if there is one, that the other fetches.
@@ -214,7 +235,7 @@ func (t tell) arrive() {
 		return
 	}
 	chunks := t.from.host.log[t.lo:t.hi]
-	if h.server.Fetched(file) {
+	if e.hears {
 		h.server.Heard(e.session, file, chunks)
 	}
 	if e.job != nil {

@@ -72,6 +72,7 @@ func (h *host) tick() {
 		h.schedule()
 		return
 	}
+	h.server.Fetch(file, false)
 	h.job.Close(h.net.time())
 	h.act()
 }

@@ -55,6 +55,7 @@ func (h *host) begin() {
 	}
 	n := h.net
 	h.began = n.now
+	h.server.Fetch(file, true)
 	h.job = plan.NewJob(n.time(), plan.JobConfig{Self: h.self, Size: n.spec.Size, Chunk: n.spec.Chunk, Have: h.have.Clone(),
 		Place: func(o plan.Host) plan.Place { return n.host(o).rack.place }, Budget: h})
 	h.job.Claim(n.time(), plan.NewClaim(plan.Distribute, h.wants.Clone()), h.have)
@@ -145,10 +146,7 @@ func (o *host) accept(h *host) {
 		near, far := newConn(h, o)
 		far.lobby = true
 		h.dialed(o.self, near)
-		n.call(plan.LobbyTime, func() {
-			o.sessions.TurnedAway()
-			far.hangUp()
-		})
+		n.call(plan.LobbyTime, far.turnAway)
 	default:
 		h.dialed(o.self, nil)
 	}

@@ -69,8 +69,10 @@ func (e *end) serve(a plan.ServerAction) {
 		e.drop(w)
 		e.post(event{kind: spent, w: w})
 	case plan.Follow:
+		e.hears = true
 		e.listen(false)
 	case plan.Unfollow:
+		e.hears = false
 		e.unlisten()
 	}
 }
