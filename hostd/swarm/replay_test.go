@@ -245,7 +245,8 @@ func (a *actor) draw(lo, hi int) *wanted {
 	return a.take(func(w *wanted) bool { return w.chunk < 0 && w.lo == lo && w.hi == hi })
 }
 
-// await waits for the end of what the swarm wants.
+// await waits for the end of what the swarm wants. That the session has ended the job hears first, and gives it up: which of the
+// two it hears first is chance in a daemon.
 func (a *actor) await(ctx context.Context, w *wanted) error {
 	defer a.take(func(o *wanted) bool { return o == w })
 	select {
@@ -253,8 +254,6 @@ func (a *actor) await(ctx context.Context, w *wanted) error {
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-a.over:
-		return wire.ErrEnded
 	}
 }
 
@@ -285,8 +284,6 @@ func (a *actor) Open(ctx context.Context, _ content.Digest, _ int, _ bool) (cont
 		return step.Have.Clone(), ids(step.Hosts), nil
 	case <-ctx.Done():
 		return content.Bits{}, nil, ctx.Err()
-	case <-a.over:
-		return content.Bits{}, nil, wire.ErrEnded
 	}
 }
 
@@ -312,8 +309,6 @@ func (a *actor) Draw(ctx context.Context, _ content.Digest, lo, hi int, _ wire.P
 	case <-ctx.Done():
 		a.take(func(o *wanted) bool { return o == w })
 		return 0, ctx.Err()
-	case <-a.over:
-		return 0, wire.ErrEnded
 	}
 }
 
