@@ -26,6 +26,7 @@ func Scenarios() []*Spec {
 		{Name: "10 hosts, 10 GiB", Size: 10 * gib, Chunk: mib, seg: 4, seeds: one(gbit), members: many(9, gbit)},
 		with(&Spec{Name: "10 hosts, unequal, 1 dies", Size: 10 * gib, Chunk: mib, seg: 4, seeds: one(10 * gbit), members: mixed(9)}, someDie),
 		with(&Spec{Name: "10 racks of 10, 1 GiB", Size: gib, Chunk: mib, seg: 4, seeds: one(gbit), members: many(99, gbit)}, inRacks(10, 3*gbit)),
+		{Name: "300 hosts at once, 256 MiB", Size: 256 * mib, Chunk: 2 * mib, seg: 4, seeds: one(gbit), members: many(299, gbit)},
 		lab("1 fetcher, 128 MiB", 128*mib, 1),
 		lab("2 fetchers, 128 MiB", 128*mib, 2),
 		lab("8 fetchers, 16 MiB", 16*mib, 8),
