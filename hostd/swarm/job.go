@@ -206,6 +206,8 @@ func (j *job) do(a plan.Action, now time.Time) {
 		j.swarm.peers.shun(src.host, src.err)
 	case plan.Tell:
 		j.swarm.server.do(func(time.Time) { j.swarm.server.plan.Hold(j.id, a.Chunks, a.Soon) })
+	case plan.Crowd:
+		j.swarm.server.do(func(time.Time) { j.swarm.server.plan.Crowd(j.id, a.Full) })
 	case plan.Finish:
 		j.finish(a.Claim.Tag.(*claim), a.Verdict)
 	}

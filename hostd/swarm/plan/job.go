@@ -27,6 +27,7 @@ type Job struct {
 	calling    int          // candidates that came here and are no source
 	peers      []*Peer      // connected or connecting, in the order of Connect
 	pace       Pace         // of everything that comes in
+	full       bool         // it was said that there is no room for another source
 	starved    bool         // some sources are limited for want of budget
 	idle       bool         // nothing happened that may let Next find something
 	news       []int        // chunks to tell of: those that no fellow in this rack had
@@ -89,6 +90,9 @@ const (
 	Tell
 	// Finish: tell the caller of Claim its Verdict.
 	Finish
+	// Crowd: tell the Server whether this Job has as many sources as it may, as Full says: a fetcher that came now could not be
+	// one of them.
+	Crowd
 )
 
 // Action is one thing that the driver of a Job should do. Which fields count depends on Do.
@@ -96,6 +100,7 @@ type Action struct {
 	Do      Verb
 	Mutual  bool
 	Soon    bool
+	Full    bool
 	Why     Why
 	Verdict Verdict
 	Peer    *Peer
@@ -120,6 +125,8 @@ func (a Action) String() string {
 		return "shun " + peer(a.Peer)
 	case Tell:
 		return fmt.Sprintf("tell of %v, soon %v", a.Chunks, a.Soon)
+	case Crowd:
+		return fmt.Sprintf("crowd, full %v", a.Full)
 	case Finish:
 		return fmt.Sprintf("finish, verdict %d", a.Verdict)
 	}
@@ -159,6 +166,10 @@ func (j *Job) Act(now time.Time) []Action {
 	if !j.idle {
 		j.fill(now)
 		j.idle = true
+	}
+	if full := len(j.peers) >= MaxSources; full != j.full {
+		j.full = full
+		j.act(Action{Do: Crowd, Full: full})
 	}
 	if len(j.news) > 0 {
 		j.out = append(j.out, Action{Do: Tell, Chunks: j.news, Soon: true})

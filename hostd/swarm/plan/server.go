@@ -17,7 +17,8 @@ type Server struct {
 	self     Host
 	copies   func(content.Digest) (Copy, bool)
 	files    map[content.Digest]*served
-	fetching map[content.Digest]int // files that this host fetches
+	fetching map[content.Digest]int  // files that this host fetches
+	crowded  map[content.Digest]bool // those of them whose Job has all its sources
 	uplink   *Uplink[*Pull]
 	vain     []*Pull // draws whose turn has come while nothing was fresh
 	held     int     // draws that are held back
@@ -98,7 +99,8 @@ type ServerAction struct {
 // NewServer makes a Server. copies tells what this host has of a file; lend is after what time a slot is lent to another, LendTime
 // for chunks of a usual length.
 func NewServer(self Host, lend time.Duration, copies func(content.Digest) (Copy, bool)) *Server {
-	return &Server{self: self, copies: copies, files: map[content.Digest]*served{}, fetching: map[content.Digest]int{}, uplink: NewUplink[*Pull](Slots, lend)}
+	return &Server{self: self, copies: copies, files: map[content.Digest]*served{}, fetching: map[content.Digest]int{},
+		crowded: map[content.Digest]bool{}, uplink: NewUplink[*Pull](Slots, lend)}
 }
 
 // Join takes a session with a peer, until Leave. near says that the peer stands in this host's rack.
@@ -117,7 +119,7 @@ func (s *Server) Leave(sess *Session) {
 // only be if the session serves nothing else, as spare says.
 func (s *Server) Open(sess *Session, id content.Digest, fetching, spare bool) (known []Host, welcome bool) {
 	f := s.file(id)
-	if fetching && spare && s.fetching[id] > 0 && len(f.fetchers) >= MaxFollowers {
+	if fetching && spare && s.fetching[id] > 0 && (len(f.fetchers) >= MaxFollowers || s.crowded[id]) {
 		return s.Introduce(id, sess.peer), false
 	}
 	f.followers = append(f.followers, &follower{session: sess, fetching: fetching})
@@ -134,8 +136,12 @@ func (s *Server) Fetch(id content.Digest, begins bool) {
 		s.fetching[id]++
 	} else if s.fetching[id]--; s.fetching[id] == 0 {
 		delete(s.fetching, id)
+		delete(s.crowded, id)
 	}
 }
+
+// Crowd notes whether the Job of a file has as many sources as it may: sources should be mutual.
+func (s *Server) Crowd(id content.Digest, full bool) { s.crowded[id] = full }
 
 func (s *Server) file(id content.Digest) *served {
 	f := s.files[id]

@@ -44,6 +44,8 @@ func (h *host) do(a plan.Action) {
 		h.log = append(h.log, a.Chunks...)
 		h.server.Hold(file, a.Chunks, a.Soon)
 		h.serve()
+	case plan.Crowd:
+		h.server.Crowd(file, a.Full)
 	case plan.Finish:
 		h.ended = n.now
 		n.left--
