@@ -27,6 +27,7 @@ var answers = []string{"Verb", "ServerVerb"}
 
 // notSimulated is what the simulator need not call, and why.
 var notSimulated = map[string]string{
+	"Server.Fetched": "whether to keep a chunk in memory",
 	"Job.Drop":       "no simulated caller gives up",
 	"Job.Has":        "counts duplicates for operators",
 	"Job.Known":      "for an error's text",

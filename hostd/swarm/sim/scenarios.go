@@ -18,7 +18,7 @@ func Scenarios() []*Spec {
 		return s
 	}
 	return []*Spec{
-		{Name: "1,000 hosts, 10 GiB", Size: 10 * gib, Chunk: 2 * mib, seg: 4, seeds: one(gbit), members: many(999, gbit)},
+		{Name: "1,000 hosts, 10 GiB", Size: 10 * gib, Chunk: 8 * mib, seg: 4, seeds: one(gbit), members: many(999, gbit)},
 		{Name: "10,000 hosts, 10 GiB", Size: 10 * gib, Chunk: 64 * mib, seg: 4, seeds: one(gbit), members: many(9999, gbit)},
 		with(&Spec{Name: "1,000 hosts, unequal, 1 % die", Size: 10 * gib, Chunk: 16 * mib, seg: 4, seeds: one(10 * gbit), members: mixed(999)}, someDie),
 		{Name: "100 hosts, 10 GiB", Size: 10 * gib, Chunk: 2 * mib, seg: 4, seeds: one(gbit), members: many(99, gbit)},
