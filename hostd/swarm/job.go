@@ -11,10 +11,10 @@ import (
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-// job drives the plan.Job of one file, for all who want chunks of it. One loop owns its state: what happens is an event, told to
-// the plan in turn, after which the loop carries out the actions that the plan decides on. The loop never waits for a peer or
-// for the disk: that is done by goroutines, one for each request and one for each peer being connected, which end by posting
-// an event.
+// job drives the plan.Job of one file, for all who want chunks of it. One loop owns its state: what happens is an
+// event, told to the plan in turn, after which the loop carries out the actions that the plan decides on. The loop
+// never waits for a peer or for the disk: that is done by goroutines, one for each request and one for each peer being
+// connected, which end by posting an event.
 type job struct {
 	swarm *Swarm
 	file  File
@@ -51,8 +51,8 @@ func newJob(s *Swarm, file File) *job {
 		done: make(chan struct{}), left: make(chan struct{}),
 		links: map[*link]*source{},
 	}
-	j.plan = plan.NewJob(time.Now(), plan.JobConfig{Self: plan.Host(s.self), Size: m.Size(), Chunk: m.ChunkSize(), Have: file.Have(),
-		Place: s.place, Budget: share{s.budget, j}})
+	j.plan = plan.NewJob(time.Now(), plan.JobConfig{Self: plan.Host(s.self), Size: m.Size(), Chunk: m.ChunkSize(),
+		Have: file.Have(), Place: s.place, Budget: share{s.budget, j}})
 	j.ctx, j.cancel = context.WithCancel(s.ctx)
 	return j
 }

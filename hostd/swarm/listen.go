@@ -9,8 +9,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-// hearing is a file that this host follows at a peer: for a job, to fetch from it, for the uplink, to know what it was given,
-// or for both. It is guarded by the link's lock.
+// hearing is a file that this host follows at a peer: for a job, to fetch from it, for the uplink, to know what it was
+// given, or for both. It is guarded by the link's lock.
 type hearing struct {
 	users    int
 	fetching bool          // the peer was told that this host fetches the file
@@ -20,8 +20,8 @@ type hearing struct {
 	peers    []wire.PeerID
 }
 
-// listen follows a file at the peer, to fetch it or only to hear of it, until unlisten. It returns what the peer has and whom else it knows; what it gets from
-// then on, and maybe some of it before, goes to the job and the uplink.
+// listen follows a file at the peer, to fetch it or only to hear of it, until unlisten. It returns what the peer has
+// and whom else it knows; what it gets from then on, and maybe some of it before, goes to the job and the uplink.
 func (l *link) listen(ctx context.Context, id content.Digest, chunks int, fetching bool) (content.Bits, []wire.PeerID, error) {
 	l.mu.Lock()
 	h := l.hearings[id]

@@ -11,8 +11,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-// Manifest fetches the manifest of a file from any of its holders and verifies it. One holder is asked after the other, the
-// next when one fails or takes longer than usual.
+// Manifest fetches the manifest of a file from any of its holders and verifies it. One holder is asked after the other,
+// the next when one fails or takes longer than usual.
 //
 // Errors: ErrNoHolder if none of them gave it; that of ctx; ErrClosed.
 func (s *Swarm) Manifest(ctx context.Context, file content.Digest) (*content.Manifest, error) {

@@ -15,8 +15,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// peers are the hosts that this one talks to: it drives plan.Sessions, which decides who dials and who is let in. It is safe for
-// concurrent use.
+// peers are the hosts that this one talks to: it drives plan.Sessions, which decides who dials and who is let in. It is
+// safe for concurrent use.
 type peers struct {
 	swarm  *Swarm
 	dialer Dialer
@@ -42,11 +42,12 @@ func (d *dialing) finish(err error) {
 }
 
 func newPeers(s *Swarm, d Dialer) *peers {
-	return &peers{swarm: s, dialer: d, plan: plan.NewSessions(plan.Host(s.self), MaxSessions), dialing: map[wire.PeerID]*dialing{}}
+	return &peers{swarm: s, dialer: d, plan: plan.NewSessions(plan.Host(s.self), MaxSessions),
+		dialing: map[wire.PeerID]*dialing{}}
 }
 
-// hold returns a session with a peer, dialing if there is none. A mutual peer is one that wants a session with this host as
-// well. The caller releases the session.
+// hold returns a session with a peer, dialing if there is none. A mutual peer is one that wants a session with this
+// host as well. The caller releases the session.
 func (p *peers) hold(ctx context.Context, id wire.PeerID, mutual bool) (*link, error) {
 	var waited *dialing
 	for {
@@ -210,8 +211,8 @@ func (p *peers) accept(ctx context.Context, conn io.ReadWriteCloser, id wire.Pee
 	return l.run(ctx)
 }
 
-// turnAway speaks with a peer for whom there is no room, just long enough to introduce it to those who fetch what it wants:
-// it can live from them.
+// turnAway speaks with a peer for whom there is no room, just long enough to introduce it to those who fetch what it
+// wants: it can live from them.
 func (p *peers) turnAway(ctx context.Context, conn io.ReadWriteCloser, id wire.PeerID) error {
 	defer func() {
 		p.mu.Lock()

@@ -17,8 +17,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// TestDriversAgree: what happened to a simulated fetcher happens to a daemon's swarm, at the same moments. Both must do the
-// same, at the same moments.
+// TestDriversAgree: what happened to a simulated fetcher happens to a daemon's swarm, at the same moments. Both must do
+// the same, at the same moments.
 func TestDriversAgree(t *testing.T) {
 	for _, spec := range sim.Scenarios() {
 		for _, name := range []string{"8 fetchers, 16 MiB", "8 fetchers, 2 seeds", "8 fetchers, 2 killed", "2 racks of 4"} {
@@ -205,10 +205,9 @@ func (s *stage) perform(step sim.Step) {
 
 // actor is a peer that does what the script says.
 type actor struct {
-	session // what is not in the script is not called
-	link    *link
-	over    chan struct{}
-	opened  chan sim.Step
+	link   *link
+	over   chan struct{}
+	opened chan sim.Step
 
 	mu    sync.Mutex
 	wants []*wanted // the oldest first
@@ -245,8 +244,8 @@ func (a *actor) draw(lo, hi int) *wanted {
 	return a.take(func(w *wanted) bool { return w.chunk < 0 && w.lo == lo && w.hi == hi })
 }
 
-// await waits for the end of what the swarm wants. That the session has ended the job hears first, and gives it up: which of the
-// two it hears first is chance in a daemon.
+// await waits for the end of what the swarm wants. That the session has ended the job hears first, and gives it up:
+// which of the two it hears first is chance in a daemon.
 func (a *actor) await(ctx context.Context, w *wanted) error {
 	defer a.take(func(o *wanted) bool { return o == w })
 	select {

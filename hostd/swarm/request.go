@@ -13,8 +13,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-// request drives one plan.Ask. Its goroutine receives the chunk, verifies and stores it, without another hop, so that many are
-// hashed and written in parallel; then it posts itself as an event.
+// request drives one plan.Ask. Its goroutine receives the chunk, verifies and stores it, without another hop, so that
+// many are hashed and written in parallel; then it posts itself as an event.
 type request struct {
 	ask    *plan.Ask // the loop's
 	src    *source
@@ -29,11 +29,11 @@ type request struct {
 	err   error         // nil if it is stored
 }
 
-// send asks a peer for a chunk, or for one of its choice. Until it has chosen a draw holds neither a buffer nor a part of the
-// budget.
+// send asks a peer for a chunk, or for one of its choice. Until it has chosen a draw holds neither a buffer nor a part
+// of the budget.
 func (j *job) send(a *plan.Ask) {
-	r := &request{ask: a, src: sourceOf(a.Peer), lo: a.Lo, hi: a.Hi, chunk: a.Chunk, len: a.Len, prio: wire.Priority(a.Priority),
-		asked: time.Now()}
+	r := &request{ask: a, src: sourceOf(a.Peer), lo: a.Lo, hi: a.Hi, chunk: a.Chunk, len: a.Len,
+		prio: wire.Priority(a.Priority), asked: time.Now()}
 	a.Tag = r
 	ctx, cancel := context.WithCancel(j.ctx)
 	r.cancel = cancel
@@ -72,8 +72,8 @@ type granted struct {
 
 func (e granted) apply(j *job, now time.Time) { j.plan.Granted(now, e.Ask, e.index) }
 
-// keep stores the chunk of a request, if it has come, and tells the loop. The buffer is the swarm's from then on; a draw that
-// was granted nothing has none.
+// keep stores the chunk of a request, if it has come, and tells the loop. The buffer is the swarm's from then on; a
+// draw that was granted nothing has none.
 func (j *job) keep(r *request, buf *[]byte) {
 	defer j.post(r)
 	defer r.cancel()

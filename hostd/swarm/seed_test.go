@@ -40,7 +40,8 @@ func TestBusySeed(t *testing.T) {
 	})
 }
 
-// TestGrantedAnew: what was granted to a fetcher that dies, and that nobody has, others get; the seed sends the rest once.
+// TestGrantedAnew: what was granted to a fetcher that dies, and that nobody has, others get; the seed sends the rest
+// once.
 func TestGrantedAnew(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		seed := l.host(0)

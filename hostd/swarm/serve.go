@@ -18,7 +18,8 @@ func (l *link) Manifest(_ context.Context, _ *wire.Session, id content.Digest) (
 	return f.Manifest().Encode(), nil
 }
 
-// Open implements wire.Handler: the peer follows a file. If it fetches it, it meets the others who do, and they meet it.
+// Open implements wire.Handler: the peer follows a file. If it fetches it, it meets the others who do, and they meet
+// it.
 func (l *link) Open(_ context.Context, _ *wire.Session, id content.Digest, fetching bool) (content.Bits, []wire.PeerID, error) {
 	s := l.swarm
 	f, ok := s.store.Get(id)

@@ -11,8 +11,9 @@ import (
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-// server drives the plan.Server of this host: it tells the plan what peers open, want and have, and sends and says what the plan
-// decides. It is safe for concurrent use and never waits for a peer or the disk: each chunk on its way has a goroutine.
+// server drives the plan.Server of this host: it tells the plan what peers open, want and have, and sends and says what
+// the plan decides. It is safe for concurrent use and never waits for a peer or the disk: each chunk on its way has a
+// goroutine.
 type server struct {
 	swarm *Swarm
 

@@ -31,11 +31,11 @@ type FetchStat struct {
 	Took     time.Duration
 	Bytes    int64 // that it lacked at the beginning, and got
 	Sources  int   // hosts that gave some of it, at most maxGivers
-	// Received is the bytes of chunks that the job received meanwhile, over Bytes: what is more than 1 came twice, or was
-	// for another caller.
+	// Received is the bytes of chunks that the job received meanwhile, over Bytes: what is more than 1 came twice, or
+	// was for another caller.
 	Received float64
-	// Ratio is Took over the time in which Bytes come at the best rate that the job saw over any half second: how far it
-	// was from what this host's link, as far as it has shown, allows. At least 1.
+	// Ratio is Took over the time in which Bytes come at the best rate that the job saw over any half second: how far
+	// it was from what this host's link, as far as it has shown, allows. At least 1.
 	Ratio float64
 }
 

@@ -117,11 +117,12 @@ func (s *Swarm) Serve(ctx context.Context, conn net.Conn, peer placement.HostID)
 
 // Fetch returns nil once file holds every chunk in want (the zero Bits: all of it). Several calls for one file share a
 // job; a chunk's priority is the highest that any of them gives it. progress, which may be nil, is called from Fetch's
-// own goroutine as soon as the chunks are wanted, now and then, and once at the end. So a caller who wants something else
-// from now on calls Fetch anew, and ends the call before at the first progress: what both want is not given up in between.
+// own goroutine as soon as the chunks are wanted, now and then, and once at the end. So a caller who wants something
+// else from now on calls Fetch anew, and ends the call before at the first progress: what both want is not given up in
+// between.
 //
-// Errors: ErrNoHolder after PatienceTime without anybody to ask for what is missing; what file.WriteChunk said when this
-// host's disk failed; that of ctx; ErrClosed. What was fetched until then stays.
+// Errors: ErrNoHolder after PatienceTime without anybody to ask for what is missing; what file.WriteChunk said when
+// this host's disk failed; that of ctx; ErrClosed. What was fetched until then stays.
 func (s *Swarm) Fetch(ctx context.Context, file File, want content.Bits, prio Priority, progress func(Progress)) error {
 	c, err := newClaim(file, want, prio)
 	if err != nil {
@@ -147,8 +148,8 @@ func (s *Swarm) Fetch(ctx context.Context, file File, want content.Bits, prio Pr
 	return ctx.Err()
 }
 
-// job returns the running job of a file, or starts one. If the file was removed and made anew, the job of the old one goes
-// first: it would find everything in what nobody has any more.
+// job returns the running job of a file, or starts one. If the file was removed and made anew, the job of the old one
+// goes first: it would find everything in what nobody has any more.
 func (s *Swarm) job(file File) (*job, error) {
 	for {
 		j, err := s.jobFor(file)
@@ -221,9 +222,9 @@ func (s *Swarm) place(h plan.Host) Place {
 	return s.dir.Place(placement.HostID(wire.PeerID(h).String()))
 }
 
-// SetLimits bounds the rates at which this host sends and receives chunks, all peers together, in bytes a second; 0 is no
-// bound. It may be called at any time. Within the bounds the higher priority goes first, and chunks that a reader waits for
-// are received even beyond theirs: what they take, the others lack afterwards.
+// SetLimits bounds the rates at which this host sends and receives chunks, all peers together, in bytes a second; 0 is
+// no bound. It may be called at any time. Within the bounds the higher priority goes first, and chunks that a reader
+// waits for are received even beyond theirs: what they take, the others lack afterwards.
 func (s *Swarm) SetLimits(up, down int64) {
 	s.server.do(func(now time.Time) { s.server.plan.Out.Set(now, up) })
 	s.budget.limit(down)

@@ -332,7 +332,8 @@ func TestBothDial(t *testing.T) {
 	})
 }
 
-// TestOneOfTwoDials: of two hosts that are introduced to each other one dials, also when they hear of it at the same moment.
+// TestOneOfTwoDials: of two hosts that are introduced to each other one dials, also when they hear of it at the same
+// moment.
 func TestOneOfTwoDials(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		hosts := []*labHost{l.host(0), l.host(1), l.host(2), l.host(3), l.host(4)}
@@ -444,7 +445,8 @@ func TestWantsChange(t *testing.T) {
 	})
 }
 
-// TestStartOvertakesRepair: who joins a fetch at a higher priority does not wait in the line with the draws of a lower one.
+// TestStartOvertakesRepair: who joins a fetch at a higher priority does not wait in the line with the draws of a lower
+// one.
 func TestStartOvertakesRepair(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b := l.host(1), l.host(2)

@@ -111,8 +111,8 @@ func (j *Job) Granted(now time.Time, a *Ask, c int) {
 	j.act(Action{Do: Cancel, Ask: a})
 }
 
-// Ended notes that an Ask is over. took is the time from when it was sent until its chunk had come, whatever then became of
-// that; 0 if it has not come.
+// Ended notes that an Ask is over. took is the time from when it was sent until its chunk had come, whatever then
+// became of that; 0 if it has not come.
 func (j *Job) Ended(now time.Time, a *Ask, took time.Duration, what Outcome) {
 	j.idle = false
 	if a.Chunk < 0 {
@@ -144,7 +144,8 @@ func (j *Job) Ended(now time.Time, a *Ask, took time.Duration, what Outcome) {
 	j.blame(a, what, current, now)
 }
 
-// blame draws the consequences of a failure. What happened to an Ask that was given up says nothing, unless the peer lied.
+// blame draws the consequences of a failure. What happened to an Ask that was given up says nothing, unless the peer
+// lied.
 func (j *Job) blame(a *Ask, what Outcome, current bool, now time.Time) {
 	switch {
 	case what == Stored || what == Withdrawn:
@@ -221,8 +222,8 @@ func (p *Peer) rest() {
 	}
 }
 
-// arrived notes that chunk c is on this host's disk. It is news to the others if it came from a seed, or first of all into
-// this rack.
+// arrived notes that chunk c is on this host's disk. It is news to the others if it came from a seed, or first of all
+// into this rack.
 func (j *Job) arrived(c int, news bool, now time.Time) {
 	for _, s := range j.pick.Done(c) {
 		if a := s.peer.take(c); a != nil {

@@ -49,21 +49,22 @@ func (j *Job) Listed(now time.Time, holders []Host) {
 	j.connect(now)
 }
 
-// candidate returns what is known of a host, which the Job gets to know if need be; nil of this host, and of one more than
-// it can remember.
+// candidate returns what is known of a host, which the Job gets to know if need be; nil of this host, and of one more
+// than it can remember.
 func (j *Job) candidate(h Host) *candidate {
 	c := j.candidates[h]
 	if c != nil || h == j.cfg.Self || len(j.candidates) >= MaxCandidates {
 		return c
 	}
-	c = &candidate{host: h, distance: j.cfg.Place(j.cfg.Self).Distance(j.cfg.Place(h)), lot: Mix(j.cfg.Self.Key() ^ h.Key())}
+	c = &candidate{host: h, lot: Mix(j.cfg.Self.Key() ^ h.Key())}
+	c.distance = j.cfg.Place(j.cfg.Self).Distance(j.cfg.Place(h))
 	j.candidates[h] = c
 	j.file(c, nil, &j.named)
 	return c
 }
 
-// file moves a candidate from one list to its place in another: the nearest first, and then in an order of this host's own,
-// so that a large swarm is well mixed.
+// file moves a candidate from one list to its place in another: the nearest first, and then in an order of this host's
+// own, so that a large swarm is well mixed.
 func (j *Job) file(c *candidate, from, to *[]*candidate) {
 	order := func(a, b *candidate) int {
 		return cmp.Or(cmp.Compare(a.distance, b.distance), cmp.Compare(a.lot, b.lot))
@@ -123,9 +124,10 @@ func (j *Job) seek(now time.Time) {
 	j.connect(now)
 }
 
-// connect begins to talk to candidates whose time has come. It looks for DialSources; hosts that came by themselves are taken
-// up to MaxSources, so that sources are mutual and all hosts of a large swarm have about as many. Holders and fetchers take
-// turns, so that neither crowds out the other. Fetchers that others named have to wait until LookAround is over.
+// connect begins to talk to candidates whose time has come. It looks for DialSources; hosts that came by themselves are
+// taken up to MaxSources, so that sources are mutual and all hosts of a large swarm have about as many. Holders and
+// fetchers take turns, so that neither crowds out the other. Fetchers that others named have to wait until LookAround
+// is over.
 func (j *Job) connect(now time.Time) {
 	around := now.Sub(j.began) < LookAround
 	j.retry = time.Time{}

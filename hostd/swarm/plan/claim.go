@@ -38,8 +38,8 @@ func (c *Claim) got(chunk int) (done bool) {
 	return c.left == 0
 }
 
-// Claim takes a claim. here are the chunks that the store has now: what the Job knew of may have been damaged since, and what
-// the caller missed may have come.
+// Claim takes a claim. here are the chunks that the store has now: what the Job knew of may have been damaged since,
+// and what the caller missed may have come.
 func (j *Job) Claim(now time.Time, c *Claim, here content.Bits) {
 	j.idle = false
 	j.have.And(here)

@@ -2,8 +2,8 @@ package plan
 
 import "time"
 
-// Inquiry asks the holders of a file for its manifest: one after the other, the next one when one fails or takes longer than
-// HedgeTime.
+// Inquiry asks the holders of a file for its manifest: one after the other, the next one when one fails or takes longer
+// than HedgeTime.
 type Inquiry struct {
 	holders []Host
 	asked   int

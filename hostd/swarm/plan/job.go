@@ -9,9 +9,9 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// Job is a fetcher's part in the conversation about one file, on behalf of all who want chunks of it: which hosts it goes to,
-// what it asks of each, when it gives one up, what it tells others. Its methods are events; each notes what happened at now.
-// Act then decides and returns the actions that the driver carries out, in their order.
+// Job is a fetcher's part in the conversation about one file, on behalf of all who want chunks of it: which hosts it
+// goes to, what it asks of each, when it gives one up, what it tells others. Its methods are events; each notes what
+// happened at now. Act then decides and returns the actions that the driver carries out, in their order.
 //
 // A Job reads no clock and waits for nobody. The driver calls Tick when Due says so.
 type Job struct {
@@ -52,8 +52,8 @@ type JobConfig struct {
 
 // Budgeter is a Budget, behind a lock where several jobs share it.
 type Budgeter interface {
-	// Ask says whether n bytes may be requested of a peer now and, unless it is for a draw, reserves them. If it says no,
-	// the driver calls the Job's Room when there may be room again.
+	// Ask says whether n bytes may be requested of a peer now and, unless it is for a draw, reserves them. If it says
+	// no, the driver calls the Job's Room when there may be room again.
 	Ask(now time.Time, peer Host, n int, prio Priority, draw bool) bool
 }
 
@@ -73,8 +73,8 @@ type Verb uint8
 const (
 	// Look: ask the directory who holds the file; Listed answers.
 	Look Verb = iota + 1
-	// Connect: get a session with Peer and open the file there, to fetch it; Opened or Refused answers. Mutual says that the
-	// peer wants a session with this host as well.
+	// Connect: get a session with Peer and open the file there, to fetch it; Opened or Refused answers. Mutual says
+	// that the peer wants a session with this host as well.
 	Connect
 	// Part: close the file at Peer, about which nothing is asked any more; Why says why.
 	Part
@@ -90,8 +90,8 @@ const (
 	Tell
 	// Finish: tell the caller of Claim its Verdict.
 	Finish
-	// Crowd: tell the Server whether this Job has as many sources as it may, as Full says: a fetcher that came now could not be
-	// one of them.
+	// Crowd: tell the Server whether this Job has as many sources as it may, as Full says: a fetcher that came now
+	// could not be one of them.
 	Crowd
 )
 
@@ -135,7 +135,8 @@ func (a Action) String() string {
 		verb = "cancel"
 	}
 	if a.Ask.Chunk < 0 {
-		return fmt.Sprintf("%s %s for any of %d to %d, priority %d", verb, peer(a.Ask.Peer), a.Ask.Lo, a.Ask.Hi, a.Ask.Priority)
+		return fmt.Sprintf("%s %s for any of %d to %d, priority %d", verb, peer(a.Ask.Peer), a.Ask.Lo, a.Ask.Hi,
+			a.Ask.Priority)
 	}
 	return fmt.Sprintf("%s %s for chunk %d, priority %d", verb, peer(a.Ask.Peer), a.Ask.Chunk, a.Ask.Priority)
 }
@@ -196,8 +197,8 @@ func (j *Job) Due() time.Time {
 	return due
 }
 
-// Tick looks at what the sources do, at the directory, and for sources and claims whose time has come. The driver says before
-// what each source has sent; see Vital.
+// Tick looks at what the sources do, at the directory, and for sources and claims whose time has come. The driver says
+// before what each source has sent; see Vital.
 func (j *Job) Tick(now time.Time) {
 	j.idle = false
 	j.ticked = now

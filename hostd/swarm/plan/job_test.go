@@ -170,8 +170,8 @@ func (w *world) answer(a *Ask) {
 	}
 }
 
-// TestJobKeepsItsRules: whatever happens, a Job asks only peers that have opened the file, parts with none that still owes
-// something, tells of nothing that is not here, and comes to an end.
+// TestJobKeepsItsRules: whatever happens, a Job asks only peers that have opened the file, parts with none that still
+// owes something, tells of nothing that is not here, and comes to an end.
 func TestJobKeepsItsRules(t *testing.T) {
 	for seed := range uint64(300) {
 		w := newWorld(t, seed)
@@ -189,8 +189,8 @@ func TestJobKeepsItsRules(t *testing.T) {
 	}
 }
 
-// TestJobLooksAround: it goes to listed holders at once, to hosts that others named when it has looked around, and to hosts
-// that came by themselves in any case.
+// TestJobLooksAround: it goes to listed holders at once, to hosts that others named when it has looked around, and to
+// hosts that came by themselves in any case.
 func TestJobLooksAround(t *testing.T) {
 	w := newWorld(t, 1)
 	if len(w.peers) != 2 {

@@ -2,16 +2,16 @@ package plan
 
 import "time"
 
-// Limits of the conversation. Limits in bytes bound memory, limits in time bound how long a host waits for others, limits in
-// numbers bound both.
+// Limits of the conversation. Limits in bytes bound memory, limits in time bound how long a host waits for others,
+// limits in numbers bound both.
 const (
-	// MaxSessions bounds the peers that a host talks to at a time, in either direction. A session costs some hundred KiB of
-	// buffers.
+	// MaxSessions bounds the peers that a host talks to at a time, in either direction. A session costs some hundred
+	// KiB of buffers.
 	MaxSessions = 256
 	// MaxPeerSessions bounds the sessions with one peer. Two are normal when both dial at once.
 	MaxPeerSessions = 4
-	// MaxLobby bounds the sessions above MaxSessions, in which peers are told that there is no room, and whom to ask instead.
-	// A thousand hosts may come to one seed at once; who is not even let into the lobby hears of nobody.
+	// MaxLobby bounds the sessions above MaxSessions, in which peers are told that there is no room, and whom to ask
+	// instead. A thousand hosts may come to one seed at once; who is not even let into the lobby hears of nobody.
 	MaxLobby = 256
 	// LobbyTime is how long such a session lasts at most, and LobbyGrace how long after the peer was told.
 	LobbyTime  = 2 * time.Second
@@ -31,13 +31,14 @@ const (
 
 // Limits of a fetcher; see Job.
 const (
-	// MaxSources bounds the sources of a Job. A chunk spreads from any of them; more bring more announcements than chunks.
+	// MaxSources bounds the sources of a Job. A chunk spreads from any of them; more bring more announcements than
+	// chunks.
 	MaxSources = 30
-	// DialSources is how many of them a fetcher looks for itself. The others are those who found it: a host to which all
-	// came and which went to nobody would be a source of many and have few.
+	// DialSources is how many of them a fetcher looks for itself. The others are those who found it: a host to which
+	// all came and which went to nobody would be a source of many and have few.
 	DialSources = 28
-	// LookAround is how long a fetcher that has just begun hears of fellows before it dials any: fetchers that all know only
-	// those who came first become a swarm of their own. It dials the holders that the directory lists at once.
+	// LookAround is how long a fetcher that has just begun hears of fellows before it dials any: fetchers that all know
+	// only those who came first become a swarm of their own. It dials the holders that the directory lists at once.
 	LookAround = 25 * time.Millisecond
 	// MaxCandidates bounds the hosts that a Job knows: as many as the catalogue has hosts.
 	MaxCandidates = 1024
@@ -57,11 +58,11 @@ const (
 	AsideTime = time.Second
 	// MaxAside bounds AsideTime.
 	MaxAside = 30 * time.Second
-	// BusyTime is the same for a holder that did not let this host in, and up to twice that, by lot: when a thousand hosts come
-	// to one at once, they should come again soon, and not together.
+	// BusyTime is the same for a holder that did not let this host in, and up to twice that, by lot: when a thousand
+	// hosts come to one at once, they should come again soon, and not together.
 	BusyTime = 100 * time.Millisecond
-	// PatienceTime is how long a Job looks for somebody who offers a missing chunk before it gives a claim up: time for a
-	// fetcher that was just introduced to get it.
+	// PatienceTime is how long a Job looks for somebody who offers a missing chunk before it gives a claim up: time for
+	// a fetcher that was just introduced to get it.
 	PatienceTime = 5 * time.Second
 	// LingerTime is how long a Job without claims keeps its sources, for the next reader of the same file.
 	LingerTime = 10 * time.Second
@@ -76,11 +77,11 @@ const (
 	// MaxServing bounds the bytes of chunks that are on their way to peers. They are buffers in memory; only when many
 	// receivers are slow does it come to more than Slots chunks.
 	MaxServing = 256 << 20
-	// MaxFollowers bounds the fetchers that a host serves with a file which it fetches itself. It names others to those above: in
-	// a swarm in which the first have many followers and the last have few, the last are served last.
+	// MaxFollowers bounds the fetchers that a host serves with a file which it fetches itself. It names others to those
+	// above: in a swarm in which the first have many followers and the last have few, the last are served last.
 	MaxFollowers = MaxSources
-	// HoldTime is how long after a draw from this rack others are held back. A fetcher that draws does so again within a
-	// round trip, and waits for no more than a few chunks.
+	// HoldTime is how long after a draw from this rack others are held back. A fetcher that draws does so again within
+	// a round trip, and waits for no more than a few chunks.
 	HoldTime = 250 * time.Millisecond
 	// HedgeTime is how long a holder may take to give a manifest before the next one is asked as well.
 	HedgeTime = time.Second

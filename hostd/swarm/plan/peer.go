@@ -140,8 +140,8 @@ func (j *Job) setPace(p *Peer, now time.Time) {
 	j.pick.SetPace(p.src, p.pace.Rate(now, j.cfg.Chunk), p.pace.Allowed(j.cfg.Chunk))
 }
 
-// Vital says, before a Tick, how many bytes the session with a peer has brought by now, and how many requested chunks have come
-// from it that are still being stored: for these it is not to blame.
+// Vital says, before a Tick, how many bytes the session with a peer has brought by now, and how many requested chunks
+// have come from it that are still being stored: for these it is not to blame.
 func (p *Peer) Vital(received uint64, storing int) { p.received, p.storing = received, storing }
 
 // Peers returns the peers from Connect to Part. The slice is valid until the next event.

@@ -24,7 +24,8 @@ type Pull struct {
 	draws   *Follower
 }
 
-// Push lets a pull wait for its turn; false if it is a draw of a file that is not known here or that the peer has not opened.
+// Push lets a pull wait for its turn; false if it is a draw of a file that is not known here or that the peer has not
+// opened.
 func (s *Server) Push(now time.Time, sess *Session, p *Pull) bool {
 	p.session = sess
 	if p.Draw && !s.drawFrom(sess, p) {
@@ -37,8 +38,8 @@ func (s *Server) Push(now time.Time, sess *Session, p *Pull) bool {
 	return true
 }
 
-// drawFrom makes the peer one that draws. It is followed from then on; if it does not tell, it is taken to have what it was
-// granted.
+// drawFrom makes the peer one that draws. It is followed from then on; if it does not tell, it is taken to have what it
+// was granted.
 func (s *Server) drawFrom(sess *Session, p *Pull) bool {
 	f := s.files[p.File]
 	if f == nil {
@@ -74,8 +75,8 @@ func (s *Server) queue(p *Pull) {
 	p.ticket = s.uplink.Push(p.session.asker, p.Priority, p.Draw, p)
 }
 
-// hold delays a draw from another rack while hosts of our own rack are drawing: the other rack can later fetch each chunk once
-// from any of them; what the other rack gets first, our own must fetch back. It says whether it does.
+// hold delays a draw from another rack while hosts of our own rack are drawing: the other rack can later fetch each
+// chunk once from any of them; what the other rack gets first, our own must fetch back. It says whether it does.
 func (s *Server) hold(p *Pull, now time.Time) bool {
 	f := p.file
 	if p.session.near {
@@ -111,8 +112,8 @@ func (s *Server) release(now time.Time) {
 	}
 }
 
-// Withdraw forgets a pull that its peer does not want any more. It says whether the pull still waited; else it is being sent,
-// or was.
+// Withdraw forgets a pull that its peer does not want any more. It says whether the pull still waited; else it is being
+// sent, or was.
 func (s *Server) Withdraw(p *Pull) bool {
 	if p.ticket == nil {
 		n := len(p.file.held)
@@ -132,8 +133,8 @@ func (s *Server) Withdraw(p *Pull) bool {
 // Session returns the session of a pull.
 func (p *Pull) Session() *Session { return p.session }
 
-// Sent notes that a Deliver is over, so that its slot is free. arrived says that the peer has got the chunk; if not, lost says
-// that it is not here.
+// Sent notes that a Deliver is over, so that its slot is free. arrived says that the peer has got the chunk; if not,
+// lost says that it is not here.
 func (s *Server) Sent(p *Pull, arrived, lost bool) {
 	s.uplink.Done(p.ticket)
 	s.sending -= p.Len
@@ -184,9 +185,9 @@ func (s *Server) pump(now time.Time) {
 	}
 }
 
-// decline answers the draws whose turn came in vain. They do not wait here: they would take the place of what their peer may
-// ask for by name. It draws again when this host has announced more. But they wait for what their peer was granted and has
-// not heard of yet: it would ask for that by name, and get it twice.
+// decline answers the draws whose turn came in vain. They do not wait here: they would take the place of what their
+// peer may ask for by name. It draws again when this host has announced more. But they wait for what their peer was
+// granted and has not heard of yet: it would ask for that by name, and get it twice.
 func (s *Server) decline() {
 	if len(s.vain) == 0 {
 		return

@@ -8,9 +8,9 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// Server is a holder's part in the conversation about all files: who hears of what, who is introduced to whom, and who is sent
-// which chunk, and when. Its methods are events; each notes what happened at now. Act then returns the actions that the driver
-// carries out, in their order. The driver calls Act again when Due says so.
+// Server is a holder's part in the conversation about all files: who hears of what, who is introduced to whom, and who
+// is sent which chunk, and when. Its methods are events; each notes what happened at now. Act then returns the actions
+// that the driver carries out, in their order. The driver calls Act again when Due says so.
 type Server struct {
 	Out Throttle // of what is sent
 
@@ -96,8 +96,8 @@ type ServerAction struct {
 	Chunks   []int
 }
 
-// NewServer makes a Server. copies tells what this host has of a file; lend is after what time a slot is lent to another, LendTime
-// for chunks of a usual length.
+// NewServer makes a Server. copies tells what this host has of a file; lend is after what time a slot is lent to
+// another, LendTime for chunks of a usual length.
 func NewServer(self Host, lend time.Duration, copies func(content.Digest) (Copy, bool)) *Server {
 	return &Server{self: self, copies: copies, files: map[content.Digest]*served{}, fetching: map[content.Digest]int{},
 		crowded: map[content.Digest]bool{}, uplink: NewUplink[*Pull](Slots, lend)}
@@ -115,8 +115,8 @@ func (s *Server) Leave(sess *Session) {
 }
 
 // Open makes a peer a follower of a file; fetching says whether it fetches it, or only wants to hear. It returns whom a
-// fetcher is told of. A peer that is not welcome is told that nothing is here; the driver hangs up after LobbyGrace. That may
-// only be if the session serves nothing else, as spare says.
+// fetcher is told of. A peer that is not welcome is told that nothing is here; the driver hangs up after LobbyGrace.
+// That may only be if the session serves nothing else, as spare says.
 func (s *Server) Open(sess *Session, id content.Digest, fetching, spare bool) (known []Host, welcome bool) {
 	f := s.file(id)
 	if fetching && spare && s.fetching[id] > 0 && (len(f.fetchers) >= MaxFollowers || s.crowded[id]) {
@@ -152,9 +152,9 @@ func (s *Server) file(id content.Digest) *served {
 	return f
 }
 
-// Introduce makes a host that fetches a file known to the followers who do, and returns some of them: as many as it can be
-// told of, by chance. If they were those who came first or last, fetchers that came together would know only one another, and
-// make a swarm of their own.
+// Introduce makes a host that fetches a file known to the followers who do, and returns some of them: as many as it can
+// be told of, by chance. If they were those who came first or last, fetchers that came together would know only one
+// another, and make a swarm of their own.
 func (s *Server) Introduce(id content.Digest, h Host) (known []Host) {
 	f := s.files[id]
 	if f == nil {

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// Sessions decides which sessions a host has: who dials, who is let in, who has to give way, who is shunned. A session serves all
-// files and both directions, whoever dialed it. When two hosts dial each other at the same time there are two; both sides then
-// prefer the one that the lesser host dialed, and the other is closed when it has been idle.
+// Sessions decides which sessions a host has: who dials, who is let in, who has to give way, who is shunned. A session
+// serves all files and both directions, whoever dialed it. When two hosts dial each other at the same time there are
+// two; both sides then prefer the one that the lesser host dialed, and the other is closed when it has been idle.
 type Sessions struct {
 	self    Host
 	most    int // links and dials
@@ -33,7 +33,8 @@ func (l *Link) Peer() Host { return l.peer }
 
 // NewSessions makes a Sessions for at most that many at a time, those in the lobby left out.
 func NewSessions(self Host, most int) *Sessions {
-	return &Sessions{self: self, most: most, links: map[Host][]*Link{}, dialing: map[Host]bool{}, shunned: map[Host]time.Time{}}
+	return &Sessions{self: self, most: most, links: map[Host][]*Link{}, dialing: map[Host]bool{},
+		shunned: map[Host]time.Time{}}
 }
 
 // Answer is what Sessions says to one who wants a session.
@@ -44,7 +45,7 @@ const (
 	Wait                        // for the dial that is under way
 	Dial                        // dial after Entry.After, and say Dialed or GaveUp
 	Welcome                     // the peer is let in: say Accepted
-	TurnAway                    // there is no room: introduce the peer to others, hang up after LobbyGrace, or LobbyTime, and say TurnedAway
+	TurnAway                    // there is no room: name others, hang up after LobbyGrace or LobbyTime, say TurnedAway
 	Busy                        // there is no room
 	Forbidden                   // the peer is shunned
 )
@@ -102,8 +103,8 @@ func (s *Sessions) Accept(now time.Time, peer Host) Entry {
 	return Entry{Answer: Welcome, Closed: closed}
 }
 
-// Accepted takes the session of a peer that was let in. It says whether the dial of this host to it, if one is under way, is to
-// be given up, because both sides prefer this session.
+// Accepted takes the session of a peer that was let in. It says whether the dial of this host to it, if one is under
+// way, is to be given up, because both sides prefer this session.
 func (s *Sessions) Accepted(now time.Time, peer Host) (l *Link, enough bool) {
 	return s.add(now, peer, false), peer.Less(s.self)
 }
@@ -160,7 +161,7 @@ func (s *Sessions) reserve() (closed *Link, ok bool) {
 	if s.count >= s.most {
 		for _, links := range s.links {
 			for _, l := range links {
-				if l.users == 0 && (closed == nil || l.idle.Before(closed.idle) || l.idle.Equal(closed.idle) && l.peer.Less(closed.peer)) {
+				if l.users == 0 && (closed == nil || l.idleBefore(closed)) {
 					closed = l
 				}
 			}
@@ -172,6 +173,11 @@ func (s *Sessions) reserve() (closed *Link, ok bool) {
 	}
 	s.count++
 	return closed, true
+}
+
+// idleBefore orders sessions by how long they have been idle.
+func (l *Link) idleBefore(o *Link) bool {
+	return l.idle.Before(o.idle) || l.idle.Equal(o.idle) && l.peer.Less(o.peer)
 }
 
 // Remove forgets a session, so that nobody is given it any more. It may be called twice.

@@ -5,9 +5,9 @@ import "time"
 // throttleBurst is how many bytes may go at once after a pause.
 const throttleBurst = 256 << 10
 
-// Throttle keeps one direction of a host's traffic at a rate: a token bucket that may go below zero. It lets whole chunks go
-// and then waits until they are paid for, so that who goes next is decided when the way is free. The zero Throttle has no
-// bound.
+// Throttle keeps one direction of a host's traffic at a rate: a token bucket that may go below zero. It lets whole
+// chunks go and then waits until they are paid for, so that who goes next is decided when the way is free. The zero
+// Throttle has no bound.
 type Throttle struct {
 	rate   float64 // bytes a second; 0 is no bound
 	tokens float64 // bytes that may go at once, at most throttleBurst; below zero: that must be paid for first

@@ -157,7 +157,8 @@ type wish struct {
 // request asks a peer for a chunk, or for one of its choice.
 func (h *host) request(a *plan.Ask) {
 	e := a.Peer.Tag.(*end)
-	w := &wish{ask: a, fetcher: e, holder: e.far, draw: a.Draw, chunk: a.Chunk, lo: a.Lo, hi: a.Hi, prio: a.Priority, since: h.net.now}
+	w := &wish{ask: a, fetcher: e, holder: e.far, draw: a.Draw, chunk: a.Chunk, lo: a.Lo, hi: a.Hi, prio: a.Priority,
+		since: h.net.now}
 	if !a.Draw {
 		w.len = a.Len
 	}

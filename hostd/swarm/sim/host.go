@@ -12,7 +12,8 @@ import (
 // file is the one file of a simulated swarm.
 var file content.Digest
 
-// host is one simulated host. It drives the same state machines of package plan as a daemon does, over modelled connections.
+// host is one simulated host. It drives the same state machines of package plan as a daemon does, over modelled
+// connections.
 type host struct {
 	net  *net
 	id   int
@@ -56,8 +57,8 @@ func (h *host) begin() {
 	n := h.net
 	h.began = n.now
 	h.server.Fetch(file, true)
-	h.job = plan.NewJob(n.time(), plan.JobConfig{Self: h.self, Size: n.spec.Size, Chunk: n.spec.Chunk, Have: h.have.Clone(),
-		Place: func(o plan.Host) plan.Place { return n.host(o).rack.place }, Budget: h})
+	h.job = plan.NewJob(n.time(), plan.JobConfig{Self: h.self, Size: n.spec.Size, Chunk: n.spec.Chunk,
+		Have: h.have.Clone(), Place: func(o plan.Host) plan.Place { return n.host(o).rack.place }, Budget: h})
 	h.job.Claim(n.time(), plan.NewClaim(plan.Distribute, h.wants.Clone()), h.have)
 	h.act()
 	h.schedule()
@@ -126,29 +127,29 @@ func (h *host) dial(o plan.Host, courteous bool) {
 	}
 }
 
-// accept answers h's dial.
-func (o *host) accept(h *host) {
-	n := o.net
-	if o.dead || h.dead {
-		n.call(plan.DialTimeout, func() { h.dialed(o.self, nil) })
+// accept answers the dial of another host.
+func (h *host) accept(o *host) {
+	n := h.net
+	if h.dead || o.dead {
+		n.call(plan.DialTimeout, func() { o.dialed(h.self, nil) })
 		return
 	}
-	e := o.sessions.Accept(n.time(), h.self)
-	o.giveWay(e.Closed)
+	e := h.sessions.Accept(n.time(), o.self)
+	h.giveWay(e.Closed)
 	switch e.Answer {
 	case plan.Welcome:
-		near, far := newConn(h, o)
-		l, _ := o.sessions.Accepted(n.time(), h.self) // a dial of o's own that is under way leads to a second session
+		near, far := newConn(o, h)
+		l, _ := h.sessions.Accepted(n.time(), o.self) // a dial of our own that is under way leads to a second session
 		far.enter(l)
-		h.dialed(o.self, near)
-		o.resume(h.self)
+		o.dialed(h.self, near)
+		h.resume(o.self)
 	case plan.TurnAway:
-		near, far := newConn(h, o)
+		near, far := newConn(o, h)
 		far.lobby = true
-		h.dialed(o.self, near)
+		o.dialed(h.self, near)
 		n.call(plan.LobbyTime, far.turnAway)
 	default:
-		h.dialed(o.self, nil)
+		o.dialed(h.self, nil)
 	}
 }
 

@@ -7,8 +7,8 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 )
 
-// What the modelled network is like. None of it is the protocol's: that is package plan, and internal/wire for what a session
-// gathers before it sends.
+// What the modelled network is like. None of it is the protocol's: that is package plan, and internal/wire for what a
+// session gathers before it sends.
 const (
 	// latency is what any message takes: half a round trip, and two hosts' schedulers.
 	latency = time.Millisecond

@@ -14,8 +14,8 @@ type event struct {
 
 type kind uint8
 
-// queue is the future: a heap of four children a node, which has half the levels of the usual one. Events of one time come in
-// the order in which they were put in.
+// queue is the future: a heap of four children a node, which has half the levels of the usual one. Events of one time
+// come in the order in which they were put in.
 type queue struct {
 	heap []event
 	seq  uint64

@@ -8,8 +8,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// Script is all that happened to one fetcher, and what it did: what another driver of the same plan must do as well, when the
-// same happens to it.
+// Script is all that happened to one fetcher, and what it did: what another driver of the same plan must do as well,
+// when the same happens to it.
 type Script struct {
 	Self    plan.Host
 	Seeds   []plan.Host // what the directory says
@@ -50,8 +50,8 @@ type recorder struct {
 	host *host
 }
 
-// Record lets a scenario happen and returns the script of one fetcher, by its number among them. What it did after the last
-// step is left out.
+// Record lets a scenario happen and returns the script of one fetcher, by its number among them. What it did after the
+// last step is left out.
 func (s *Spec) Record(member int) Script {
 	n := s.build()
 	h := n.hosts[len(s.seeds)+member]

@@ -60,7 +60,8 @@ func (s *Spec) segments() int {
 	return 8
 }
 
-// scale is how many real chunks one of a coarse swarm stands for: limits in bytes and times to send a chunk grow with it.
+// scale is how many real chunks one of a coarse swarm stands for: limits in bytes and times to send a chunk grow with
+// it.
 func (s *Spec) scale() int { return max(1, s.Chunk/coarse) }
 
 // Place tells where a host stands.
@@ -68,9 +69,9 @@ func (s *Spec) Place(h plan.Host) plan.Place { return s.build().host(h).rack.pla
 
 func (s *Spec) wants(h *host, c int) bool { return s.want == nil || s.want(h, c) }
 
-// bound returns T* in seconds: with equal rates that of Mundinger, Weber and Weiss, for one seed F/u·(1+⌊log₂N⌋/M); else the
-// fluid bound: no host receives faster than its downlink, the seeds send everything at least once, and all that is received
-// is sent by somebody.
+// bound returns T* in seconds: with equal rates that of Mundinger, Weber and Weiss, for one seed F/u·(1+⌊log₂N⌋/M);
+// else the fluid bound: no host receives faster than its downlink, the seeds send everything at least once, and all
+// that is received is sent by somebody.
 func (s *Spec) bound() float64 {
 	f := float64(s.Size)
 	seeds, all, least, equal := 0.0, 0.0, math.Inf(1), len(s.seeds) == 1
