@@ -129,7 +129,7 @@ func (j *Job) seek(now time.Time) {
 // fetchers take turns, so that neither crowds out the other. Fetchers that others named have to wait until LookAround
 // is over.
 func (j *Job) connect(now time.Time) {
-	around := now.Sub(j.began) < LookAround
+	around := now.Sub(j.began) < LookAround || now.Sub(j.began) < CrowdTime && len(j.named) >= CrowdSize
 	j.retry = time.Time{}
 	l, n := 0, 0
 	for l < len(j.listed) || n < len(j.named) {
