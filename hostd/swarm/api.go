@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
@@ -116,55 +115,28 @@ type Config struct {
 	Metrics   prometheus.Registerer
 }
 
-// Limits. What costs memory is bounded in bytes, what costs others' patience in time.
+// Limits that operators and callers see; the others stand beside them in package plan.
 const (
-	// MaxSessions bounds the peers that this host talks to at a time, in either direction. A session costs some
-	// hundred KiB of buffers.
-	MaxSessions = 256
-	// MaxLobby bounds the sessions above MaxSessions, in which peers are told that there is no room, and whom to ask instead.
-	MaxLobby = 64
-	// LobbyTime is how long such a session lasts.
-	LobbyTime = 2 * time.Second
-	// MaxInFlight bounds the bytes requested by all jobs of this host and not yet stored. They are buffers in memory.
-	MaxInFlight = 256 << 20
-	// MaxPeerInFlight bounds the same for one peer. (One chunk may always be in flight.)
-	MaxPeerInFlight = plan.MaxWindow
-	// DemandReserve is the part of both that is kept for chunks a reader waits for.
-	DemandReserve = 4 // one in so many
-	// MaxServing bounds the bytes of chunks that are on their way to peers. They are buffers in memory; only when many
-	// receivers are slow does it come to more than plan.Slots chunks.
-	MaxServing = 256 << 20
-	// MaxHot bounds the bytes of chunks that are kept in memory because others will ask for them next: 13 ms at 10 Gbit/s,
-	// a second at 100 Mbit/s. More costs more than it saves: memory that was never used before is what a chunk's copy, and
-	// its place in the page cache, spend most of their time on.
-	MaxHot = 16 << 20
-
+	// MaxSessions bounds the peers that this host talks to at a time.
+	MaxSessions = plan.MaxSessions
 	// StallTime is how long a peer may owe chunks without sending a byte before they are asked from others.
-	StallTime = 4 * time.Second
-	// AsideTime is how long a peer that stalled or failed is left alone by the job; it doubles up to MaxAside.
-	AsideTime = time.Second
-	// MaxAside bounds AsideTime.
-	MaxAside = 30 * time.Second
+	StallTime = plan.StallTime
 	// ShunTime is how long nothing is taken from a peer that lied, and nothing served to it.
-	ShunTime = 10 * time.Minute
-	// CourtesyTime is how long the host of the higher id leaves it to the other to dial when two want a session: two
-	// handshakes for each pair are most of what the first moments of a swarm cost.
-	CourtesyTime = 100 * time.Millisecond
-	// DialTimeout bounds the way to a peer's answer that it knows the file.
-	DialTimeout = 10 * time.Second
-	// PatienceTime is how long a job looks for somebody who offers a missing chunk before it says ErrNoHolder: time
-	// for a fetcher that was just introduced to get it.
-	PatienceTime = 5 * time.Second
+	ShunTime = plan.ShunTime
+	// PatienceTime is how long a job looks for somebody who offers a missing chunk before it says ErrNoHolder.
+	PatienceTime = plan.PatienceTime
 	// IdleTime is how long a session stays that nobody has a file open on.
-	IdleTime = time.Minute
+	IdleTime = plan.IdleTime
 	// LingerTime is how long a job without callers keeps its sources, for the next reader of the same file.
-	LingerTime = 10 * time.Second
+	LingerTime = plan.LingerTime
 	// LookTime is how often a job asks the Directory for new holders.
-	LookTime = time.Second
-
-	// tickTime is how often a job looks at its sources' rates and tells its callers how far it is.
-	tickTime = 200 * time.Millisecond
+	LookTime = plan.LookTime
 )
+
+// MaxHot bounds the bytes of chunks that are kept in memory because others will ask for them next: 13 ms at 10 Gbit/s,
+// a second at 100 Mbit/s. More costs more than it saves: memory that was never used before is what a chunk's copy, and
+// its place in the page cache, spend most of their time on.
+const MaxHot = 16 << 20
 
 // Progress is how far one call of Fetch has come.
 type Progress struct {

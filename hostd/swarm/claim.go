@@ -4,17 +4,17 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-// claim is one call of Fetch: what it wants and how far it is. Once given to a job it belongs to the job's loop.
+// claim is one call of Fetch. Once given to a job it belongs to the job's loop.
 type claim struct {
-	missing  content.Bits // chunks not here yet
-	left     int          // how many
+	plan     *plan.Claim
+	missing  content.Bits // chunks not here yet; the plan's, once the job has it
 	prio     Priority
 	progress Progress
-	stuck    time.Time // since when nobody offers anything of it; zero if somebody does
 	tally    tally
 
 	reports chan Progress // the newest one, for Fetch's goroutine
@@ -41,7 +41,9 @@ func newClaim(file File, want content.Bits, prio Priority) (*claim, error) {
 	want.AndNot(m.Holes())
 	c.progress.Total = bytesOf(m, want)
 	want.AndNot(have)
-	c.missing, c.left = want, want.Count()
+	c.missing = want
+	c.plan = plan.NewClaim(prio, want)
+	c.plan.Tag = c
 	lacking := bytesOf(m, want)
 	c.progress.Done = c.progress.Total - lacking
 	c.tally = tally{began: time.Now(), bytes: lacking, givers: map[wire.PeerID]struct{}{}}
@@ -57,17 +59,6 @@ func bytesOf(m *content.Manifest, chunks content.Bits) int64 {
 	return n
 }
 
-// got notes that chunk i is here; true if that was the last one.
-func (c *claim) got(i, n int) (done bool) {
-	if !c.missing.Has(i) {
-		return false
-	}
-	c.missing.Clear(i)
-	c.left--
-	c.progress.Done += int64(n)
-	return c.left == 0
-}
-
 // report offers the newest progress, in place of one that nobody took.
 func (c *claim) report() {
 	select {
@@ -75,10 +66,4 @@ func (c *claim) report() {
 	default:
 	}
 	c.reports <- c.progress
-}
-
-// finish gives the result to the caller.
-func (c *claim) finish(err error) {
-	c.report()
-	c.result <- err
 }

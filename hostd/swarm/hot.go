@@ -6,9 +6,9 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// hot keeps the chunks that came last while other hosts fetch the same file: they ask for them next, and what was verified
-// a moment ago need be neither read nor verified again, which was a tenth of the processor time of a swarm. It is safe for
-// concurrent use; the zero value is ready.
+// hot keeps the chunks that came last while other hosts fetch the same file: they ask for them next, and what was
+// verified a moment ago need be neither read nor verified again, which was a tenth of the processor time of a swarm. It
+// is safe for concurrent use; the zero value is ready.
 type hot struct {
 	mu     sync.RWMutex
 	chunks map[chunkKey]*[]byte

@@ -2,9 +2,7 @@ package swarm
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
-	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,9 +11,10 @@ import (
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-// job fetches one file for all who want chunks of it. One loop owns its state: what happens is an event, applied in turn,
-// after which the loop asks for whatever may be asked for. The loop never waits for a peer or for the disk: that is done
-// by goroutines, one for each request and one for each peer being connected, which end by posting an event.
+// job drives the plan.Job of one file, for all who want chunks of it. One loop owns its state: what happens is an
+// event, told to the plan in turn, after which the loop carries out the actions that the plan decides on. The loop
+// never waits for a peer or for the disk: that is done by goroutines, one for each request and one for each peer being
+// connected, which end by posting an event.
 type job struct {
 	swarm *Swarm
 	file  File
@@ -31,25 +30,15 @@ type job struct {
 	wg     sync.WaitGroup // requests and connects
 
 	// The rest belongs to the loop.
-	pick       *plan.Picker
-	have       content.Bits // chunks that are here, and announced or about to be
-	claims     map[*claim]struct{}
-	candidates map[wire.PeerID]*candidate
-	sources    map[wire.PeerID]*source // connected or connecting
-	links      map[*link]*source
-	shown      map[*plan.Source]*source // by what the picker calls them
-	pace       plan.Pace                // of everything that comes in
-	starved    bool                     // some sources are limited for want of budget
-	news       []int                    // chunks to announce: those that no fellow in this rack had
-	old        []int                    // and those that one has given
-	looked     time.Time                // when the directory was asked
-	lastUse    time.Time                // when the last claim went
-	received   int64                    // bytes of chunks that have come, for whomever
-	lastErr    error                    // of the last peer that could not be used
+	plan    *plan.Job
+	claims  []*claim
+	links   map[*link]*source
+	lastErr error // of the last peer that could not be used
+	fault   error // of this host's disk
 }
 
-// event is something that happened, applied by the loop.
-type event interface{ apply(j *job) }
+// event is something that happened, told to the plan by the loop.
+type event interface{ apply(j *job, now time.Time) }
 
 // eventQueue is how many events wait for the loop before whoever posts one must wait.
 const eventQueue = 256
@@ -60,21 +49,13 @@ func newJob(s *Swarm, file File) *job {
 		swarm: s, file: file, id: file.ID(), m: m,
 		events: make(chan event, eventQueue), room: make(chan struct{}, 1),
 		done: make(chan struct{}), left: make(chan struct{}),
-		pick:       plan.NewPicker(keyOf(s.self), s.placeOf(s.self), m.Size(), m.ChunkSize()),
-		have:       file.Have(),
-		claims:     map[*claim]struct{}{},
-		candidates: map[wire.PeerID]*candidate{},
-		sources:    map[wire.PeerID]*source{},
-		links:      map[*link]*source{},
-		shown:      map[*plan.Source]*source{},
-		lastUse:    time.Now(),
+		links: map[*link]*source{},
 	}
+	j.plan = plan.NewJob(time.Now(), plan.JobConfig{Self: plan.Host(s.self), Size: m.Size(), Chunk: m.ChunkSize(),
+		Have: file.Have(), Place: s.place, Budget: share{s.budget, j}})
 	j.ctx, j.cancel = context.WithCancel(s.ctx)
 	return j
 }
-
-// keyOf is what a peer is to the picker. Host ids are heads of hashes, so any part of one is uniform.
-func keyOf(id wire.PeerID) uint64 { return binary.LittleEndian.Uint64(id[:]) }
 
 // serve gives a claim to the loop and waits for its result. ended says that the job was over before it heard of it, and
 // is off the list by now.
@@ -122,241 +103,176 @@ func (j *job) post(e event) bool {
 // run is the loop.
 func (j *job) run() {
 	j.swarm.metrics.jobs.Inc()
-	tick := time.NewTicker(tickTime)
-	defer tick.Stop()
-	for !j.over() {
+	j.swarm.server.fetch(j.id, true)
+	alarm := time.NewTimer(time.Until(j.plan.Due()))
+	defer alarm.Stop()
+	for now := time.Now(); j.ctx.Err() == nil && !j.plan.Over(now); {
 		select {
 		case e := <-j.events:
-			e.apply(j)
-			j.drain()
+			now = time.Now()
+			e.apply(j, now)
+			j.drain(now)
 		case <-j.room:
-			j.unlimit()
-		case now := <-tick.C:
+			now = time.Now()
+			j.plan.Room()
+		case <-alarm.C:
+			now = time.Now()
 			j.tick(now)
+			alarm.Reset(time.Until(j.plan.Due()))
 		case <-j.ctx.Done():
-			j.failAll(ErrClosed)
 		}
-		j.fill()
-		j.announce()
+		j.act(now)
 	}
 	j.end()
 }
 
-// drain applies what else has happened, so that one look at the picker answers several events.
-func (j *job) drain() {
+// drain applies what else has happened, so that one decision answers several events.
+func (j *job) drain(now time.Time) {
 	for range eventQueue {
 		select {
 		case e := <-j.events:
-			e.apply(j)
+			e.apply(j, now)
 		default:
 			return
 		}
 	}
 }
 
-// over says whether the loop should end: the swarm closes, or nobody wanted anything for a while.
-func (j *job) over() bool {
-	return j.ctx.Err() != nil || len(j.claims) == 0 && time.Since(j.lastUse) >= LingerTime
-}
-
 // end lets go of everything. Only then it is off the list: a new job must find the file closed on all sessions.
 func (j *job) end() {
 	j.cancel()
-	j.failAll(ErrClosed)
+	now := time.Now()
+	j.plan.Close(now)
+	j.act(now)
 	close(j.done)
 	j.wg.Wait()
-	for _, src := range j.sources {
-		j.leave(src)
-	}
 	j.swarm.budget.forget(j)
 	j.swarm.buffers.put(j.swarm.hot.forget(j.id)...)
 	j.swarm.metrics.jobs.Dec()
+	j.swarm.server.fetch(j.id, false)
 	j.swarm.ended(j)
 	close(j.left)
 }
 
-// tick is what is done now and then.
+// tick tells the plan what the sources have sent, and the callers how far it is.
 func (j *job) tick(now time.Time) {
-	for _, src := range j.sources {
-		src.measure(j, now)
-		if src.stalls(now) {
-			j.swarm.metrics.stalls.Inc()
-			j.drop(src, fmt.Errorf("host %s: sent nothing for %v", src.cand.id, StallTime))
+	for _, p := range j.plan.Peers() {
+		if src := sourceOf(p); src.link != nil {
+			p.Vital(src.link.sess.Stats().BytesIn, int(src.storing.Load()))
 		}
 	}
-	if len(j.claims) == 0 {
-		return
-	}
-	j.seek(now)
-	rate := j.pace.Rate(now, j.m.ChunkSize())
-	seeds, fetchers := j.connected()
-	for c := range j.claims {
+	j.plan.Tick(now)
+	rate := j.plan.Rate(now)
+	seeds, fetchers := j.plan.Sources()
+	for _, c := range j.claims {
 		c.tally.saw(rate)
 		c.progress.Rate, c.progress.Seeds, c.progress.Fetchers = rate, seeds, fetchers
 		c.report()
-		j.checkStuck(c, now)
 	}
 }
 
-// seek looks for peers to fetch from.
-func (j *job) seek(now time.Time) {
-	if now.Sub(j.looked) >= LookTime {
-		j.looked = now
-		j.list(j.swarm.holders(j.id))
-	}
-	j.connect(now)
-}
-
-// connected counts the sources that have everything and those that do not.
-func (j *job) connected() (seeds, fetchers int) {
-	for _, src := range j.sources {
-		switch {
-		case !src.open:
-		case j.pick.Complete(src.pick):
-			seeds++
-		default:
-			fetchers++
+// act carries out what the plan decides, until it has nothing more.
+func (j *job) act(now time.Time) {
+	for {
+		actions := j.plan.Act(now)
+		if len(actions) == 0 {
+			return
+		}
+		for _, a := range actions {
+			j.do(a, now)
 		}
 	}
-	return seeds, fetchers
 }
 
-// checkStuck fails a claim of which nobody has offered anything for PatienceTime.
-func (j *job) checkStuck(c *claim, now time.Time) {
-	switch {
-	case j.offered(c):
-		c.stuck = time.Time{}
-	case c.stuck.IsZero():
-		c.stuck = now
-	case now.Sub(c.stuck) >= PatienceTime:
-		j.finish(c, &NoHolderError{File: j.id, Missing: c.left, Hosts: len(j.candidates), Last: j.lastErr})
+func (j *job) do(a plan.Action, now time.Time) {
+	if j.swarm.watch != nil {
+		j.swarm.watch(a)
+	}
+	switch a.Do {
+	case plan.Look:
+		j.plan.Listed(now, j.swarm.holders(j.id))
+	case plan.Connect:
+		j.connect(a.Peer, a.Mutual)
+	case plan.Part:
+		j.part(sourceOf(a.Peer), a.Why)
+	case plan.Send:
+		j.send(a.Ask)
+	case plan.Cancel:
+		a.Ask.Tag.(*request).cancel()
+	case plan.Probe:
+		j.probe(sourceOf(a.Peer))
+	case plan.Shun:
+		src := sourceOf(a.Peer)
+		j.swarm.peers.shun(src.host, src.err)
+	case plan.Tell:
+		j.swarm.server.do(func(time.Time) { j.swarm.server.plan.Hold(j.id, a.Chunks, a.Soon) })
+	case plan.Crowd:
+		j.swarm.server.do(func(time.Time) { j.swarm.server.plan.Crowd(j.id, a.Full) })
+	case plan.Finish:
+		j.finish(a.Claim.Tag.(*claim), a.Verdict)
 	}
 }
 
-// offered says whether anything that a claim lacks can be had, or a host has not been tried yet.
-func (j *job) offered(c *claim) bool {
-	for _, cand := range j.candidates {
-		if !cand.tried {
-			return true
+// finish tells a caller what its claim came to.
+func (j *job) finish(c *claim, v plan.Verdict) {
+	if i := slices.Index(j.claims, c); i >= 0 {
+		j.claims = slices.Delete(j.claims, i, i+1)
+		if v == plan.Complete {
+			j.stat(c)
 		}
 	}
-	for i, ok := c.missing.NextSet(0); ok; i, ok = c.missing.NextSet(i + 1) {
-		if j.pick.Holders(i) > 0 {
-			return true
-		}
+	var err error
+	switch v {
+	case plan.Dropped:
+		err = context.Canceled // nobody reads it
+	case plan.NoHolder:
+		err = &NoHolderError{File: j.id, Missing: c.plan.Left(), Hosts: j.plan.Known(), Last: j.lastErr}
+	case plan.Faulty:
+		err = j.fault
+	case plan.Closed:
+		err = ErrClosed
 	}
-	return false
-}
-
-// announce tells all followers of the file what is new here.
-func (j *job) announce() {
-	j.swarm.announce(j.id, j.news, true)
-	j.swarm.announce(j.id, j.old, false)
-	j.news, j.old = j.news[:0], j.old[:0]
+	c.report()
+	c.result <- err
 }
 
 // claimed: somebody wants chunks.
 type claimed struct{ *claim }
 
-func (e claimed) apply(j *job) {
-	c := e.claim
-	// What was here may have been damaged since, and what the caller missed may have come.
-	here := j.file.Have()
-	j.have.And(here)
+func (e claimed) apply(j *job, now time.Time) {
+	c, here := e.claim, j.file.Have()
 	for i, ok := c.missing.NextSet(0); ok; i, ok = c.missing.NextSet(i + 1) {
 		if here.Has(i) {
-			c.got(i, j.m.ChunkLen(i))
-		} else {
-			j.pick.Want(i, max(c.prio, j.pick.Wanted(i)))
+			c.progress.Done += int64(j.m.ChunkLen(i))
 		}
 	}
-	if c.left == 0 {
-		c.finish(nil)
-		return
+	c.tally.received = j.plan.Received()
+	j.plan.Claim(now, c.plan, here)
+	if c.plan.Left() > 0 {
+		j.claims = append(j.claims, c)
+		c.report() // its caller may give up another claim on the same chunks now
 	}
-	c.tally.received = j.received
-	j.claims[c] = struct{}{}
-	if len(j.claims) == 1 {
-		j.seek(time.Now())
-	}
-	if c.prio <= plan.Start { // the draws that wait for less may be for the same chunks, and would keep their place in the line
-		for _, src := range j.sources {
-			j.undraw(src, c.prio)
-		}
-	}
-	c.report() // its caller may give up another claim on the same chunks now
 }
 
 // dropped: a caller has gone.
 type dropped struct{ *claim }
 
-func (e dropped) apply(j *job) {
-	if _, ok := j.claims[e.claim]; ok {
-		j.finish(e.claim, context.Canceled) // nobody reads it
-	}
-}
+func (e dropped) apply(j *job, now time.Time) { j.plan.Drop(now, e.plan) }
 
-// finish ends a claim. What only it wanted is wanted no more, and not waited for.
-func (j *job) finish(c *claim, err error) {
-	delete(j.claims, c)
-	j.lastUse = time.Now()
-	for i, ok := c.missing.NextSet(0); ok; i, ok = c.missing.NextSet(i + 1) {
-		prio := plan.Unwanted
-		for o := range j.claims {
-			if o.missing.Has(i) {
-				prio = max(prio, o.prio)
-			}
-		}
-		j.pick.Want(i, prio)
-		if prio == plan.Unwanted {
-			j.abandon(i)
-		}
-	}
-	if len(j.claims) == 0 {
-		for _, src := range j.sources {
-			j.undraw(src, plan.AnyPriority)
-		}
-	}
-	c.finish(err)
-}
+// came: a peer has come to fetch from this host.
+type came struct{ peer wire.PeerID }
 
-func (j *job) failAll(err error) {
-	for c := range j.claims {
-		j.finish(c, err)
-	}
-}
+func (e came) apply(j *job, now time.Time) { j.plan.Came(now, plan.Host(e.peer)) }
 
-// arrived notes that chunk i is on this host's disk. It is news to the others if it came from a
-// seed, or first of all into this rack.
-func (j *job) arrived(i int, from wire.PeerID, news bool) {
-	for _, s := range j.pick.Done(i) {
-		j.shown[s].cancel(i)
-	}
-	n := j.m.ChunkLen(i)
-	for c := range j.claims {
-		if c.missing.Has(i) {
-			c.tally.from(from)
-		}
-		if c.got(i, n) {
-			j.stat(c)
-			j.finish(c, nil)
-		}
-	}
-	if j.have.Has(i) {
-		return
-	}
-	j.have.Set(i)
-	if news {
-		j.news = append(j.news, i)
-	} else {
-		j.old = append(j.old, i)
-	}
-}
+// met: a peer named others.
+type met struct{ peers []wire.PeerID }
 
-// fault: this host could not store what it received. All callers hear of it; it is nobody else's fault.
-func (j *job) fault(i int, err error) {
-	j.failAll(fmt.Errorf("store chunk %d of %s: %w", i, j.id.Short(), err))
-}
+func (e met) apply(j *job, now time.Time) { j.plan.Met(now, hosts(e.peers)...) }
 
-// unfit says whether an error means that a chunk did not match its digest.
-func unfit(err error) bool { return errors.Is(err, content.ErrMismatch) }
+func hosts(ids []wire.PeerID) []plan.Host {
+	all := make([]plan.Host, len(ids))
+	for i, id := range ids {
+		all[i] = plan.Host(id)
+	}
+	return all
+}

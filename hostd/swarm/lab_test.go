@@ -25,8 +25,8 @@ import (
 
 const testChunk = 64 << 10
 
-// lab is a network of real swarms over real stores, joined by pipes: inside a synctest bubble, so that rates and timeouts
-// cost no time.
+// lab is a network of real swarms over real stores, joined by pipes: inside a synctest bubble, so that rates and
+// timeouts cost no time.
 type lab struct {
 	t  *testing.T
 	wg sync.WaitGroup // of Serve

@@ -4,12 +4,13 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-// hearing is a file that this host follows at a peer: for a job, to fetch from it, for the uplink, to know what it was given,
-// or for both. It is guarded by the link's lock.
+// hearing is a file that this host follows at a peer: for a job, to fetch from it, for the uplink, to know what it was
+// given, or for both. It is guarded by the link's lock.
 type hearing struct {
 	users    int
 	fetching bool          // the peer was told that this host fetches the file
@@ -19,8 +20,8 @@ type hearing struct {
 	peers    []wire.PeerID
 }
 
-// listen follows a file at the peer, to fetch it or only to hear of it, until unlisten. It returns what the peer has and whom else it knows; what it gets from
-// then on, and maybe some of it before, goes to the job and the uplink.
+// listen follows a file at the peer, to fetch it or only to hear of it, until unlisten. It returns what the peer has
+// and whom else it knows; what it gets from then on, and maybe some of it before, goes to the job and the uplink.
 func (l *link) listen(ctx context.Context, id content.Digest, chunks int, fetching bool) (content.Bits, []wire.PeerID, error) {
 	l.mu.Lock()
 	h := l.hearings[id]
@@ -62,11 +63,11 @@ func (l *link) open(id content.Digest, h, before *hearing) {
 		<-before.ready
 		l.sess.CloseFile(id) // what comes meanwhile is in the answer
 	}
-	ctx, cancel := context.WithTimeout(l.swarm.ctx, DialTimeout)
+	ctx, cancel := context.WithTimeout(l.swarm.ctx, plan.DialTimeout)
 	defer cancel()
 	have, peers, err := l.sess.Open(ctx, id, h.have.Len(), h.fetching)
 	if before != nil && err == nil {
-		l.swarm.uplink.heard(l, id, indexes(have))
+		l.swarm.server.heard(l, id, indexes(have))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,7 +121,7 @@ func (l *link) Have(_ *wire.Session, id content.Digest, chunks []int) {
 		h.have.Set(i)
 	}
 	l.mu.Unlock()
-	l.swarm.uplink.heard(l, id, chunks)
+	l.swarm.server.heard(l, id, chunks)
 	if j := l.swarm.running(id); j != nil {
 		j.post(has{l, chunks})
 	}

@@ -8,7 +8,10 @@ import (
 )
 
 // lobby answers a peer for whom there is no room: it has nothing, but knows who fetches the same.
-type lobby struct{ *link }
+type lobby struct {
+	*link
+	told chan<- struct{} // hears, once, that the peer was told
+}
 
 // Open implements wire.Handler.
 func (l lobby) Open(_ context.Context, _ *wire.Session, id content.Digest, fetching bool) (content.Bits, []wire.PeerID, error) {
@@ -18,7 +21,12 @@ func (l lobby) Open(_ context.Context, _ *wire.Session, id content.Digest, fetch
 	}
 	var known []wire.PeerID
 	if fetching {
-		known = l.swarm.introduce(id, l.peer)
+		known = ids(l.swarm.server.introduce(id, l.peer))
+		l.swarm.came(id, l.peer)
+	}
+	select {
+	case l.told <- struct{}{}:
+	default:
 	}
 	return content.NewBits(f.Manifest().Chunks()), known, nil
 }

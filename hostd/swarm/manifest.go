@@ -6,19 +6,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-const (
-	// hedgeTime is how long a holder may take to give a manifest before the next one is asked as well.
-	hedgeTime = time.Second
-	// maxManifestHosts bounds the holders that are asked for a manifest.
-	maxManifestHosts = 16
-)
-
-// Manifest fetches the manifest of a file from any of its holders and verifies it. One holder is asked after the other, the
-// next when one fails or takes longer than usual.
+// Manifest fetches the manifest of a file from any of its holders and verifies it. One holder is asked after the other,
+// the next when one fails or takes longer than usual.
 //
 // Errors: ErrNoHolder if none of them gave it; that of ctx; ErrClosed.
 func (s *Swarm) Manifest(ctx context.Context, file content.Digest) (*content.Manifest, error) {
@@ -32,31 +26,24 @@ func (s *Swarm) Manifest(ctx context.Context, file content.Digest) (*content.Man
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 
-	holders := s.holders(file)
-	if len(holders) > maxManifestHosts {
-		holders = holders[:maxManifestHosts]
-	}
 	type answer struct {
 		m   *content.Manifest
 		err error
 	}
-	answers := make(chan answer, len(holders))
-	failure := &NoHolderError{File: file, Hosts: len(holders)}
-	asked, waiting := 0, 0
-	hedge := time.NewTimer(hedgeTime)
+	inquiry := plan.NewInquiry(s.holders(file))
+	answers := make(chan answer, inquiry.Asked())
+	failure := &NoHolderError{File: file, Hosts: inquiry.Asked()}
+	hedge := time.NewTimer(plan.HedgeTime)
 	defer hedge.Stop()
 	for {
-		if asked < len(holders) {
-			id := holders[asked]
+		if id, ok := inquiry.Next(time.Now()); ok {
 			asks.Go(func() {
-				m, err := s.manifestFrom(ctx, id, file)
+				m, err := s.manifestFrom(ctx, wire.PeerID(id), file)
 				answers <- answer{m, err}
 			})
-			asked++
-			waiting++
-			hedge.Reset(hedgeTime)
+			hedge.Reset(time.Until(inquiry.Due()))
 		}
-		if waiting == 0 {
+		if inquiry.Over() {
 			return nil, failure
 		}
 		select {
@@ -65,7 +52,7 @@ func (s *Swarm) Manifest(ctx context.Context, file content.Digest) (*content.Man
 				return a.m, nil
 			}
 			failure.Last = a.err
-			waiting--
+			inquiry.Failed(time.Now())
 		case <-hedge.C:
 		case <-ctx.Done():
 			if s.ctx.Err() != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"time"
 
@@ -16,23 +15,15 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// maxPeerSessions bounds the sessions with one peer. Two are normal when both dial at once.
-const maxPeerSessions = 4
-
-// peers are the hosts that this one talks to. A session serves all jobs and both directions, whoever dialed it. When two
-// hosts dial each other at the same time there are two; both sides then prefer the one that the lower id dialed, and the
-// other is closed when it has been idle. It is safe for concurrent use.
+// peers are the hosts that this one talks to: it drives plan.Sessions, which decides who dials and who is let in. It is
+// safe for concurrent use.
 type peers struct {
 	swarm  *Swarm
 	dialer Dialer
 
 	mu      sync.Mutex
-	links   map[wire.PeerID][]*link
+	plan    *plan.Sessions
 	dialing map[wire.PeerID]*dialing
-	shunned map[wire.PeerID]time.Time // until when
-	count   int                       // links and dials
-	most    int                       // of them
-	lobby   int                       // sessions that are being turned away
 }
 
 // dialing is one attempt, which several jobs may wait for.
@@ -51,33 +42,18 @@ func (d *dialing) finish(err error) {
 }
 
 func newPeers(s *Swarm, d Dialer) *peers {
-	return &peers{swarm: s, dialer: d, links: map[wire.PeerID][]*link{}, dialing: map[wire.PeerID]*dialing{},
-		shunned: map[wire.PeerID]time.Time{}, most: MaxSessions}
+	return &peers{swarm: s, dialer: d, plan: plan.NewSessions(plan.Host(s.self), MaxSessions),
+		dialing: map[wire.PeerID]*dialing{}}
 }
 
-// hold returns a session with a peer, dialing if there is none. A mutual peer is one that wants a session with this host as
-// well. The caller releases the session.
+// hold returns a session with a peer, dialing if there is none. A mutual peer is one that wants a session with this
+// host as well. The caller releases the session.
 func (p *peers) hold(ctx context.Context, id wire.PeerID, mutual bool) (*link, error) {
 	var waited *dialing
 	for {
-		p.mu.Lock()
-		if p.isShunned(id) {
-			p.mu.Unlock()
-			return nil, ErrBadPeer
-		}
-		if l := p.preferred(id); l != nil {
-			l.users++
-			p.mu.Unlock()
-			return l, nil
-		}
-		if waited != nil {
-			p.mu.Unlock()
-			return nil, cmp.Or(waited.err, error(fmt.Errorf("host %s: %w", id, wire.ErrEnded))) // it did not last
-		}
-		d, err := p.dial(id, mutual)
-		p.mu.Unlock()
-		if err != nil {
-			return nil, err
+		l, d, err := p.want(id, mutual, waited)
+		if l != nil || err != nil {
+			return l, err
 		}
 		select {
 		case <-d.ready:
@@ -88,51 +64,70 @@ func (p *peers) hold(ctx context.Context, id wire.PeerID, mutual bool) (*link, e
 	}
 }
 
-// release gives back what hold gave.
-func (p *peers) release(l *link) { p.use(l, -1) }
-
-// use counts users of a link; one without any is idle.
-func (p *peers) use(l *link, by int) {
+// want returns a session with a peer, or the dial to wait for. Who has waited for one does not wait for another.
+func (p *peers) want(id wire.PeerID, mutual bool, waited *dialing) (*link, *dialing, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l.users += by
-	if l.users == 0 {
-		l.idle = time.Now()
+	if waited != nil && !p.plan.Connected(plan.Host(id)) {
+		return nil, nil, cmp.Or(waited.err, error(fmt.Errorf("host %s: %w", id, wire.ErrEnded))) // it did not last
+	}
+	e := p.plan.Want(time.Now(), plan.Host(id), mutual)
+	p.closed(e.Closed)
+	switch e.Answer {
+	case plan.Use:
+		return linkOf(e.Link), nil, nil
+	case plan.Wait:
+		return nil, p.dialing[id], nil
+	case plan.Dial:
+		d, err := p.dial(id, e.After)
+		return nil, d, err
+	case plan.Forbidden:
+		return nil, nil, ErrBadPeer
+	}
+	return nil, nil, ErrBusy
+}
+
+// closed ends a session that has to give way to another; nil is none.
+func (p *peers) closed(l *plan.Link) {
+	if l != nil {
+		linkOf(l).sess.Goodbye(wire.CodeDone, "idle")
 	}
 }
 
-// preferred returns the session with a peer that both sides would choose; p.mu is held.
-func (p *peers) preferred(id wire.PeerID) *link {
-	var best *link
-	for _, l := range p.links[id] {
-		if best == nil || l.dialed == less(p.swarm.self, id) {
-			best = l
-		}
-	}
-	return best
+// retain counts a user of a session.
+func (p *peers) retain(l *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.plan.Retain(l.plan)
 }
 
-func less(a, b wire.PeerID) bool { return string(a[:]) < string(b[:]) }
+// spare says whether nobody uses a session.
+func (p *peers) spare(l *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.plan.Spare(l.plan)
+}
 
-// dial joins the attempt that is under way, or begins one; p.mu is held.
-func (p *peers) dial(id wire.PeerID, mutual bool) (*dialing, error) {
-	if d := p.dialing[id]; d != nil {
-		return d, nil
-	}
-	if !p.reserve() {
-		return nil, ErrBusy
-	}
+// release gives back what hold or retain gave.
+func (p *peers) release(l *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.plan.Release(time.Now(), l.plan)
+}
+
+// dial begins to dial after a time in which the peer may dial this host; p.mu is held.
+func (p *peers) dial(id wire.PeerID, after time.Duration) (*dialing, error) {
 	if !p.swarm.enter() {
-		p.count--
+		p.plan.GaveUp(plan.Host(id))
 		return nil, ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(p.swarm.ctx, DialTimeout)
+	ctx, cancel := context.WithTimeout(p.swarm.ctx, plan.DialTimeout)
 	d := &dialing{ready: make(chan struct{}), cancel: cancel}
 	p.dialing[id] = d
 	go func() {
 		defer p.swarm.wg.Done()
 		defer cancel()
-		if mutual && less(id, p.swarm.self) && p.dialsUs(ctx) {
+		if after > 0 && p.dialsUs(ctx, after) {
 			p.giveUp(id, d)
 		} else if l := p.connect(ctx, id, d); l != nil {
 			l.run(p.swarm.ctx)
@@ -142,8 +137,8 @@ func (p *peers) dial(id wire.PeerID, mutual bool) (*dialing, error) {
 }
 
 // dialsUs waits for a peer to dial this host, and says whether it did; then ctx has ended.
-func (p *peers) dialsUs(ctx context.Context) bool {
-	wait := time.NewTimer(CourtesyTime)
+func (p *peers) dialsUs(ctx context.Context, within time.Duration) bool {
+	wait := time.NewTimer(within)
 	defer wait.Stop()
 	select {
 	case <-ctx.Done():
@@ -157,7 +152,7 @@ func (p *peers) dialsUs(ctx context.Context) bool {
 func (p *peers) giveUp(id wire.PeerID, d *dialing) {
 	p.mu.Lock()
 	delete(p.dialing, id)
-	p.count--
+	p.plan.GaveUp(plan.Host(id))
 	p.mu.Unlock()
 	d.finish(ErrClosed) // unless it was finished before, by the peer's own session
 }
@@ -171,9 +166,9 @@ func (p *peers) connect(ctx context.Context, id wire.PeerID, d *dialing) *link {
 	p.mu.Lock()
 	delete(p.dialing, id)
 	if err == nil {
-		p.links[id] = append(p.links[id], l)
+		l.enter(p.plan.Dialed(time.Now(), plan.Host(id)))
 	} else {
-		p.count--
+		p.plan.GaveUp(plan.Host(id))
 		err = fmt.Errorf("dial host %s: %w", id, err)
 	}
 	p.mu.Unlock()
@@ -184,92 +179,62 @@ func (p *peers) connect(ctx context.Context, id wire.PeerID, d *dialing) *link {
 // accept serves a session that the peer dialed, until it ends.
 func (p *peers) accept(ctx context.Context, conn io.ReadWriteCloser, id wire.PeerID) error {
 	p.mu.Lock()
-	if p.isShunned(id) {
-		p.mu.Unlock()
-		conn.Close()
-		return ErrBadPeer
+	e := p.plan.Accept(time.Now(), plan.Host(id))
+	if e.Closed != nil && e.Closed.Peer() == plan.Host(id) {
+		linkOf(e.Closed).sess.Goodbye(wire.CodeBusy, "too many sessions")
+	} else {
+		p.closed(e.Closed)
 	}
-	if !p.reserve() {
-		full := p.lobby == MaxLobby
-		if !full {
-			p.lobby++
-		}
+	if e.Answer != plan.Welcome {
 		p.mu.Unlock()
-		if full {
+		switch e.Answer {
+		case plan.TurnAway:
+			return p.turnAway(ctx, conn, id)
+		case plan.Forbidden:
 			conn.Close()
-			return ErrBusy
+			return ErrBadPeer
 		}
-		return p.turnAway(ctx, conn, id)
-	}
-	if links := p.links[id]; len(links) >= maxPeerSessions {
-		// It was started anew, or wastes ours: either way it is the old one that it can do without.
-		links[0].sess.Goodbye(wire.CodeBusy, "too many sessions")
-		p.remove(links[0])
+		conn.Close()
+		return ErrBusy
 	}
 	l := newLink(p.swarm, id, conn, false)
-	p.links[id] = append(p.links[id], l)
+	entered, enough := p.plan.Accepted(time.Now(), plan.Host(id))
+	l.enter(entered)
 	d := p.dialing[id]
 	p.mu.Unlock()
 	if d != nil {
 		d.finish(nil) // whoever waits for our own dial need not any more
-		if less(id, p.swarm.self) {
-			d.cancel() // and both sides prefer this one
+		if enough {
+			d.cancel()
 		}
 	}
 	return l.run(ctx)
 }
 
-// turnAway speaks with a peer for whom there is no room, just long enough to introduce it to those who fetch what it wants:
-// it can live from them.
+// turnAway speaks with a peer for whom there is no room, just long enough to introduce it to those who fetch what it
+// wants: it can live from them.
 func (p *peers) turnAway(ctx context.Context, conn io.ReadWriteCloser, id wire.PeerID) error {
 	defer func() {
 		p.mu.Lock()
-		p.lobby--
+		p.plan.TurnedAway()
 		p.mu.Unlock()
 	}()
-	ctx, cancel := context.WithTimeout(ctx, LobbyTime)
+	ctx, cancel := context.WithTimeout(ctx, plan.LobbyTime)
 	defer cancel()
 	l := newLink(p.swarm, id, conn, false)
-	sess := wire.NewSession(conn, lobby{l}, wire.Options{Logger: p.swarm.log.Named("wire").With("host", id.String())})
+	told := make(chan struct{}, 1)
+	sess := wire.NewSession(conn, lobby{l, told}, wire.Options{Logger: p.swarm.log.Named("wire").With("host", id.String())})
 	defer context.AfterFunc(ctx, func() { sess.Goodbye(wire.CodeBusy, "too many sessions") })()
+	p.swarm.wg.Go(func() {
+		select {
+		case <-told:
+			time.Sleep(plan.LobbyGrace)
+			cancel()
+		case <-ctx.Done():
+		}
+	})
 	sess.Run(p.swarm.ctx)
 	return ErrBusy
-}
-
-// reserve makes room for one more session, ending the one that has been idle longest if need be; p.mu is held.
-func (p *peers) reserve() bool {
-	if p.count >= p.most {
-		var oldest *link
-		for _, links := range p.links {
-			for _, l := range links {
-				if l.users == 0 && (oldest == nil || l.idle.Before(oldest.idle)) {
-					oldest = l
-				}
-			}
-		}
-		if oldest == nil {
-			return false
-		}
-		p.remove(oldest)
-		oldest.sess.Goodbye(wire.CodeDone, "idle")
-	}
-	p.count++
-	return true
-}
-
-// remove takes a link off the list, so that nobody holds it any more; p.mu is held. It may be called twice.
-func (p *peers) remove(l *link) {
-	links := p.links[l.peer]
-	for i := range links {
-		if links[i] == l {
-			p.links[l.peer] = slices.Delete(links, i, i+1)
-			p.count--
-			break
-		}
-	}
-	if len(p.links[l.peer]) == 0 {
-		delete(p.links, l.peer)
-	}
 }
 
 // flowTime is how often the rates of sessions are measured, and idle ones looked for.
@@ -292,19 +257,12 @@ func (p *peers) sweep() {
 func (p *peers) look(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, links := range p.links {
-		for _, l := range links {
-			l.flow.measure(now, l.sess.Stats())
-			if l.users == 0 && now.Sub(l.idle) >= IdleTime {
-				defer p.remove(l)
-				l.sess.Goodbye(wire.CodeDone, "idle")
-			}
-		}
-	}
-	for id, end := range p.shunned {
-		if now.After(end) {
-			delete(p.shunned, id)
-		}
+	p.plan.Links(func(pl *plan.Link) {
+		l := linkOf(pl)
+		l.flow.measure(now, l.sess.Stats())
+	})
+	for _, l := range p.plan.Sweep(now) {
+		p.closed(l)
 	}
 }
 
@@ -312,40 +270,66 @@ func (p *peers) look(now time.Time) {
 func (p *peers) shun(id wire.PeerID, why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.shunned[id] = time.Now().Add(ShunTime)
-	for _, l := range p.links[id] {
-		l.sess.Goodbye(wire.CodeCorrupt, why.Error())
+	for _, l := range p.plan.Shun(time.Now(), plan.Host(id)) {
+		linkOf(l).sess.Goodbye(wire.CodeCorrupt, why.Error())
 	}
 	p.swarm.log.Error("shun a host that sent wrong data", "host", id, "error", why, "for", ShunTime)
 }
 
-// isShunned says whether nothing is taken from a peer now; p.mu is held.
-func (p *peers) isShunned(id wire.PeerID) bool {
-	end, ok := p.shunned[id]
-	return ok && time.Now().Before(end)
+// session is what a link needs of a *wire.Session.
+type session interface {
+	Run(ctx context.Context) error
+	Err() error
+	Stats() wire.Stats
+	Goodbye(code wire.Code, message string)
+	Ping(ctx context.Context) (time.Duration, error)
+	Manifest(ctx context.Context, file content.Digest) ([]byte, error)
+	Open(ctx context.Context, file content.Digest, chunks int, fetching bool) (content.Bits, []wire.PeerID, error)
+	CloseFile(file content.Digest)
+	Chunk(ctx context.Context, file content.Digest, index, n int, prio wire.Priority, buf []byte) error
+	Draw(ctx context.Context, file content.Digest, lo, hi int, prio wire.Priority, granted func(int) ([]byte, bool)) (int, error)
+	SendHave(file content.Digest, chunks ...int) error
+	SendHaveLater(file content.Digest, chunks ...int) error
+	SendPeers(file content.Digest, peers []wire.PeerID) error
+}
+
+// speak begins a session on a connection, whose requests the link answers.
+func speak(conn io.ReadWriteCloser, l *link) session {
+	return wire.NewSession(conn, l, wire.Options{Logger: l.swarm.log.Named("wire").With("host", l.peer.String())})
 }
 
 // link is a session with a peer, and the handler of its requests (see serve.go).
 type link struct {
 	swarm  *Swarm
 	peer   wire.PeerID
-	sess   *wire.Session
+	sess   session
 	dialed bool // by this host
 	near   bool // it stands in this host's rack
-	asker  *plan.Asker[*wish]
 
 	mu       sync.Mutex
 	hearings map[content.Digest]*hearing
 
-	users int       // jobs here, and files that the peer follows; guarded by peers.mu
-	idle  time.Time // since when there are none
-	flow  flow      // guarded by peers.mu, too
+	unwelcome map[content.Digest]bool // files that the peer has open here, and is told nothing of
+
+	plan *plan.Link // guarded by peers.mu
+	flow flow       // likewise
+
+	session   *plan.Session                         // guarded by server.mu
+	following map[content.Digest]context.CancelFunc // likewise
+}
+
+func linkOf(l *plan.Link) *link { return l.Tag.(*link) }
+
+// enter joins the link with what the plan knows it by; peers.mu is held.
+func (l *link) enter(as *plan.Link) {
+	l.plan = as
+	as.Tag = l
 }
 
 func newLink(s *Swarm, id wire.PeerID, conn io.ReadWriteCloser, dialed bool) *link {
-	l := &link{swarm: s, peer: id, dialed: dialed, idle: time.Now(), hearings: map[content.Digest]*hearing{}}
-	l.near = s.placeOf(s.self).Distance(s.placeOf(id)) == plan.SameRack
-	l.sess = wire.NewSession(conn, l, wire.Options{Logger: s.log.Named("wire").With("host", id.String())})
+	l := &link{swarm: s, peer: id, dialed: dialed, hearings: map[content.Digest]*hearing{}}
+	l.near = s.place(plan.Host(s.self)).Distance(s.place(plan.Host(id))) == plan.SameRack
+	l.sess = s.speak(conn, l)
 	return l
 }
 
@@ -354,12 +338,12 @@ func (l *link) run(ctx context.Context) error {
 	s := l.swarm
 	s.log.Debug("session begins", "host", l.peer, "dialed", l.dialed)
 	s.metrics.sessions.Inc()
-	s.uplink.join(l)
+	s.server.join(l)
 	err := l.sess.Run(ctx)
-	s.uplink.leave(l)
+	s.server.leave(l)
 	s.metrics.sessions.Dec()
 	s.peers.mu.Lock()
-	s.peers.remove(l)
+	s.peers.plan.Remove(l.plan)
 	s.peers.mu.Unlock()
 	s.everyJob(func(j *job) { j.post(gone{l}) })
 	if errors.Is(err, context.Canceled) {

@@ -9,17 +9,19 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
+	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-// request is one chunk asked of one source, by its index or as a draw. Its goroutine receives the chunk, verifies and stores
-// it, without another hop, so that many are hashed and written in parallel; then it posts itself as an event.
+// request drives one plan.Ask. Its goroutine receives the chunk, verifies and stores it, without another hop, so that
+// many are hashed and written in parallel; then it posts itself as an event.
 type request struct {
+	ask    *plan.Ask // the loop's
 	src    *source
 	lo, hi int // of a draw
 	chunk  int // of a draw -1 until it is granted
 	len    int
-	prio   Priority
+	prio   wire.Priority
 	cancel context.CancelFunc
 
 	asked time.Time
@@ -27,78 +29,51 @@ type request struct {
 	err   error         // nil if it is stored
 }
 
-func (r *request) received() bool { return r.took > 0 }
-
-// fill asks for whatever may be asked for.
-func (j *job) fill() {
-	if len(j.claims) == 0 {
+// send asks a peer for a chunk, or for one of its choice. Until it has chosen a draw holds neither a buffer nor a part
+// of the budget.
+func (j *job) send(a *plan.Ask) {
+	r := &request{ask: a, src: sourceOf(a.Peer), lo: a.Lo, hi: a.Hi, chunk: a.Chunk, len: a.Len,
+		prio: wire.Priority(a.Priority), asked: time.Now()}
+	a.Tag = r
+	ctx, cancel := context.WithCancel(j.ctx)
+	r.cancel = cancel
+	if a.Draw {
+		j.wg.Go(func() { j.draw(ctx, r) })
 		return
 	}
-	for {
-		r, ok := j.pick.Next()
-		if !ok {
-			return
-		}
-		src := j.shown[r.Source]
-		switch {
-		case r.Draw && j.swarm.budget.may(j, src.cand.id, r.Len, r.Priority):
-			j.draw(src, r)
-			continue
-		case r.Draw:
-			j.pick.Refused(r.Source)
-		case j.swarm.budget.take(j, src.cand.id, r.Len, r.Priority):
-			j.ask(src, r)
-			continue
-		default:
-			j.pick.Release(r.Source, r.Chunk)
-		}
-		j.pick.Limit(r.Source, max(r.Priority+1, Demand)) // until there is room
-		j.starved = true
-	}
-}
-
-// unlimit lets sources be asked again that were limited for want of budget.
-func (j *job) unlimit() {
-	if !j.starved {
-		return
-	}
-	j.starved = false
-	for s := range j.shown {
-		j.pick.Limit(s, plan.Unwanted)
-	}
-}
-
-// ask sends one request.
-func (j *job) ask(src *source, r plan.Request) {
-	ctx, req := j.newRequest(src, r)
-	req.chunk = r.Chunk
-	src.owes(req, req.asked)
 	j.wg.Go(func() {
-		buf := j.swarm.buffers.get(req.len)
-		req.err = src.link.sess.Chunk(ctx, j.id, req.chunk, req.len, wire.Priority(req.prio), (*buf)[:req.len])
-		j.keep(req, buf)
-		j.swarm.budget.give(src.cand.id, req.len)
+		buf := j.swarm.buffers.get(r.len)
+		r.err = r.src.link.sess.Chunk(ctx, j.id, r.chunk, r.len, r.prio, (*buf)[:r.len])
+		j.keep(r, buf)
+		j.swarm.budget.give(r.src.host, r.len)
 	})
 }
 
-func (j *job) newRequest(src *source, r plan.Request) (context.Context, *request) {
-	ctx, cancel := context.WithCancel(j.ctx)
-	req := &request{src: src, len: r.Len, prio: r.Priority, cancel: cancel, asked: time.Now()}
-	src.pace.Owe(req.asked)
-	j.pace.Owe(req.asked)
-	return ctx, req
-}
-
-// owes notes that a source owes the chunk of a request.
-func (src *source) owes(r *request, now time.Time) {
-	if len(src.requests) == 0 {
-		src.alive(now, src.link.sess.Stats().BytesIn)
+// draw lets a peer choose a chunk.
+func (j *job) draw(ctx context.Context, r *request) {
+	var buf *[]byte
+	_, r.err = r.src.link.sess.Draw(ctx, j.id, r.lo, r.hi, r.prio, func(index int) ([]byte, bool) {
+		r.chunk, r.len = index, j.m.ChunkLen(index)
+		j.swarm.budget.force(r.src.host, r.len)
+		buf = j.swarm.buffers.get(r.len)
+		return (*buf)[:r.len], j.post(granted{r.ask, index})
+	})
+	j.keep(r, buf)
+	if buf != nil {
+		j.swarm.budget.give(r.src.host, r.len)
 	}
-	src.requests[r.chunk] = r
 }
 
-// keep stores the chunk of a request, if it has come, and tells the loop. The buffer is the swarm's from then on; a draw that
-// was granted nothing has none.
+// granted: a source has chosen a chunk, which is on its way.
+type granted struct {
+	*plan.Ask
+	index int
+}
+
+func (e granted) apply(j *job, now time.Time) { j.plan.Granted(now, e.Ask, e.index) }
+
+// keep stores the chunk of a request, if it has come, and tells the loop. The buffer is the swarm's from then on; a
+// draw that was granted nothing has none.
 func (j *job) keep(r *request, buf *[]byte) {
 	defer j.post(r)
 	defer r.cancel()
@@ -107,7 +82,7 @@ func (j *job) keep(r *request, buf *[]byte) {
 	}
 	switch s := j.swarm; {
 	case buf == nil:
-	case r.err == nil && s.followers.anyFetching(j.id):
+	case r.err == nil && s.server.fetched(j.id):
 		s.buffers.put(s.hot.keep(chunkKey{j.id, r.chunk}, buf)...)
 	default:
 		s.buffers.put(buf)
@@ -127,65 +102,52 @@ func (j *job) store(r *request, p []byte) {
 }
 
 // apply implements event: a request has ended.
-func (r *request) apply(j *job) {
-	now, src := time.Now(), r.src
-	if r.chunk < 0 {
-		j.drewNothing(r)
-		return
-	}
-	current := src.requests[r.chunk] == r // it was not given up
-	if r.received() {
-		j.pace.Got(now, r.len)
-		j.received += int64(r.len)
-	}
-	if current && r.received() {
-		src.pace.Got(now, r.len)
-		src.pace.Took(r.took, r.len, src.pick.Owes(), src.pace.Rate(now, r.len))
-	}
-	if current {
-		src.take(r.chunk)
-	}
-	if r.received() && r.err == nil {
-		if j.have.Has(r.chunk) {
-			j.swarm.metrics.duplicates.Inc()
-		}
-		src.cand.fails = 0
-		j.arrived(r.chunk, src.cand.id, j.pick.Complete(src.pick) || !src.link.near)
-	}
-	if current {
-		j.pick.Release(src.pick, r.chunk) // if it failed, that is
-		src.alive(now, src.link.sess.Stats().BytesIn)
-		j.setPace(src, now)
-	}
-	j.blame(r, current)
-}
-
-// blame draws the consequences of a failure. What happened to a request that was given up says nothing, unless the peer lied.
-func (j *job) blame(r *request, current bool) {
-	src := r.src
-	switch {
-	case r.err == nil || errors.Is(r.err, context.Canceled):
-	case r.received() && unfit(r.err):
+func (r *request) apply(j *job, now time.Time) {
+	what := r.outcome()
+	switch what {
+	case plan.Stored:
+		j.arrived(r)
+	case plan.Mismatched:
 		j.swarm.metrics.bad.Inc()
-		err := fmt.Errorf("chunk %d of %s from host %s: %w: %w", r.chunk, j.id.Short(), src.cand.id, ErrBadPeer, r.err)
-		j.drop(src, err)
-		j.swarm.peers.shun(src.cand.id, err)
-	case !current:
-	case r.received():
-		j.fault(r.chunk, r.err)
-	case errors.Is(r.err, wire.ErrNotHeld):
-		j.pick.Lost(src.pick, r.chunk)
-	default:
-		j.drop(src, fmt.Errorf("chunk %d of %s from host %s: %w", r.chunk, j.id.Short(), src.cand.id, r.err))
+		r.src.err = fmt.Errorf("chunk %d of %s from host %s: %w: %w", r.chunk, j.id.Short(), r.src.host, ErrBadPeer, r.err)
+	case plan.Unstorable:
+		j.fault = fmt.Errorf("store chunk %d of %s: %w", r.chunk, j.id.Short(), r.err)
+	case plan.Broken:
+		if !r.src.gone {
+			r.src.err = fmt.Errorf("chunk %d of %s from host %s: %w", r.chunk, j.id.Short(), r.src.host, r.err)
+		}
 	}
+	j.plan.Ended(now, r.ask, r.took, what)
 }
 
-// abandon gives up all requests for a chunk that nobody wants any more.
-func (j *job) abandon(i int) {
-	for _, src := range j.sources {
-		if src.requests[i] != nil {
-			j.pick.Release(src.pick, i)
-			src.cancel(i)
+// outcome says what became of a request.
+func (r *request) outcome() plan.Outcome {
+	switch {
+	case r.err == nil:
+		return plan.Stored
+	case errors.Is(r.err, context.Canceled):
+		return plan.Withdrawn
+	case r.took > 0 && errors.Is(r.err, content.ErrMismatch):
+		return plan.Mismatched
+	case r.took > 0:
+		return plan.Unstorable
+	case errors.Is(r.err, wire.ErrNotHeld):
+		return plan.NotHeld
+	case errors.Is(r.err, wire.ErrSpent):
+		return plan.Spent
+	}
+	return plan.Broken
+}
+
+// arrived counts a chunk that was stored.
+func (j *job) arrived(r *request) {
+	if j.plan.Has(r.chunk) {
+		j.swarm.metrics.duplicates.Inc()
+	}
+	for _, c := range j.claims {
+		if c.plan.Lacks(r.chunk) {
+			c.tally.from(r.src.host)
+			c.progress.Done += int64(r.len)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -17,7 +18,7 @@ func TestBusySeed(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		seed := l.host(0)
 		limit(slowRate, seed)
-		seed.peers.most = 2
+		seed.peers.plan = plan.NewSessions(plan.Host(seed.self), 2)
 		const n = 200
 		id := seed.publish(n)
 		m, _ := seed.store.Get(id)
@@ -39,7 +40,8 @@ func TestBusySeed(t *testing.T) {
 	})
 }
 
-// TestGrantedAnew: what was granted to a fetcher that dies, and that nobody has, others get; the seed sends the rest once.
+// TestGrantedAnew: what was granted to a fetcher that dies, and that nobody has, others get; the seed sends the rest
+// once.
 func TestGrantedAnew(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		seed := l.host(0)

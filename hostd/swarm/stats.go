@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 	"github.com/virtswarm/virtswarm/placement"
@@ -30,28 +31,35 @@ type FetchStat struct {
 	Took     time.Duration
 	Bytes    int64 // that it lacked at the beginning, and got
 	Sources  int   // hosts that gave some of it, at most maxGivers
-	// Received is the bytes of chunks that the job received meanwhile, over Bytes: what is more than 1 came twice, or was
-	// for another caller.
+	// Received is the bytes of chunks that the job received meanwhile, over Bytes: what is more than 1 came twice, or
+	// was for another caller.
 	Received float64
-	// Ratio is Took over the time in which Bytes come at the best rate that the job saw over any half second: how far it
-	// was from what this host's link, as far as it has shown, allows. At least 1.
+	// Ratio is Took over the time in which Bytes come at the best rate that the job saw over any half second: how far
+	// it was from what this host's link, as far as it has shown, allows. At least 1.
 	Ratio float64
 }
 
 // Peers returns what goes on with every host that there is a session with, by id.
 func (s *Swarm) Peers() []PeerStat {
-	owed, waits := s.budget.owed(), s.uplink.waits()
+	owed, waits := s.budget.owed(), s.server.waits()
 	s.peers.mu.Lock()
 	defer s.peers.mu.Unlock()
-	stats := make([]PeerStat, 0, len(s.peers.links))
-	for id, links := range s.peers.links {
-		p := PeerStat{Host: placement.HostID(id.String()), Sessions: len(links), Owes: int64(owed[id])}
-		for _, l := range links {
-			p.Up += l.flow.up
-			p.Down += l.flow.down
-			p.Waits += waits[l]
+	of := map[wire.PeerID]*PeerStat{}
+	s.peers.plan.Links(func(pl *plan.Link) {
+		l := linkOf(pl)
+		p := of[l.peer]
+		if p == nil {
+			p = &PeerStat{Host: placement.HostID(l.peer.String()), Owes: int64(owed[l.peer])}
+			of[l.peer] = p
 		}
-		stats = append(stats, p)
+		p.Sessions++
+		p.Up += l.flow.up
+		p.Down += l.flow.down
+		p.Waits += waits[l]
+	})
+	stats := make([]PeerStat, 0, len(of))
+	for _, p := range of {
+		stats = append(stats, *p)
 	}
 	slices.SortFunc(stats, func(a, b PeerStat) int {
 		if a.Host < b.Host {
@@ -135,7 +143,7 @@ func (j *job) stat(c *claim) {
 	}
 	now := time.Now()
 	f := FetchStat{File: j.id, Priority: c.prio, Began: t.began, Took: now.Sub(t.began), Bytes: t.bytes, Sources: len(t.givers)}
-	f.Received = float64(j.received-t.received) / float64(t.bytes)
+	f.Received = float64(j.plan.Received()-t.received) / float64(t.bytes)
 	f.Ratio = max(1, t.best*f.Took.Seconds()/float64(t.bytes))
 	j.swarm.recent.add(f)
 	j.swarm.metrics.ratio.Observe(f.Ratio)

@@ -3,11 +3,14 @@ package swarm
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/wire"
 	"github.com/virtswarm/virtswarm/placement"
@@ -21,13 +24,15 @@ type Swarm struct {
 	log     hclog.Logger
 	metrics *metrics
 
-	peers     *peers
-	followers followers
-	uplink    *uplink
-	recent    recent
-	budget    *budget
-	buffers   buffers
-	hot       hot
+	peers   *peers
+	server  *server
+	recent  recent
+	budget  *budget
+	buffers buffers
+	hot     hot
+
+	speak func(io.ReadWriteCloser, *link) session // speak, but in tests
+	watch func(plan.Action)                       // hears what jobs do, in tests; else nil
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -53,11 +58,12 @@ func New(cfg Config) (*Swarm, error) {
 	}
 	s := &Swarm{
 		self: self, store: cfg.Store, dir: cfg.Directory, log: cfg.Logger, metrics: m,
-		budget: newBudget(MaxInFlight, MaxPeerInFlight),
+		budget: newBudget(plan.MaxInFlight, plan.MaxPeerInFlight),
 		jobs:   map[content.Digest]*job{},
+		speak:  speak,
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
-	s.uplink = newUplink(s)
+	s.server = newServer(s)
 	s.peers = newPeers(s, cfg.Dialer)
 	s.wg.Go(s.peers.sweep)
 	return s, nil
@@ -70,7 +76,7 @@ func (s *Swarm) Close() error {
 	s.mu.Unlock()
 	s.cancel(ErrClosed)
 	s.wg.Wait()
-	s.uplink.alarm.Stop()
+	s.server.alarm.Stop()
 	s.budget.alarm.Stop()
 	return nil
 }
@@ -111,11 +117,12 @@ func (s *Swarm) Serve(ctx context.Context, conn net.Conn, peer placement.HostID)
 
 // Fetch returns nil once file holds every chunk in want (the zero Bits: all of it). Several calls for one file share a
 // job; a chunk's priority is the highest that any of them gives it. progress, which may be nil, is called from Fetch's
-// own goroutine as soon as the chunks are wanted, now and then, and once at the end. So a caller who wants something else
-// from now on calls Fetch anew, and ends the call before at the first progress: what both want is not given up in between.
+// own goroutine as soon as the chunks are wanted, now and then, and once at the end. So a caller who wants something
+// else from now on calls Fetch anew, and ends the call before at the first progress: what both want is not given up in
+// between.
 //
-// Errors: ErrNoHolder after PatienceTime without anybody to ask for what is missing; what file.WriteChunk said when this
-// host's disk failed; that of ctx; ErrClosed. What was fetched until then stays.
+// Errors: ErrNoHolder after PatienceTime without anybody to ask for what is missing; what file.WriteChunk said when
+// this host's disk failed; that of ctx; ErrClosed. What was fetched until then stays.
 func (s *Swarm) Fetch(ctx context.Context, file File, want content.Bits, prio Priority, progress func(Progress)) error {
 	c, err := newClaim(file, want, prio)
 	if err != nil {
@@ -124,7 +131,7 @@ func (s *Swarm) Fetch(ctx context.Context, file File, want content.Bits, prio Pr
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	if c.missing.Count() == 0 {
+	if c.plan.Left() == 0 {
 		progress(c.progress)
 		return nil
 	}
@@ -141,8 +148,8 @@ func (s *Swarm) Fetch(ctx context.Context, file File, want content.Bits, prio Pr
 	return ctx.Err()
 }
 
-// job returns the running job of a file, or starts one. If the file was removed and made anew, the job of the old one goes
-// first: it would find everything in what nobody has any more.
+// job returns the running job of a file, or starts one. If the file was removed and made anew, the job of the old one
+// goes first: it would find everything in what nobody has any more.
 func (s *Swarm) job(file File) (*job, error) {
 	for {
 		j, err := s.jobFor(file)
@@ -199,16 +206,26 @@ func (s *Swarm) everyJob(f func(*job)) {
 }
 
 // holders asks the directory, leaving out this host and what is no host id.
-func (s *Swarm) holders(file content.Digest) []wire.PeerID {
-	var ids []wire.PeerID
+func (s *Swarm) holders(file content.Digest) []plan.Host {
+	var ids []plan.Host
 	for _, h := range s.dir.Holders(file) {
 		id, err := wire.ParsePeerID(string(h))
 		if err == nil && id != s.self {
-			ids = append(ids, id)
+			ids = append(ids, plan.Host(id))
 		}
 	}
 	return ids
 }
 
-// placeOf asks the directory where a host stands.
-func (s *Swarm) placeOf(id wire.PeerID) Place { return s.dir.Place(placement.HostID(id.String())) }
+// place asks the directory where a host stands.
+func (s *Swarm) place(h plan.Host) Place {
+	return s.dir.Place(placement.HostID(wire.PeerID(h).String()))
+}
+
+// SetLimits bounds the rates at which this host sends and receives chunks, all peers together, in bytes a second; 0 is
+// no bound. It may be called at any time. Within the bounds the higher priority goes first, and chunks that a reader
+// waits for are received even beyond theirs: what they take, the others lack afterwards.
+func (s *Swarm) SetLimits(up, down int64) {
+	s.server.do(func(now time.Time) { s.server.plan.Out.Set(now, up) })
+	s.budget.limit(down)
+}

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -186,8 +187,8 @@ func TestCancelStops(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 		synctest.Wait()
-		if j := b.running(id); j == nil || len(b.budget.peers) > 0 {
-			t.Errorf("bytes are in flight for nobody: %v", b.budget.peers)
+		if j := b.running(id); j == nil || len(b.budget.owed()) > 0 {
+			t.Errorf("bytes are in flight for nobody: %v", b.budget.owed())
 		}
 		got := b.got()
 		time.Sleep(time.Second)
@@ -331,7 +332,8 @@ func TestBothDial(t *testing.T) {
 	})
 }
 
-// TestOneOfTwoDials: of two hosts that are introduced to each other one dials, also when they hear of it at the same moment.
+// TestOneOfTwoDials: of two hosts that are introduced to each other one dials, also when they hear of it at the same
+// moment.
 func TestOneOfTwoDials(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		hosts := []*labHost{l.host(0), l.host(1), l.host(2), l.host(3), l.host(4)}
@@ -339,7 +341,7 @@ func TestOneOfTwoDials(t *testing.T) {
 		id := hosts[0].publish(150)
 		var waits []func()
 		for _, h := range hosts[1:] {
-			h.shaking = CourtesyTime / 2
+			h.shaking = plan.CourtesyTime / 2
 			waits = append(waits, h.mustFetch(id))
 		}
 		until(t, "all fetch", func() bool { return hosts[1].got() > 20 && hosts[4].got() > 20 })
@@ -385,7 +387,7 @@ func TestClosedSwarm(t *testing.T) {
 func TestSessionsAreBounded(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b := l.host(1), l.host(2)
-		for range 3 * maxPeerSessions {
+		for range 3 * plan.MaxPeerSessions {
 			c, err := b.Dial(context.Background(), a.id)
 			if err != nil {
 				t.Fatal(err)
@@ -394,7 +396,7 @@ func TestSessionsAreBounded(t *testing.T) {
 			synctest.Wait()
 		}
 		time.Sleep(time.Second)
-		if a.sessions() > maxPeerSessions {
+		if a.sessions() > plan.MaxPeerSessions {
 			t.Errorf("%d sessions with one peer", a.sessions())
 		}
 	})
@@ -443,7 +445,8 @@ func TestWantsChange(t *testing.T) {
 	})
 }
 
-// TestStartOvertakesRepair: who joins a fetch at a higher priority does not wait in the line with the draws of a lower one.
+// TestStartOvertakesRepair: who joins a fetch at a higher priority does not wait in the line with the draws of a lower
+// one.
 func TestStartOvertakesRepair(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		a, b := l.host(1), l.host(2)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -278,7 +279,7 @@ func TestManifestDoesNotWaitForTheFrozen(t *testing.T) {
 		if _, err := c.Manifest(context.Background(), id); err != nil {
 			t.Error(err)
 		}
-		if took := time.Since(start); took > 2*hedgeTime {
+		if took := time.Since(start); took > 2*plan.HedgeTime {
 			t.Errorf("took %v", took)
 		}
 	})

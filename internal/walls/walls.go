@@ -34,7 +34,7 @@ var rooms = map[string]struct {
 	"hostd/virt":  {floor: 2},
 
 	"hostd/swarm/plan": {floor: 2},
-	"hostd/swarm/sim":  {floor: 2, beside: []string{"hostd/swarm/plan"}},
+	"hostd/swarm/sim":  {floor: 2, beside: []string{"hostd/swarm/plan"}}, // and swarmsim below it
 
 	"hostd/fetch": {floor: 3},
 

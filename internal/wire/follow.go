@@ -46,7 +46,7 @@ func (o *output) listLater(f *follow) bool {
 	if len(o.lazy) > 1 {
 		return false
 	}
-	o.lazyTill = time.Now().Add(lazyInterval)
+	o.lazyTill = time.Now().Add(LazyInterval)
 	return true
 }
 
@@ -103,7 +103,7 @@ func (s *Session) SendHave(file content.Digest, chunks ...int) error {
 }
 
 // SendHaveLater is SendHave for chunks of which the other side knows, or need not know soon: they go along with whatever is
-// said next, or when there are several, or after lazyInterval.
+// said next, or when there are several, or after LazyInterval.
 func (s *Session) SendHaveLater(file content.Digest, chunks ...int) error {
 	return s.news(file, false, func(f *follow) { f.add(chunks) })
 }
@@ -146,7 +146,7 @@ func (s *Session) news(file content.Digest, soon bool, add func(*follow)) error 
 	first := false
 	if !f.gone {
 		add(f)
-		if soon || f.recent >= lazyMost {
+		if soon || f.recent >= LazyMost {
 			first = s.out.list(f)
 		} else {
 			first = s.out.listLater(f)

@@ -85,7 +85,7 @@ func TestNewsKeepCompany(t *testing.T) {
 		if got, err := parseHave(f.payload, 1000, nil); len(got) != 100 || err != nil {
 			t.Errorf("%d chunks in a frame, %v", len(got), err)
 		}
-		if time.Since(begin) != newsInterval {
+		if time.Since(begin) != NewsInterval {
 			t.Errorf("they waited for %v", time.Since(begin))
 		}
 		p.s.SendHave(file.id, 501)
@@ -93,7 +93,7 @@ func TestNewsKeepCompany(t *testing.T) {
 		p.send(framePing, 0, 1) // its answer takes them along
 		p.expect(framePong)
 		p.expect(frameHave)
-		if time.Since(begin) != newsInterval {
+		if time.Since(begin) != NewsInterval {
 			t.Errorf("they waited for %v", time.Since(begin))
 		}
 	})

@@ -7,13 +7,13 @@ import (
 )
 
 const (
-	// newsInterval is how long news of chunks wait for company when there is nothing else to send. A frame for each
+	// NewsInterval is how long news of chunks wait for company when there is nothing else to send. A frame for each
 	// chunk would cost a follower, and the one it follows, more than they gain by hearing it at once.
-	newsInterval = 2 * time.Millisecond
-	// lazyInterval is how long news that may wait do so at most, and lazyMost how many chunks: to tell everybody of every
+	NewsInterval = 2 * time.Millisecond
+	// LazyInterval is how long news that may wait do so at most, and LazyMost how many chunks: to tell everybody of every
 	// chunk at once costs a swarm of 8 at 100 Mbit/s more system calls than the chunks themselves.
-	lazyInterval = 100 * time.Millisecond
-	lazyMost     = 8
+	LazyInterval = 100 * time.Millisecond
+	LazyMost     = 8
 	// newsAtOnce bounds the news between two parts of a chunk, in bytes.
 	newsAtOnce = 64 << 10
 	// keepControl is the most memory of the control buffers that a session keeps when they are empty, in bytes.
@@ -226,7 +226,7 @@ func (o *output) collectLazy(company bool) {
 // collectNews appends news if something keeps them company, or they have waited for long enough.
 func (o *output) collectNews(p []byte, company bool) []byte {
 	now := time.Now()
-	if wait := o.lastNews.Add(newsInterval).Sub(now); !company && wait > 0 {
+	if wait := o.lastNews.Add(NewsInterval).Sub(now); !company && wait > 0 {
 		o.timer.Reset(wait)
 		return p
 	}

@@ -3,16 +3,18 @@ package plan
 // closeBy is how many chunks behind this giver another one may be that hears of its grants too late.
 const closeBy = 32
 
-// Giver chooses what a holder of a file gives to those who leave the choice to it. Such a wish is a draw: any chunk in a
-// range. The holder grants it as late as it can, when its uplink is free, a chunk that is fresh: held here, in the range, by
-// no follower held, and granted to nobody yet. So whatever the fetchers know of each other, each chunk leaves the holder
-// once before any leaves it twice.
+// Giver chooses what a holder of a file gives to those who leave the choice to it. Such a wish is a draw: any chunk in
+// a range. The holder grants it as late as it can, when its uplink is free, a chunk that is fresh: held here, in the
+// range, by no follower held, and granted to nobody yet. So whatever the fetchers know of each other, each chunk leaves
+// the holder once before any leaves it twice.
 //
-// Several holders of one file begin at different places, and hear from their followers what the others gave. Where one comes
-// to what is given already, it goes on in the middle of the longest run that is fresh. So it does where another gave what it
-// has just given itself: they walk close behind one another, and would hear of each other's chunks too late all the way.
+// Several holders of one file begin at different places, and hear from their followers what the others gave. Where one
+// comes to what is given already, it goes on in the middle of the longest run that is fresh. So it does where another
+// gave what it has just given itself: they walk close behind one another, and would hear of each other's chunks too
+// late all the way.
 //
-// A granted chunk whose follower gives it up or leaves is granted again, after all that is fresh, unless a follower has it.
+// A granted chunk whose follower gives it up or leaves is granted again, after all that is fresh, unless a follower has
+// it.
 type Giver struct {
 	n      int
 	self   uint64

@@ -96,8 +96,8 @@ func within(m mask, start, lo, hi int) (int, bool) {
 	return i, ok && i < hi
 }
 
-// longest returns a place about the middle of the longest run of m in [lo, hi), which is not empty: between a quarter and
-// three quarters of it, as lot says.
+// longest returns a place about the middle of the longest run of m in [lo, hi), which is not empty: between a quarter
+// and three quarters of it, as lot says.
 func longest(m mask, lo, hi int, lot uint64) int {
 	best, size := lo, 0
 	for from := lo; from < hi; {

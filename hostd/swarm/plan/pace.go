@@ -12,22 +12,22 @@ const (
 	// paceMemory is the time over which a source's rate is averaged: several chunks on a slow link, soon enough to see
 	// that a fast one has become slow.
 	paceMemory = 500 * time.Millisecond
-	// queueTime is how long a chunk may wait at the source behind others of ours, beside a quarter of the time that it takes
-	// without: what covers the hiccups of two hosts. Every bit more makes decisions older, and buffers colder: between
-	// 100 ms and 2 ms, a gigabyte costs a quarter of its processor time.
+	// queueTime is how long a chunk may wait at the source behind others of ours, beside a quarter of the time that it
+	// takes without: what covers the hiccups of two hosts. Every bit more makes decisions older, and buffers colder:
+	// between 100 ms and 2 ms, a gigabyte costs a quarter of its processor time.
 	queueTime = 2 * time.Millisecond
-	// firstWindow is how many chunks a source may owe at least, so that it never waits for us, and at first: a seed that
-	// many come to at once is not asked for the same megabytes by all of them before they have met.
+	// firstWindow is how many chunks a source may owe at least, so that it never waits for us, and at first: a seed
+	// that many come to at once is not asked for the same megabytes by all of them before they have met.
 	firstWindow = 2
 	// silence is how long a source that has shown no rate may be silent before that is taken for its rate.
 	silence = time.Second
 )
 
-// Pace measures how fast a source delivers: an exponentially weighted average over the time in which it owes something, so
-// that a pause of ours is no slowness of its. From that and from the time that a chunk takes it finds how much to ask for
-// at a time: as much more with each chunk as long as nothing queues up (which doubles it every round trip), and what the
-// source delivers in the time that a chunk should take as soon as something does. It reads no clock. Not safe for
-// concurrent use.
+// Pace measures how fast a source delivers: an exponentially weighted average over the time in which it owes something,
+// so that a pause of ours is no slowness of its. From that and from the time that a chunk takes it finds how much to
+// ask for at a time: as much more with each chunk as long as nothing queues up (which doubles it every round trip), and
+// what the source delivers in the time that a chunk should take as soon as something does. It reads no clock. Not safe
+// for concurrent use.
 type Pace struct {
 	best   time.Duration // shortest time from a request to its chunk
 	window int           // bytes that the source may owe; 0 until a chunk came
@@ -62,8 +62,8 @@ func (p *Pace) Got(now time.Time, n int) {
 // Idle notes that the source owes nothing more.
 func (p *Pace) Idle() { p.mark = time.Time{} }
 
-// Rate returns bytes a second, 0 while nothing is known. A source whose next chunk of n bytes is overdue cannot be faster
-// than one chunk in the time since its last.
+// Rate returns bytes a second, 0 while nothing is known. A source whose next chunk of n bytes is overdue cannot be
+// faster than one chunk in the time since its last.
 func (p *Pace) Rate(now time.Time, n int) float64 {
 	rate := 0.0
 	if p.weight > 0 {

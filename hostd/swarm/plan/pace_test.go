@@ -55,7 +55,8 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// TestPaceOfTheSilent: a source that owes and sends nothing becomes slower by the second, and one that owes nothing does not.
+// TestPaceOfTheSilent: a source that owes and sends nothing becomes slower by the second, and one that owes nothing
+// does not.
 func TestPaceOfTheSilent(t *testing.T) {
 	var p Pace
 	now := time.Unix(1000, 0)

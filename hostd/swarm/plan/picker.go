@@ -1,9 +1,6 @@
 package plan
 
-import (
-	"slices"
-	"time"
-)
+import "slices"
 
 // Priority says who waits for a chunk. A higher one always goes first.
 type Priority uint8
@@ -25,23 +22,12 @@ const (
 	AnyPriority          = Demand + 1 // above all
 )
 
-const (
-	// MaxSources bounds the sources of a Picker. A chunk spreads from any of them; more bring more announcements than chunks.
-	MaxSources = 30
-	// DialSources is how many of them a fetcher looks for itself. The others are those who found it: a host to which all
-	// came and which went to nobody would be a source of many and have few.
-	DialSources = 28
-	// LookAround is how long a fetcher that has just begun hears of others, and goes to none of them: who all know only
-	// those who came first become a swarm of their own.
-	LookAround = 25 * time.Millisecond
-)
-
 // Picker decides which chunk to request next, and from which source. It is a pure data structure: no clock, no I/O, no
-// goroutine, no randomness; the same calls in the same order give the same requests, so that it can be tested by property
-// and simulated by the thousand. It is not safe for concurrent use: one job's loop owns it.
+// goroutine, no randomness; the same calls in the same order give the same requests, so that it can be tested by
+// property and simulated by the thousand. It is not safe for concurrent use: one job's loop owns it.
 //
-// Of a source that gives, it draws: it asks for a chunk of the source's choice (Request.Draw). Such a request waits at the
-// source and reserves nothing here but its place in the source's window, until Granted, Refused or Spent.
+// Of a source that gives, it draws: it asks for a chunk of the source's choice (Request.Draw). Such a request waits at
+// the source and reserves nothing here but its place in the source's window, until Granted, Refused or Spent.
 //
 // This file keeps its books; the rules by which it decides stand in rules.go.
 type Picker struct {
@@ -100,6 +86,7 @@ type Source struct {
 	rate   float64  // bytes a second, 0 = unknown
 	least  Priority // nothing below may be requested
 	dry    bool     // has nothing open: set by a search, cleared by news
+	peer   *Peer    // as the Job knows it
 }
 
 // Owes returns the bytes requested of s.
@@ -108,8 +95,8 @@ func (s *Source) Owes() int { return s.flying }
 // Draws returns how many draws wait at s.
 func (s *Source) Draws() int { return s.draws }
 
-// Request is one decision: ask Source for Chunk, which is Len bytes; or, if Draw is set, for any one chunk in [Lo, Hi) that it
-// likes, of at most Len bytes.
+// Request is one decision: ask Source for Chunk, which is Len bytes; or, if Draw is set, for any one chunk in [Lo, Hi)
+// that it likes, of at most Len bytes.
 type Request struct {
 	Source   *Source
 	Draw     bool
@@ -154,7 +141,8 @@ func (p *Picker) len(c int) int {
 	return int(min(int64(p.chunk), p.size-int64(c)*int64(p.chunk)))
 }
 
-// Want sets what chunk c is wanted for; zero takes the wish back. A request that is under way goes on until it is released.
+// Want sets what chunk c is wanted for; zero takes the wish back. A request that is under way goes on until it is
+// released.
 func (p *Picker) Want(c int, prio Priority) {
 	if p.prio[c] == prio {
 		return
@@ -197,8 +185,8 @@ func (p *Picker) Add(key uint64, place Place, has func(c int) bool) *Source {
 	return s
 }
 
-// Gives notes that s grants draws: from now on it is drawn from, and asked for what it chose to give to others only where the
-// rules say so.
+// Gives notes that s grants draws: from now on it is drawn from, and asked for what it chose to give to others only
+// where the rules say so.
 func (p *Picker) Gives(s *Source) {
 	if s.gives {
 		return
@@ -207,8 +195,9 @@ func (p *Picker) Gives(s *Source) {
 	s.fresh, s.spent = slices.Clone(s.have), newMask(p.n)
 }
 
-// Granted notes that a draw of s became chunk c: it is a request like any other now. False says that it is of no use, because
-// the chunk is here, is not wanted, or is on its way from another: the caller gives it up, and the draw is over.
+// Granted notes that a draw of s became chunk c: it is a request like any other now. False says that it is of no use,
+// because the chunk is here, is not wanted, or is on its way from another: the caller gives it up, and the draw is
+// over.
 func (p *Picker) Granted(s *Source, c int) bool {
 	p.undraw(s, 1)
 	_, flying := p.flights[c]
@@ -224,8 +213,8 @@ func (p *Picker) Granted(s *Source, c int) bool {
 // Refused notes that a draw of s is over without a chunk.
 func (p *Picker) Refused(s *Source) { p.undraw(s, 1) }
 
-// Spent notes that s answered a draw of [lo, hi) so: it has given all that it holds of it. That draw is over; it is not asked
-// for another there until it has more.
+// Spent notes that s answered a draw of [lo, hi) so: it has given all that it holds of it. That draw is over; it is not
+// asked for another there until it has more.
 func (p *Picker) Spent(s *Source, lo, hi int) {
 	p.undraw(s, 1)
 	for c := max(lo, 0); c < min(hi, p.n); c++ {
@@ -268,7 +257,8 @@ func (p *Picker) Remove(s *Source) {
 	p.ownStale = true
 }
 
-// Have notes that s has chunk c now. It returns whether that may be a reason to call Next: often s owes all that it may.
+// Have notes that s has chunk c now. It returns whether that may be a reason to call Next: often s owes all that it
+// may.
 func (p *Picker) Have(s *Source, c int) bool {
 	if !s.have.has(c) {
 		p.gain(s, c)
@@ -296,8 +286,8 @@ func (p *Picker) Holders(c int) int { return int(p.holders[c]) }
 // Complete says whether s has every chunk.
 func (p *Picker) Complete(s *Source) bool { return s.count == p.n }
 
-// SetPace gives what was measured of s: its rate in bytes a second (0 = unknown), and how many bytes may be requested of it
-// at a time. One chunk always may.
+// SetPace gives what was measured of s: its rate in bytes a second (0 = unknown), and how many bytes may be requested
+// of it at a time. One chunk always may.
 func (p *Picker) SetPace(s *Source, rate float64, window int) {
 	p.grown += p.growth(window) - p.growth(s.window)
 	s.rate, s.window = rate, window
@@ -329,8 +319,8 @@ func (p *Picker) Release(s *Source, c int) {
 	p.flights[c] = f
 }
 
-// Done notes that chunk c is held here: it is wanted no more. It returns the sources that were asked for it; the requests
-// which are still under way the caller cancels.
+// Done notes that chunk c is held here: it is wanted no more. It returns the sources that were asked for it; the
+// requests which are still under way the caller cancels.
 func (p *Picker) Done(c int) []*Source {
 	f, flying := p.flights[c]
 	if !flying {

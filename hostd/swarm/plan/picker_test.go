@@ -95,7 +95,8 @@ func TestRarestFirst(t *testing.T) {
 	}
 }
 
-// TestTwinOnlyOfStragglers: an idle source is asked for what another owes if that one is much slower, and not otherwise.
+// TestTwinOnlyOfStragglers: an idle source is asked for what another owes if that one is much slower, and not
+// otherwise.
 func TestTwinOnlyOfStragglers(t *testing.T) {
 	for _, tc := range []struct {
 		rate float64
@@ -173,8 +174,8 @@ func BenchmarkPick(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/chunk")
 }
 
-// TestStartGoesBetween: what a start waits for goes after what is read ahead and before what is distributed, and is drawn
-// of a seed like that.
+// TestStartGoesBetween: what a start waits for goes after what is read ahead and before what is distributed, and is
+// drawn of a seed like that.
 func TestStartGoesBetween(t *testing.T) {
 	p := NewPicker(1, Place{}, 4*testChunk, testChunk)
 	s := p.Add(1, Place{}, all)

@@ -6,18 +6,20 @@ import (
 )
 
 const (
-	// Slots is how many chunks a host sends at a time: one on its way, and one ready behind it, for receivers that are busy.
+	// Slots is how many chunks a host sends at a time: one on its way, and one ready behind it, for receivers that are
+	// busy.
 	Slots = 4
 	// LendTime is how long a slot may be held before it is lent to another.
 	LendTime = 100 * time.Millisecond
 )
 
-// Uplink orders what many askers want of one host: who gets a slot next, that is, whose chunk is sent. Few slots make a chunk
-// whole early, so that it can be passed on early; every one more is a decision made too soon.
+// Uplink orders what many askers want of one host: who gets a slot next, that is, whose chunk is sent. Few slots make a
+// chunk whole early, so that it can be passed on early; every one more is a decision made too soon.
 //
-// The order is: the higher priority; draws of the own rack, then requests, of the own rack and of others in turn, then draws
-// of others; then askers in turn, of draws the least loaded first. (A request out of another rack brings a chunk to many; one
-// alone among the many of the own rack it would come too late.) A slot that is held for long, because its receiver is slow, is lent to another asker.
+// The order is: the higher priority; draws of the own rack, then requests, of the own rack and of others in turn, then
+// draws of others; then askers in turn, of draws the least loaded first. (A request out of another rack brings a chunk
+// to many; one alone among the many of the own rack it would come too late.) A slot that is held for long, because its
+// receiver is slow, is lent to another asker.
 //
 // T is what the host knows a wish by.
 type Uplink[T any] struct {
@@ -194,8 +196,8 @@ func (u *Uplink[T]) Next(now time.Time, g Granter[T]) *Ticket[T] {
 	return nil
 }
 
-// crossing counts the slots that requests of other racks hold. While own ones wait it should not be more than half: what goes
-// over a crowded trunk holds its slot for long.
+// crossing counts the slots that requests of other racks hold. While own ones wait it should not be more than half:
+// what goes over a crowded trunk holds its slot for long.
 func (u *Uplink[T]) crossing() (n int) {
 	for _, t := range u.busy {
 		if t.class == farRequest {
@@ -233,8 +235,8 @@ func (u *Uplink[T]) serve(now time.Time, g Granter[T], prio Priority, class int)
 	return nil
 }
 
-// first finds the ticket whose turn it is among those of a kind; an asker that has been slow to take what it is being sent
-// has none.
+// first finds the ticket whose turn it is among those of a kind; an asker that has been slow to take what it is being
+// sent has none.
 func (u *Uplink[T]) first(now time.Time, g Granter[T], prio Priority, class int) (best *Ticket[T]) {
 	load := 0
 	for _, a := range u.askers {

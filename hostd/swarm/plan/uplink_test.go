@@ -100,7 +100,8 @@ func TestDrawsWaitUntilWoken(t *testing.T) {
 	}
 }
 
-// TestUplinkServesAll drives an Uplink at random: no more slots than it has, nothing twice, and in the end everything once.
+// TestUplinkServesAll drives an Uplink at random: no more slots than it has, nothing twice, and in the end everything
+// once.
 func TestUplinkServesAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		slots := rapid.IntRange(1, 4).Draw(t, "slots")

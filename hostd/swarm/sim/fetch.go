@@ -1,189 +1,246 @@
-package main
+package sim
 
 import (
 	"slices"
 	"time"
+
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 )
 
-// fill asks for whatever may be asked for.
-func (h *host) fill() {
-	if h.dead || !h.fetching() {
-		return
-	}
-	for {
-		r, ok := h.pick.Next()
-		if !ok {
+// act carries out what the job decides, until it has nothing more.
+func (h *host) act() {
+	for !h.dead {
+		actions := h.job.Act(h.net.time())
+		if len(actions) == 0 {
 			return
 		}
-		p := h.sources[r.Source]
-		w := &wish{fetcher: p, holder: p.back, draw: r.Draw, chunk: r.Chunk, lo: r.Lo, hi: r.Hi, prio: r.Priority, since: h.net.now}
-		if r.Draw {
-			w.chunk = -1
-			p.draws = append(p.draws, w)
-		} else {
-			p.owe(w)
+		for _, a := range actions {
+			h.do(a)
 		}
-		p.post(event{kind: asked, w: w})
 	}
 }
 
-func (p *peer) owe(w *wish) {
-	if len(p.asked) == 0 {
-		p.alive = p.host.net.now
+func (h *host) do(a plan.Action) {
+	n := h.net
+	h.record.did(a)
+	switch a.Do {
+	case plan.Look:
+		h.job.Listed(n.time(), n.seeds)
+	case plan.Connect:
+		h.connect(a.Peer, a.Mutual)
+	case plan.Part:
+		h.part(a.Peer)
+	case plan.Send:
+		h.request(a.Ask)
+	case plan.Cancel:
+		h.cancel(a.Ask.Tag.(*wish))
+	case plan.Probe:
+		h.probe(a.Peer)
+	case plan.Shun:
+		for _, l := range h.sessions.Shun(n.time(), a.Peer.Host()) {
+			endOf(l).hangUp()
+		}
+	case plan.Tell:
+		h.log = append(h.log, a.Chunks...)
+		h.server.Hold(file, a.Chunks, a.Soon)
+		h.serve()
+	case plan.Crowd:
+		h.server.Crowd(file, a.Full)
+	case plan.Finish:
+		h.ended = n.now
+		n.left--
 	}
-	p.asked[w.chunk] = w
-	p.pace.Owe(p.host.net.time())
 }
 
-// granted: a draw of this peer has become a chunk.
-func (p *peer) granted(w *wish, c int) {
-	if p.gone || p.host.dead || w.over {
+// schedule calls the job when it is due.
+func (h *host) schedule() {
+	h.tickAt = h.net.at(h.job.Due())
+	h.net.after(time.Duration(max(h.tickAt-h.net.now, 0)), event{kind: ticked, h: h})
+}
+
+// tick: the job is due.
+func (h *host) tick() {
+	if h.dead {
 		return
 	}
-	p.draws = slices.DeleteFunc(p.draws, func(o *wish) bool { return o == w })
-	if !p.host.pick.Granted(p.src, c) {
-		p.cancel(w)
-	} else {
-		w.since = p.host.net.now
-		p.owe(w)
+	for _, p := range h.job.Peers() {
+		if e, ok := p.Tag.(*end); ok {
+			p.Vital(e.received, 0)
+		}
 	}
-	p.host.fill()
-}
-
-// spent: a draw of this peer has found nothing.
-func (p *peer) spent(w *wish) {
-	if p.gone || p.host.dead || w.over {
+	h.job.Tick(h.net.time())
+	h.act()
+	if !h.job.Over(h.net.time()) {
+		h.schedule()
 		return
 	}
-	p.draws = slices.DeleteFunc(p.draws, func(o *wish) bool { return o == w })
-	p.host.pick.Spent(p.src, w.lo, w.hi)
-	p.host.fill()
+	h.server.Fetch(file, false)
+	h.job.Close(h.net.time())
+	h.act()
 }
 
-func (p *peer) cancel(w *wish) {
+// connect gets a session with a peer and opens the file there.
+func (h *host) connect(p *plan.Peer, mutual bool) {
+	h.hold(p.Host(), mutual, func(e *end) {
+		_, over := p.Tag.(parted)
+		switch {
+		case e == nil:
+			h.record.step(Step{What: Ended, Peer: p.Host()})
+			h.job.Refused(h.net.time(), p)
+			h.act()
+		case over:
+			h.sessions.Release(h.net.time(), e.link)
+		default:
+			p.Tag, e.job = e, p
+			e.listen(true)
+		}
+	})
+}
+
+// parted is the tag of a peer that the job has parted with.
+type parted struct{}
+
+// part closes the file at a peer.
+func (h *host) part(p *plan.Peer) {
+	e, ok := p.Tag.(*end)
+	p.Tag = parted{}
+	if ok {
+		e.job = nil
+		h.sessions.Release(h.net.time(), e.link)
+		e.unlisten()
+	}
+}
+
+// refused: a peer does not answer, or not any more.
+func (e *end) refused(p *plan.Peer) {
+	if h := e.host; p != nil && e.job == p && !h.dead {
+		h.record.step(Step{What: Ended, Peer: p.Host()})
+		h.job.Refused(h.net.time(), p)
+		h.act()
+	}
+}
+
+// probe asks a peer for a sign of life.
+func (h *host) probe(p *plan.Peer) {
+	e := p.Tag.(*end)
+	answer := func(alive bool) {
+		if !h.dead {
+			h.job.Alive(h.net.time(), p, alive)
+			h.act()
+		}
+	}
+	if e.far.host.dead {
+		h.net.call(plan.StallTime, func() { answer(false) })
+		return
+	}
+	e.say(func(far *end) { far.say(func(*end) { answer(true) }) })
+}
+
+// wish is a request or a draw.
+type wish struct {
+	ask             *plan.Ask
+	fetcher, holder *end
+	pull            *plan.Pull
+	lo, hi          int
+	draw            bool
+	chunk           int // -1 = a draw not granted
+	prio            plan.Priority
+	len             int   // bytes of the budget that it holds
+	since           int64 // asked
+	over            bool  // the fetcher does not want it any more
+
+	left  int // segments to send
+	got   int // segments arrived
+	ended bool
+}
+
+// request asks a peer for a chunk, or for one of its choice.
+func (h *host) request(a *plan.Ask) {
+	e := a.Peer.Tag.(*end)
+	w := &wish{ask: a, fetcher: e, holder: e.far, draw: a.Draw, chunk: a.Chunk, lo: a.Lo, hi: a.Hi, prio: a.Priority,
+		since: h.net.now}
+	if !a.Draw {
+		w.len = a.Len
+	}
+	a.Tag = w
+	e.post(event{kind: asked, w: w})
+}
+
+// free returns what a wish held of the budget.
+func (h *host) free(w *wish) {
+	if w.len > 0 {
+		h.budget.Give(w.holder.host.self, w.len)
+		w.len = 0
+		h.job.Room()
+	}
+}
+
+func (h *host) cancel(w *wish) {
 	w.over = true
-	p.post(event{kind: withdrawn, w: w})
+	h.free(w)
+	if !w.fetcher.gone {
+		w.fetcher.post(event{kind: withdrawn, w: w})
+	}
 }
 
-// arrived: a segment has come from this peer.
-func (p *peer) arrived(w *wish) {
-	h, n := p.host, p.host.net
-	if h.dead || p.gone {
+// granted: a draw has become a chunk.
+func (e *end) granted(w *wish, c int) {
+	h := e.host
+	if e.gone || h.dead || w.over {
+		return
+	}
+	h.record.step(Step{What: Granted, Peer: w.holder.host.self, Chunk: c, Lo: w.lo, Hi: w.hi})
+	w.chunk, w.len = c, h.net.spec.len(c)
+	h.budget.Take(h.net.time(), w.holder.host.self, w.len)
+	h.job.Granted(h.net.time(), w.ask, c)
+	h.act()
+}
+
+// spent: a draw has found nothing.
+func (e *end) spent(w *wish) {
+	h := e.host
+	if e.gone || h.dead || w.over {
+		return
+	}
+	h.record.step(Step{What: Spent, Peer: w.holder.host.self, Lo: w.lo, Hi: w.hi})
+	h.job.Ended(h.net.time(), w.ask, 0, plan.Spent)
+	h.act()
+}
+
+// arrived: a segment has come.
+func (e *end) arrived(w *wish) {
+	h, n := e.host, e.host.net
+	if h.dead || e.gone {
 		return // and no credit
 	}
 	w.holder.flight--
 	if !w.holder.host.dead {
 		w.holder.host.send()
 	}
-	p.alive = n.now
+	e.received += uint64(n.spec.segment())
 	if w.got++; w.got < n.spec.segments() {
 		return
 	}
+	if w.over || h.have.Has(w.chunk) {
+		n.duplicates++
+	}
 	if w.over {
-		n.duplicates++
 		return
 	}
-	c, size := w.chunk, n.spec.chunk
-	now := n.time()
-	p.pace.Got(now, size)
-	rate := p.pace.Rate(now, size)
-	p.pace.Took(time.Duration(n.now-w.since), size, p.src.Owes(), rate)
-	delete(p.asked, c)
-	if len(p.asked) == 0 {
-		p.pace.Idle()
+	w.over = true
+	h.record.step(Step{What: Arrived, Peer: w.holder.host.self, Chunk: w.chunk})
+	h.free(w)
+	if !h.have.Has(w.chunk) {
+		h.have.Set(w.chunk)
+		h.missing--
 	}
-	for _, s := range h.pick.Done(c) {
-		if o := h.sources[s]; o != p {
-			o.giveUp(c)
-		}
-	}
-	h.pick.SetPace(p.src, p.pace.Rate(now, size), p.pace.Allowed(size))
-	h.store(c)
-	h.fill()
+	h.job.Ended(n.time(), w.ask, time.Duration(n.now-w.since), plan.Stored)
+	h.act()
 }
 
-// giveUp cancels the request for chunk c.
-func (p *peer) giveUp(c int) {
-	if w := p.asked[c]; w != nil {
-		delete(p.asked, c)
-		if len(p.asked) == 0 {
-			p.pace.Idle()
-		}
-		p.cancel(w)
+// drop takes a wish off the list of those that wait or are sent.
+func (e *end) drop(w *wish) {
+	if i := slices.Index(e.pulls, w); i >= 0 {
+		e.pulls = slices.Delete(e.pulls, i, i+1)
 	}
-}
-
-// store notes that chunk c is here.
-func (h *host) store(c int) {
-	n := h.net
-	if h.have[c] {
-		n.duplicates++
-		return
-	}
-	h.have[c] = true
-	h.count++
-	if h.want--; h.want == 0 {
-		h.ended = n.now
-		n.left--
-		for _, p := range h.list {
-			for _, w := range p.draws {
-				p.cancel(w)
-			}
-			p.draws = nil
-		}
-	}
-	if h.giver != nil {
-		h.giver.Hold(c)
-	}
-	h.news = append(h.news, c)
-	if !h.telling {
-		h.telling = true
-		n.after(gather+latency+time.Duration(ns(float64(n.spec.segment())/h.up)), event{kind: told, h: h})
-	}
-}
-
-// tell tells h's peers what is new here.
-func (h *host) tell() {
-	h.telling = false
-	if h.dead {
-		return
-	}
-	for _, p := range h.list {
-		q := p.back // h, as the peer sees it
-		if q.follower != nil {
-			for _, c := range h.news {
-				q.host.giver.Has(q.follower, c)
-			}
-		}
-		if q.src == nil || !q.host.fetching() {
-			continue
-		}
-		use := false
-		for _, c := range h.news {
-			use = q.host.pick.Have(q.src, c) || use
-		}
-		if use {
-			q.host.fill()
-		}
-	}
-	h.news = h.news[:0]
-}
-
-// tick looks at what the sources owe.
-func (h *host) tick() {
-	if h.dead || !h.fetching() {
-		return
-	}
-	now, size := h.net.time(), h.net.spec.chunk
-	for _, p := range h.list {
-		if p.src != nil && len(p.asked) > 0 {
-			h.pick.SetPace(p.src, p.pace.Rate(now, size), p.pace.Allowed(size))
-		}
-	}
-	if len(h.heard) == 0 {
-		h.heard, h.later = h.later, nil
-	}
-	h.connect()
-	h.fill()
-	h.net.after(h.net.spec.tick(), event{kind: tick, h: h})
 }

@@ -1,159 +1,194 @@
-package main
+package sim
 
 import (
 	"slices"
+	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
+	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/wire"
 )
 
-// host is one simulated host: a holder, a fetcher, or in turn both.
+// file is the one file of a simulated swarm.
+var file content.Digest
+
+// host is one simulated host. It drives the same state machines of package plan as a daemon does, over modelled
+// connections.
 type host struct {
 	net  *net
 	id   int
-	key  uint64
+	self plan.Host
 	rack *rack
 	up   float64 // bytes a second
 	down link
 	dead bool
 
-	have  []bool
-	count int
-	want  int   // chunks that it lacks of those it wants
-	ended int64 // when it had them
+	sessions *plan.Sessions
+	server   *plan.Server
+	budget   *plan.Budget
+	job      *plan.Job // of one that fetches
+	have     content.Bits
+	wants    content.Bits
+	missing  int   // chunks that it lacks of those it wants
+	ended    int64 // when it had them
 
-	pick    *plan.Picker // of one that fetches
-	sources map[*plan.Source]*peer
-	dialing int
-	tried   int
-	looked  int64    // until when it looks around
-	known   []uint64 // hosts that it has heard of
-	nknown  int
-	heard   []int   // those of them that it has not tried
-	later   []int   // those that had no room
-	openers []*host // who came here
+	ends    []*end                     // of its connections, in the order in which they were made
+	waiting map[plan.Host][]func(*end) // who waits for a dial
+	tickAt  int64                      // when the job is due
+	ringAt  int64                      // when the server is due; 0 is never
 
-	peers     map[int]*peer // its sessions, by host
-	list      []*peer       // the same, in order
-	followers int
-	uplink    *plan.Uplink[*wish]
-	giver     *plan.Giver // of one that grants draws
-	refused   []*wish     // draws that found nothing
-	active    []*wish     // being sent, in turn
-	sending   bool
-	lending   bool
-	out       int64 // bytes sent
+	active  []*wish // being sent, in turn
+	sending bool
+	out     int64 // bytes sent
 
-	news    []int // chunks to tell of
-	telling bool
+	began  int64     // to fetch
+	record *recorder // nil but of one
+
+	log     []int // chunks that have come here, to be told of
+	flushAt int64 // when some of them are; 0 is never
+	flushed int64 // when some were last
 }
 
-// peer is another host as one host sees it.
-type peer struct {
-	host, other *host
-	back        *peer // this host as the other sees it
-	gone        bool
-
-	src   *plan.Source // what this host fetches from it; nil if nothing
-	pace  plan.Pace
-	asked map[int]*wish
-	draws []*wish
-	alive int64 // when it last sent something, while it owes
-
-	asker    *plan.Asker[*wish] // what it fetches from here
-	follower *plan.Follower
-	current  *wish // being sent to it
-	flight   int   // segments on the way to it
-	last     int64 // when the last message to it arrives
-}
-
-// wish is a request or a draw.
-type wish struct {
-	fetcher, holder *peer // each as the one sees the other
-	draw            bool
-	chunk           int // -1 = a draw not granted
-	lo, hi          int
-	prio            plan.Priority
-	since           int64 // asked, or granted
-	over            bool  // the fetcher does not want it any more
-
-	ticket *plan.Ticket[*wish]
-	left   int // segments to send
-	got    int // segments arrived
-	ended  bool
-}
-
-func (h *host) fetching() bool { return h.pick != nil && h.want > 0 }
-
-// post sends a message: it waits behind what is on the way to the other, and behind those before it.
-func (p *peer) post(e event) {
-	n := p.host.net
-	behind := ns(float64(p.flight*n.spec.segment()) / p.host.up)
-	p.last = max(p.last, n.now+int64(latency)+behind)
-	e.at = p.last
-	n.events.push(e)
-}
-
+// begin begins to fetch.
 func (h *host) begin() {
 	if h.dead {
 		return
 	}
 	n := h.net
-	h.pick = plan.NewPicker(h.key, h.rack.place, n.spec.size, n.spec.chunk)
-	h.sources = map[*plan.Source]*peer{}
-	for c := range n.spec.chunks() {
-		if !h.have[c] && n.spec.wants(h, c) {
-			h.pick.Want(c, plan.Distribute)
-			h.want++
-		}
-	}
-	for id := range n.spec.seeds {
-		h.meet(n.hosts[id])
-	}
-	h.connect()
-	// Before it goes to others it hears of more than those who came first: who only know each other become a swarm of
-	// their own.
-	h.looked = n.now + int64(plan.LookAround)
-	n.after(plan.LookAround, event{kind: tick, h: h})
+	h.began = n.now
+	h.server.Fetch(file, true)
+	h.job = plan.NewJob(n.time(), plan.JobConfig{Self: h.self, Size: n.spec.Size, Chunk: n.spec.Chunk,
+		Have: h.have.Clone(), Place: func(o plan.Host) plan.Place { return n.host(o).rack.place }, Budget: h})
+	h.job.Claim(n.time(), plan.NewClaim(plan.Distribute, h.wants.Clone()), h.have)
+	h.act()
+	h.schedule()
 }
 
 // die ends a host: silently, or so that its peers' sessions end at once.
 func (h *host) die(silent bool) {
-	if h.want > 0 {
+	if h.missing > 0 {
 		h.net.left--
 	}
 	h.dead = true
 	d := latency
 	if silent {
-		d = stallTime
+		d = wire.DefaultStallTimeout
 	}
-	for _, p := range h.list {
-		h.net.after(d, event{kind: missed, p: p.back})
+	for _, e := range h.ends {
+		h.net.call(d, e.far.close)
 	}
 }
 
-// drop parts with a peer that is dead.
-func (p *peer) drop() {
-	h := p.host
-	p.gone = true
-	delete(h.peers, p.other.id)
-	h.list = slices.DeleteFunc(h.list, func(o *peer) bool { return o == p })
-	if p.src != nil {
-		h.pick.Remove(p.src)
-		delete(h.sources, p.src)
+// Ask implements plan.Budgeter.
+func (h *host) Ask(now time.Time, peer plan.Host, n int, prio plan.Priority, draw bool) bool {
+	if !h.budget.Room(now, peer, n, prio) {
+		return false
 	}
-	if p.asker != nil {
-		h.uplink.Leave(p.asker)
-		h.followers--
-		h.active = slices.DeleteFunc(h.active, func(w *wish) bool { return w.holder == p })
+	if !draw {
+		h.budget.Take(now, peer, n)
 	}
-	if p.follower != nil {
-		h.giver.Leave(p.follower)
-		h.uplink.Wake(func(*wish) bool { return true })
+	return true
+}
+
+// hold gives a session with o to then, as soon as there is one; nil if there will be none.
+func (h *host) hold(o plan.Host, mutual bool, then func(*end)) {
+	switch e := h.sessions.Want(h.net.time(), o, mutual); e.Answer {
+	case plan.Use:
+		then(endOf(e.Link))
+	case plan.Wait:
+		h.waiting[o] = append(h.waiting[o], then)
+	case plan.Dial:
+		h.giveWay(e.Closed)
+		h.waiting[o] = append(h.waiting[o], then)
+		h.net.call(e.After, func() { h.dial(o, e.After > 0) })
+	default:
+		then(nil)
 	}
+}
+
+// giveWay ends a session for another one.
+func (h *host) giveWay(l *plan.Link) {
+	if l != nil {
+		endOf(l).hangUp()
+	}
+}
+
+// dial makes a connection, unless o made one while this host was courteous.
+func (h *host) dial(o plan.Host, courteous bool) {
+	n, far := h.net, h.net.host(o)
+	switch {
+	case h.dead:
+	case courteous && h.sessions.Connected(o):
+		h.sessions.GaveUp(o)
+	case far.dead:
+		n.call(plan.DialTimeout, func() { h.dialed(o, nil) })
+	default:
+		n.call(handshake, func() { far.accept(h) })
+	}
+}
+
+// accept answers the dial of another host.
+func (h *host) accept(o *host) {
+	n := h.net
+	if h.dead || o.dead {
+		n.call(plan.DialTimeout, func() { o.dialed(h.self, nil) })
+		return
+	}
+	e := h.sessions.Accept(n.time(), o.self)
+	h.giveWay(e.Closed)
+	switch e.Answer {
+	case plan.Welcome:
+		near, far := newConn(o, h)
+		l, _ := h.sessions.Accepted(n.time(), o.self) // a dial of our own that is under way leads to a second session
+		far.enter(l)
+		o.dialed(h.self, near)
+		h.resume(o.self)
+	case plan.TurnAway:
+		near, far := newConn(o, h)
+		far.lobby = true
+		o.dialed(h.self, near)
+		n.call(plan.LobbyTime, far.turnAway)
+	default:
+		o.dialed(h.self, nil)
+	}
+}
+
+// dialed ends a dial, with a connection or nil.
+func (h *host) dialed(o plan.Host, e *end) {
 	if h.dead {
 		return
 	}
-	h.pump()
-	h.connect()
-	h.fill()
+	if e == nil {
+		h.sessions.GaveUp(o)
+		waiting := h.waiting[o]
+		delete(h.waiting, o)
+		for _, then := range waiting {
+			then(nil)
+		}
+		return
+	}
+	e.enter(h.sessions.Dialed(h.net.time(), o))
+	h.resume(o)
+}
+
+// resume lets those go on who wait for a session with o, now that there is one.
+func (h *host) resume(o plan.Host) {
+	waiting := h.waiting[o]
+	delete(h.waiting, o)
+	for _, then := range waiting {
+		h.hold(o, false, then)
+	}
+}
+
+// sweep ends sessions that are idle, now and then.
+func (h *host) sweep() {
+	for _, l := range h.sessions.Sweep(h.net.time()) {
+		endOf(l).hangUp()
+	}
+	h.net.call(time.Second, h.sweep)
+}
+
+// forget takes an end off the list.
+func (h *host) forget(e *end) {
+	h.ends = slices.DeleteFunc(h.ends, func(o *end) bool { return o == e })
 }

@@ -1,30 +1,21 @@
-package main
+package sim
 
 import (
+	"encoding/binary"
 	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
 )
 
+// What the modelled network is like. None of it is the protocol's: that is package plan, and internal/wire for what a
+// session gathers before it sends.
 const (
 	// latency is what any message takes: half a round trip, and two hosts' schedulers.
 	latency = time.Millisecond
-	// gather is how long announcements are gathered before they are told.
-	gather = 2 * time.Millisecond
-	// dialTime is what a new session takes: TCP, TLS, Hello.
-	dialTime = 4 * latency
-	// tickTime is how often a fetcher looks at what its sources owe.
-	tickTime = 200 * time.Millisecond
-	// stallTime is how long a host that vanished without a word may owe before it is given up, as in hostd/swarm.
-	stallTime = 4 * time.Second
+	// handshake is what a new connection takes: TCP, TLS, Hello.
+	handshake = 4 * latency
 	// window is how many segments a connection may have on the way.
 	window = 4
-	// maxSessions, introductions and maxKnown are those of hostd/swarm and internal/wire.
-	maxSessions   = 256
-	introductions = 64
-	maxKnown      = 1024 // hosts that one remembers
-	// maxDials is how many hosts are dialed at a time.
-	maxDials = 8
 )
 
 // link is a queue of a rate, first in, first out. The zero value has no limit.
@@ -54,11 +45,12 @@ type rack struct {
 
 // net is one simulated swarm.
 type net struct {
-	spec   *spec
+	spec   *Spec
 	now    int64
 	events queue
 	racks  []*rack
 	hosts  []*host
+	seeds  []plan.Host // what the directory says
 	begun  time.Time
 	left   int // fetchers that are not done
 
@@ -66,12 +58,27 @@ type net struct {
 	steps      int
 }
 
+// hostOf names the host of a number: its key is uniform, as that of a real one, and its tail is the number.
+func hostOf(id int) (h plan.Host) {
+	binary.LittleEndian.PutUint64(h[:], plan.Mix(uint64(id)))
+	binary.LittleEndian.PutUint64(h[8:], uint64(id))
+	return h
+}
+
+func (n *net) host(h plan.Host) *host { return n.hosts[binary.LittleEndian.Uint64(h[8:])] }
+
 func (n *net) time() time.Time { return n.begun.Add(time.Duration(n.now)) }
+
+// at returns when a time of plan is.
+func (n *net) at(t time.Time) int64 { return int64(t.Sub(n.begun)) }
 
 func (n *net) after(d time.Duration, e event) {
 	e.at = n.now + int64(d)
 	n.events.push(e)
 }
+
+// call calls f after d.
+func (n *net) call(d time.Duration, f func()) { n.after(d, event{kind: called, do: f}) }
 
 // run lets everything happen.
 func (n *net) run() {
@@ -84,9 +91,11 @@ func (n *net) run() {
 }
 
 const (
-	begin     kind = iota // h begins to fetch
-	met                   // h hears of p's host... of host arg
-	dialed                // h opens the file at host arg
+	called    kind = iota // do what stands there
+	ticked                // h's job is due
+	rang                  // h's server is due
+	flushed               // h tells what news may not wait longer
+	told                  // news arrive at peers of h
 	asked                 // w arrives at its holder
 	granted               // w's fetcher hears which chunk it is
 	spent                 // w's fetcher hears that all was given
@@ -95,25 +104,26 @@ const (
 	trunked               // a segment of w has left its rack
 	crossed               // a segment of w has come into the fetcher's rack
 	arrived               // a segment of w is at its fetcher
-	told                  // h's followers hear what it has
-	lend                  // h looks whether slots are to be lent
-	tick                  // h looks at its sources
-	die                   // h dies
-	missed                // h's peer p is found dead
 )
 
 func (n *net) do(e *event) {
 	switch e.kind {
-	case begin:
-		e.h.begin()
-	case met:
-		e.h.meet(n.hosts[e.arg])
-	case dialed:
-		e.h.open(n.hosts[e.arg])
+	case called:
+		e.do()
+	case ticked:
+		e.h.tick()
+	case rang:
+		e.h.ring(e.at)
+	case flushed:
+		e.h.flush()
+	case told:
+		for _, t := range e.tells {
+			t.arrive()
+		}
 	case asked:
-		e.w.holder.serve(e.w)
+		e.w.holder.asked(e.w)
 	case granted:
-		e.w.fetcher.granted(e.w, e.arg)
+		e.w.fetcher.granted(e.w, int(e.arg))
 	case spent:
 		e.w.fetcher.spent(e.w)
 	case withdrawn:
@@ -126,17 +136,6 @@ func (n *net) do(e *event) {
 		n.land(e.w)
 	case arrived:
 		e.w.fetcher.arrived(e.w)
-	case told:
-		e.h.tell()
-	case lend:
-		e.h.lending = false
-		e.h.pump()
-	case tick:
-		e.h.tick()
-	case die:
-		e.h.die(e.arg != 0)
-	case missed:
-		e.p.drop()
 	}
 }
 

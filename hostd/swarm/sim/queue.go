@@ -1,20 +1,21 @@
-package main
+package sim
 
 // event is something that happens at a virtual time.
 type event struct {
-	at   int64 // ns
-	seq  uint64
-	kind kind
-	arg  int // a chunk or a number, as the kind says
-	h    *host
-	w    *wish
-	p    *peer
+	at    int64 // ns
+	seq   uint64
+	kind  kind
+	arg   int32 // a chunk, of granted
+	h     *host
+	w     *wish
+	do    func()
+	tells []tell
 }
 
 type kind uint8
 
-// queue is the future: a heap of four children a node, which has half the levels of the usual one. Events of one time come in
-// the order in which they were put in.
+// queue is the future: a heap of four children a node, which has half the levels of the usual one. Events of one time
+// come in the order in which they were put in.
 type queue struct {
 	heap []event
 	seq  uint64

@@ -1,77 +1,122 @@
-package main
+package sim
 
 import (
 	"slices"
 	"time"
+
+	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
+	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// serve: a wish of this peer has come.
-func (p *peer) serve(w *wish) {
-	if p.gone || p.host.dead {
-		return
-	}
-	w.ticket = p.host.uplink.Push(p.asker, w.prio, w.draw, w)
-	p.host.pump()
-}
-
-// withdrawn: this peer wants it no more.
-func (p *peer) withdrawn(w *wish) {
-	h := p.host
-	if p.gone || h.dead || w.ended || h.uplink.Cancel(w.ticket) {
-		return
-	}
-	h.finish(w)
-	if w.draw && w.chunk >= 0 && p.follower != nil {
-		h.giver.Revoke(p.follower, w.chunk)
-		h.uplink.Wake(func(*wish) bool { return true })
-	}
-	h.pump()
-}
-
-// Load implements plan.Granter.
-func (h *host) Load(w *wish) int { return h.giver.Load(w.holder.follower) }
-
-// Grant implements plan.Granter.
-func (h *host) Grant(w *wish) bool {
-	c, ok := h.giver.Grant(w.holder.follower, w.lo, w.hi)
-	if !ok {
-		h.refused = append(h.refused, w)
-		return false
-	}
-	w.chunk = c
-	return true
-}
-
-// pump gives free slots to whose turn it is.
-func (h *host) pump() {
+// serve carries out what the server decides, until it has nothing more.
+func (h *host) serve() {
 	if h.dead {
 		return
 	}
 	n := h.net
 	for {
-		t := h.uplink.Next(n.time(), h)
-		if t == nil {
+		actions := h.server.Act(n.time())
+		if len(actions) == 0 {
 			break
 		}
-		w := t.What
-		w.left = n.spec.segments()
-		h.active = append(h.active, w)
-		if w.draw {
-			w.holder.post(event{kind: granted, w: w, arg: w.chunk})
+		for _, a := range actions {
+			if a.Do == plan.Announce {
+				h.announce(a)
+			} else {
+				a.Session.Tag.(*end).serve(a)
+			}
 		}
 	}
-	for _, w := range h.refused {
-		if !h.fetching() && h.uplink.Cancel(w.ticket) {
-			w.ended = true
-			w.holder.post(event{kind: spent, w: w})
+	if due := h.server.Due(); !due.IsZero() {
+		if at := max(n.at(due), n.now); h.ringAt == 0 || at < h.ringAt {
+			h.ringAt = at
+			n.after(time.Duration(at-n.now), event{kind: rang, h: h})
 		}
-	}
-	h.refused = h.refused[:0]
-	if at, ok := h.uplink.Due(n.time()); ok && !h.lending {
-		h.lending = true
-		n.after(max(0, at.Sub(n.time())), event{kind: lend, h: h})
 	}
 	h.send()
+}
+
+// ring: the server is due.
+func (h *host) ring(at int64) {
+	if at == h.ringAt {
+		h.ringAt = 0
+		h.serve()
+	}
+}
+
+func (e *end) serve(a plan.ServerAction) {
+	h := e.host
+	switch a.Do {
+	case plan.Introduce:
+		e.say(func(far *end) {
+			if far.job != nil {
+				far.host.record.step(Step{What: Met, Peer: e.host.self, Hosts: a.Hosts})
+				far.host.job.Met(far.host.net.time(), a.Hosts...)
+				far.host.act()
+			}
+		})
+	case plan.Deliver:
+		w := a.Pull.Tag.(*wish)
+		w.left = h.net.spec.segments()
+		h.active = append(h.active, w)
+		if w.draw {
+			w.chunk = a.Pull.Chunk
+			e.post(event{kind: granted, w: w, arg: int32(w.chunk)})
+		}
+	case plan.Decline:
+		w := a.Pull.Tag.(*wish)
+		w.ended = true
+		e.drop(w)
+		e.post(event{kind: spent, w: w})
+	case plan.Follow:
+		e.hears = true
+		e.listen(false)
+	case plan.Unfollow:
+		e.hears = false
+		e.unlisten()
+	}
+}
+
+// copy tells the server what is here.
+func (h *host) copy(content.Digest) (plan.Copy, bool) {
+	return plan.Copy{Size: h.net.spec.Size, Chunk: h.net.spec.Chunk, Have: h.have.Clone()}, true
+}
+
+// asked: a wish has come.
+func (e *end) asked(w *wish) {
+	h := e.host
+	if e.gone || h.dead || !e.opened {
+		return
+	}
+	w.pull = &plan.Pull{Tag: w, File: file, Draw: w.draw, First: w.lo, Count: w.hi - w.lo, Chunk: w.chunk, Priority: w.prio}
+	if !w.draw {
+		w.pull.Len = h.net.spec.len(w.chunk)
+	}
+	e.pulls = append(e.pulls, w)
+	h.server.Push(h.net.time(), e.session, w.pull)
+	h.serve()
+}
+
+// withdrawn: the other wants it no more.
+func (e *end) withdrawn(w *wish) {
+	if e.gone || e.host.dead || w.pull == nil {
+		return
+	}
+	e.stop(w)
+	e.host.serve()
+}
+
+// stop gives up a wish that waits or is being sent.
+func (e *end) stop(w *wish) {
+	if w.ended {
+		return
+	}
+	if e.host.server.Withdraw(w.pull) {
+		w.ended = true
+		e.drop(w)
+		return
+	}
+	e.host.finish(w, false)
 }
 
 // send gives the next segment to the uplink, if it is free.
@@ -104,17 +149,20 @@ func (h *host) sent(w *wish) {
 	h.out += int64(h.net.spec.segment())
 	h.net.carry(w)
 	if w.left == 0 && !w.ended {
-		h.finish(w)
+		h.finish(w, true)
+		h.serve()
+		return
 	}
-	h.pump()
+	h.send()
 }
 
 // finish frees w's slot.
-func (h *host) finish(w *wish) {
+func (h *host) finish(w *wish, whole bool) {
 	w.ended, w.left = true, 0
 	if w.holder.current == w {
 		w.holder.current = nil
 	}
 	h.active = slices.DeleteFunc(h.active, func(o *wish) bool { return o == w })
-	h.uplink.Done(w.ticket)
+	w.holder.drop(w)
+	h.server.Sent(w.pull, whole, false)
 }

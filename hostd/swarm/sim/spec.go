@@ -1,4 +1,4 @@
-package main
+package sim
 
 import (
 	"math"
@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/swarm/plan"
+	"github.com/virtswarm/virtswarm/internal/content"
 )
 
 const (
@@ -14,22 +15,22 @@ const (
 	kib  = 1 << 10
 	mib  = 1 << 20
 	gib  = 1 << 30
+
+	// coarse is the largest chunk in bytes that is simulated as it is.
+	coarse = 2 * mib
 )
 
-// spec is a scenario.
-type spec struct {
-	name    string
-	size    int64
-	chunk   int
+// Spec is a scenario.
+type Spec struct {
+	Name    string
+	Size    int64 // of the file, in bytes
+	Chunk   int   // of its chunks, in bytes
 	seeds   []member
-	members []member  // who fetch
+	members []member  // that fetch
 	trunks  []float64 // of each rack, bytes a second; 0 = no limit. Without any, all stand in one rack
 	faults  []fault
-	slots   int
-	limit   int // sources of a host; 0 = plan.MaxSources
 	seg     int // segments of a chunk; 0 = 8
 	want    func(h *host, c int) bool
-	holds   func(seed, c int) bool
 }
 
 // member is one host: its rate each way, its rack, and when it begins.
@@ -46,31 +47,33 @@ type fault struct {
 	silent bool    // nobody is told
 }
 
-func (s *spec) chunks() int  { return int((s.size + int64(s.chunk) - 1) / int64(s.chunk)) }
-func (s *spec) segment() int { return s.chunk / s.segments() }
-func (s *spec) sources() int {
-	if s.limit > 0 {
-		return s.limit
-	}
-	return plan.MaxSources
-}
-func (s *spec) segments() int {
+func (s *Spec) chunks() int  { return int((s.Size + int64(s.Chunk) - 1) / int64(s.Chunk)) }
+func (s *Spec) segment() int { return s.Chunk / s.segments() }
+
+// len is the length of chunk c in bytes.
+func (s *Spec) len(c int) int { return int(min(int64(s.Chunk), s.Size-int64(c)*int64(s.Chunk))) }
+
+func (s *Spec) segments() int {
 	if s.seg > 0 {
 		return s.seg
 	}
 	return 8
 }
 
-// tick is how often a host looks at its sources: as hostd/swarm does, but in coarse swarms no more often than a chunk comes.
-func (s *spec) tick() time.Duration { return tickTime * time.Duration(1+s.chunk/(4*mib)) }
+// scale is how many real chunks one of a coarse swarm stands for: limits in bytes and times to send a chunk grow with
+// it.
+func (s *Spec) scale() int { return max(1, s.Chunk/coarse) }
 
-func (s *spec) wants(h *host, c int) bool { return s.want == nil || s.want(h, c) }
+// Place tells where a host stands.
+func (s *Spec) Place(h plan.Host) plan.Place { return s.build().host(h).rack.place }
 
-// bound returns T* in seconds: with equal rates that of Mundinger, Weber and Weiss, for one seed F/u·(1+⌊log₂N⌋/M); else the
-// fluid bound: no host receives faster than its downlink, the seeds send everything at least once, and all that is received
-// is sent by somebody.
-func (s *spec) bound() float64 {
-	f := float64(s.size)
+func (s *Spec) wants(h *host, c int) bool { return s.want == nil || s.want(h, c) }
+
+// bound returns T* in seconds: with equal rates that of Mundinger, Weber and Weiss, for one seed F/u·(1+⌊log₂N⌋/M);
+// else the fluid bound: no host receives faster than its downlink, the seeds send everything at least once, and all
+// that is received is sent by somebody.
+func (s *Spec) bound() float64 {
+	f := float64(s.Size)
 	seeds, all, least, equal := 0.0, 0.0, math.Inf(1), len(s.seeds) == 1
 	for _, m := range s.seeds {
 		seeds += m.rate
@@ -87,7 +90,7 @@ func (s *spec) bound() float64 {
 }
 
 // build makes the hosts.
-func (s *spec) build() *net {
+func (s *Spec) build() *net {
 	n := &net{spec: s, begun: time.Unix(0, 0)}
 	for i := range max(1, len(s.trunks)) {
 		r := &rack{}
@@ -97,33 +100,39 @@ func (s *spec) build() *net {
 		}
 		n.racks = append(n.racks, r)
 	}
-	slots := s.slots
-	if slots == 0 {
-		slots = plan.Slots
-	}
 	for i, m := range append(append([]member{}, s.seeds...), s.members...) {
-		lend := max(plan.LendTime, time.Duration(ns(2*float64(slots*s.chunk)/m.rate)))
-		h := &host{net: n, id: i, key: plan.Mix(uint64(i)), rack: n.racks[m.rack], up: m.rate, down: link{rate: m.rate},
-			have: make([]bool, s.chunks()), known: make([]uint64, (len(s.seeds)+len(s.members)+63)/64), peers: map[int]*peer{},
-			uplink: plan.NewUplink[*wish](slots, lend)}
+		h := s.host(n, i, m)
 		n.hosts = append(n.hosts, h)
+		n.call(time.Second, h.sweep)
 		if i < len(s.seeds) {
-			for c := range h.have {
-				h.have[c] = s.holds == nil || s.holds(i, c)
-			}
+			h.have.SetRange(0, s.chunks())
+			n.seeds = append(n.seeds, h.self)
 			continue
 		}
+		for c := range s.chunks() {
+			if s.wants(h, c) {
+				h.wants.Set(c)
+				h.missing++
+			}
+		}
 		n.left++
-		n.after(time.Duration(ns(m.start*s.bound())), event{kind: begin, h: h})
+		n.call(time.Duration(ns(m.start*s.bound())), h.begin)
 	}
 	for _, f := range s.faults {
-		silent := 0
-		if f.silent {
-			silent = 1
-		}
-		n.after(time.Duration(ns(f.at*s.bound())), event{kind: die, h: n.hosts[len(s.seeds)+f.host], arg: silent})
+		h := n.hosts[len(s.seeds)+f.host]
+		n.call(time.Duration(ns(f.at*s.bound())), func() { h.die(f.silent) })
 	}
 	return n
+}
+
+// host makes one host.
+func (s *Spec) host(n *net, id int, m member) *host {
+	h := &host{net: n, id: id, self: hostOf(id), rack: n.racks[m.rack], up: m.rate, down: link{rate: m.rate},
+		have: content.NewBits(s.chunks()), wants: content.NewBits(s.chunks()), waiting: map[plan.Host][]func(*end){}}
+	h.sessions = plan.NewSessions(h.self, plan.MaxSessions)
+	h.budget = plan.NewBudget(plan.MaxInFlight*s.scale(), plan.MaxPeerInFlight*s.scale())
+	h.server = plan.NewServer(h.self, time.Duration(s.scale())*plan.LendTime, h.copy)
+	return h
 }
 
 func many(n int, rate float64) []member {
