@@ -364,11 +364,11 @@ func TestSilence(t *testing.T) {
 func TestUntaken(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		guest, host := ends(t)
-		x, y := pair(t, guest, host, guestlink.ForPush)
+		x, _ := pair(t, guest, host, guestlink.ForPush)
 		if _, err := x.Write(make([]byte, 8<<20)); !errors.Is(err, guestlink.ErrStalled) {
 			t.Errorf("nobody takes it: %v", err)
 		}
-		_, y = pair(t, host, guest, guestlink.ForPush)
+		_, y := pair(t, host, guest, guestlink.ForPush)
 		y.SetPatience(guestlink.StartTimeout)
 		if _, err := y.Read(make([]byte, 1)); !errors.Is(err, guestlink.ErrStalled) {
 			t.Errorf("nobody says anything: %v", err)
