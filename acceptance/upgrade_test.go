@@ -20,13 +20,13 @@ const (
 )
 
 // later are the edits that make the daemon under test one of a later release: it has a command and a field more, which the cluster
-// may have from version 3 on.
+// may have from version 4 on.
 var later = map[string][][2]string{
-	"placement/version.go": {{"const Newest = 2", "const Newest = 3"}},
+	"placement/version.go": {{"const Newest = 3", "const Newest = 4"}},
 	"placement/command.go": {
-		{"RaiseVersion *RaiseVersion `json:\"raise_version,omitempty\"`", "RaiseVersion *RaiseVersion `json:\"raise_version,omitempty\"`\n\tRemark *Remark `json:\"remark,omitempty\" since:\"3\"`"},
+		{"RaiseVersion *RaiseVersion `json:\"raise_version,omitempty\"`", "RaiseVersion *RaiseVersion `json:\"raise_version,omitempty\"`\n\tRemark *Remark `json:\"remark,omitempty\" since:\"4\"`"},
 		{"{\"raise_version\", c.RaiseVersion != nil},", "{\"raise_version\", c.RaiseVersion != nil},\n\t\t{\"remark\", c.Remark != nil},"},
-		{"type Publish struct {", "type Remark struct {\n\tText string `json:\"text\"`\n}\n\ntype Publish struct {\n\tOrigin string `json:\"origin,omitempty\" since:\"3\"`"},
+		{"type Publish struct {", "type Remark struct {\n\tText string `json:\"text\"`\n}\n\ntype Publish struct {\n\tOrigin string `json:\"origin,omitempty\" since:\"4\"`"},
 	},
 	"placement/state.go": {
 		{"	case c.RaiseVersion != nil:", "	case c.Remark != nil:\n\t\ts.remarks++\n\t\tr.Changed = true\n\tcase c.RaiseVersion != nil:"},
@@ -40,11 +40,11 @@ var later = map[string][][2]string{
 	"hostd/control/publish.go": {
 		{"	done, err := f.write(ctx, placement.Command{Publish: cmd}, cmd.Name)\n\tif err != nil {\n\t\treturn err\n\t}", `	can := 0
 	f.Node.View(func(s *placement.State) { can = s.Version() })
-	if can >= 3 {
+	if can >= 4 {
 		cmd.Origin = "somewhere"
 	}
 	done, err := f.write(ctx, placement.Command{Publish: cmd}, cmd.Name)
-	if err == nil && can >= 3 {
+	if err == nil && can >= 4 {
 		_, err = f.write(ctx, placement.Command{Remark: &placement.Remark{Text: cmd.Name}}, cmd.Name)
 	}
 	if err != nil {
@@ -206,7 +206,7 @@ func TestUpgradeWhileItRuns(t *testing.T) {
 			order[0].become(fresh)
 			order[2].become(fresh)
 			for _, h := range l.hosts {
-				l.await("the version rises at "+h.name, func() bool { return h.clusterVersion() == 3 })
+				l.await("the version rises at "+h.name, func() bool { return h.clusterVersion() == 4 })
 			}
 			l.hosts[0].must("publish", l.random("last", 1000, 9), "last")
 			files := stop()
@@ -270,7 +270,7 @@ func TestUpgradeFromTheFirstRelease(t *testing.T) {
 		h.launch()
 	}
 	for _, h := range l.hosts {
-		l.await("the version rises at "+h.name, func() bool { return h.run("status", "--wait", "1s").code == 0 && h.clusterVersion() == 2 })
+		l.await("the version rises at "+h.name, func() bool { return h.run("status", "--wait", "1s").code == 0 && h.clusterVersion() == 3 })
 	}
 	l.hosts[2].must("publish", l.random("new", 1000, 9), "new")
 	l.wantAll(files)

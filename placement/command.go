@@ -85,7 +85,7 @@ type SetHostState struct {
 	Now  int64     `json:"now"` // unix seconds
 }
 
-// RemoveHost ends a membership and forgets what the host held. The last host cannot be removed.
+// RemoveHost ends a membership, and forgets what the host held and the tokens that it made. The last host cannot be removed.
 //
 // A repeat without a ticket gives ErrNoHost, as does one of a host that has removed itself; see Settled.
 type RemoveHost struct {
@@ -96,10 +96,11 @@ type RemoveHost struct {
 //
 // Idempotent: a token with the same id and hash is left as it is.
 type CreateToken struct {
-	ID      string `json:"id"`      // hex, 8..64 digits
-	Hash    string `json:"hash"`    // hex, 64 digits
-	Expires int64  `json:"expires"` // unix seconds
-	Now     int64  `json:"now"`     // unix seconds
+	ID      string `json:"id"`                     // hex, 8..64 digits
+	Hash    string `json:"hash"`                   // hex, 64 digits
+	Expires int64  `json:"expires"`                // unix seconds
+	Now     int64  `json:"now"`                    // unix seconds
+	By      HostID `json:"by,omitempty" since:"3"` // the member that made it; with its removal the token is gone
 }
 
 // Publish adds a version of a name. The publisher holds all of the content, durably, when it proposes this, and is

@@ -180,6 +180,8 @@ func (s *State) removeHost(index uint64, c *RemoveHost) (bool, error) {
 	delete(s.byName, h.Name)
 	delete(s.tickets, h.ID)
 	s.hostIDs = removeSorted(s.hostIDs, h.ID)
+	s.tokens = maps.Clone(s.tokens)
+	maps.DeleteFunc(s.tokens, func(_ string, t *Token) bool { return t.By == h.ID && t.UsedBy == "" })
 	for _, id := range s.contentIDs() {
 		s.forgetHost(index, s.contents[id], h.ID)
 	}
@@ -243,7 +245,7 @@ func (s *State) createToken(c *CreateToken) (bool, error) {
 	if len(live) >= MaxTokens {
 		return false, fmt.Errorf("create token: %d tokens are outstanding: %w", len(live), ErrTooMany)
 	}
-	live[c.ID] = &Token{ID: c.ID, Hash: c.Hash, Expires: c.Expires}
+	live[c.ID] = &Token{ID: c.ID, Hash: c.Hash, Expires: c.Expires, By: c.By}
 	s.tokens = live
 	return true, nil
 }

@@ -177,6 +177,7 @@ type Token struct {
 	Hash    string `json:"hash"`    // hex digest of the secret
 	Expires int64  `json:"expires"` // unix seconds
 	UsedBy  HostID `json:"used_by,omitempty"`
+	By      HostID `json:"by,omitempty"` // the member that made it; empty if it is not known
 }
 
 // Result is what a command did.

@@ -13,12 +13,12 @@ import (
 // cluster, and the leader raises it once all members can: see RaiseVersion. It never falls. So hosts of two releases live in one
 // cluster while it is upgraded, and a host may go back to the older release as long as the version has not been raised.
 //
-// Version 1 is that of release 0.1.0, whose hosts tell no version; 2 is release 0.2.0.
+// Version 1 is that of release 0.1.0, whose hosts tell no version; 2 is release 0.2.0; 3 adds who made a join token.
 //
 // A command or a field of a later version has the tag `since:"N"`. Whoever makes a command sets such a field only if State.Version
 // allows it; EncodeCommand writes down which version a command needs, the leader refuses it below that, and a program that is older
 // than a command refuses it in words.
-const Newest = 2
+const Newest = 3
 
 // version is that of a catalogue or host that tells none.
 const untold = 1

@@ -162,3 +162,19 @@ func fieldsOf(t reflect.Type, path string, within []reflect.Type) (lines []strin
 	}
 	return lines
 }
+
+// TestTokensOfARemovedHostDie: whoever was removed may have put some aside.
+func TestTokensOfARemovedHostDie(t *testing.T) {
+	w := &world{State: New()}
+	w.do(t, Command{InitCluster: &InitCluster{ID: "c", Host: hostNumbered(1), Now: 1}})
+	make := func(n int, by HostID) {
+		w.do(t, Command{CreateToken: &CreateToken{ID: tokenID(n), Hash: strings.Repeat("0", 64), Expires: 9, Now: 1, By: by}})
+	}
+	make(1, hostID(1))
+	w.do(t, Command{AddHost: &AddHost{Host: hostNumbered(2), TokenID: tokenID(1), Now: 1}})
+	make(2, hostID(2))
+	make(3, hostID(1))
+	w.do(t, Command{RemoveHost: &RemoveHost{ID: hostID(2)}})
+	w.refuse(t, Command{AddHost: &AddHost{Host: hostNumbered(3), TokenID: tokenID(2), Now: 1}}, ErrTokenUnknown)
+	w.do(t, Command{AddHost: &AddHost{Host: hostNumbered(3), TokenID: tokenID(3), Now: 1}})
+}

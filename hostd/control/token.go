@@ -32,10 +32,15 @@ func (h *Hosts) CreateToken(ctx context.Context, life time.Duration) (Invitation
 	life = cmp.Or(life, defaultTokenLife)
 	token := h.Identity.CA().NewToken(life)
 	hash := token.Hash()
-	_, err := h.write(ctx, placement.Command{CreateToken: &placement.CreateToken{
+	cmd := &placement.CreateToken{
 		ID: hex.EncodeToString(token.ID[:]), Hash: hex.EncodeToString(hash[:]), Expires: token.Expires.Unix(), Now: time.Now().Unix(),
-	}}, "")
-	if err != nil {
+	}
+	h.Node.View(func(s *placement.State) {
+		if s.Version() >= 3 {
+			cmd.By = h.Self
+		}
+	})
+	if _, err := h.write(ctx, placement.Command{CreateToken: cmd}, ""); err != nil {
 		return Invitation{}, err
 	}
 	r := Invitation{Token: token.Encode(), Expires: token.Expires, Addresses: []string{h.Advertise}}
