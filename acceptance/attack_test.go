@@ -72,8 +72,8 @@ func (s stranger) dawdle(ctx context.Context) {
 	}
 }
 
-// TestPortUnderAttack: strangers guess tokens and hold requests open, silent connections lie about; a host joins meanwhile, the log of
-// Raft hardly grows, and that of the daemon neither.
+// TestPortUnderAttack: strangers guess tokens and hold requests open, silent connections lie about; a host joins
+// meanwhile, the log of Raft hardly grows, and that of the daemon neither.
 func TestPortUnderAttack(t *testing.T) {
 	l := newLab(t, 1, "")
 	first := l.hosts[0]

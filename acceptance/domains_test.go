@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// These tests move real domains about real libvirts: after each step the catalogue of every host is right, and a watcher
-// has heard of each change once and in order.
+// These tests move real domains about real libvirts: after each step the catalogue of every host is right, and a
+// watcher has heard of each change once and in order.
 
 // aDisk is a disk of a domain, an image at a path of its host.
 func aDisk(path string) string {
@@ -98,9 +98,9 @@ func TestDomainsAreFollowed(t *testing.T) {
 	heardInOrder(t, heard, "off running paused running running(h2) running running paused running crashed running unknown paused off gone")
 }
 
-// heardInOrder checks what a watcher heard of vm: indexes ascend, nothing comes twice, and the states follow one another
-// as they came to be. The host stands behind a state if it is not h1; what lies between two states while a domain moves may
-// be heard, too.
+// heardInOrder checks what a watcher heard of vm: indexes ascend, nothing comes twice, and the states follow one
+// another as they came to be. The host stands behind a state if it is not h1; what lies between two states while a
+// domain moves may be heard, too.
 func heardInOrder(t *testing.T, heard []guestEvent, want string) {
 	t.Helper()
 	var story []string

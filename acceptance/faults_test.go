@@ -20,9 +20,9 @@ import (
 	"github.com/virtswarm/virtswarm/acceptance/netlab"
 )
 
-// These tests do to real daemons on hosts of their own what happens to hosts: cables are pulled, disks fill up, machines
-// stop. After each, every byte that was acknowledged is there, at every host, the replica target is met again, and the
-// log says how long that took.
+// These tests do to real daemons on hosts of their own what happens to hosts: cables are pulled, disks fill up,
+// machines stop. After each, every byte that was acknowledged is there, at every host, the replica target is met again,
+// and the log says how long that took.
 
 // quick are settings under which a host is missed soon. The race detector and a busy machine make the daemons slow:
 // less than these would find healthy hosts dead.

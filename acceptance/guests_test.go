@@ -147,8 +147,8 @@ func TestTwoGuestsOfAHost(t *testing.T) {
 	}
 }
 
-// TestPullOverMigration moves a guest to another host and back while it pulls, suspends, saves and restores it, and kills its
-// host's daemon: every chunk comes once.
+// TestPullOverMigration moves a guest to another host and back while it pulls, suspends, saves and restores it, and
+// kills its host's daemon: every chunk comes once.
 func TestPullOverMigration(t *testing.T) {
 	t.Parallel()
 	l, v := newHypervisors(t, 3, "")

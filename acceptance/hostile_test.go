@@ -14,15 +14,16 @@ import (
 	hostguest "github.com/virtswarm/virtswarm/hostd/guest"
 )
 
-// hostileGrowth is by how much the daemon may grow under attack: by what it may hold for a guest at a time, of which the garbage
-// collector may have left as much again, and twice that, as the race detector of the daemons here remembers who touched what.
+// hostileGrowth is by how much the daemon may grow under attack: by what it may hold for a guest at a time, of which
+// the garbage collector may have left as much again, and twice that, as the race detector of the daemons here remembers
+// who touched what.
 const hostileGrowth = 4 * hostguest.MaxHeld
 
 // attacks are those of program hostile.
 var attacks = []string{"frames", "lengths", "rings", "flood", "streams", "slow", "secrets", "pushes", "scribble"}
 
-// TestHostileGuest: a guest does whatever root can do in it, by program hostile. Its neighbour is served all the while, and
-// its host's daemon neither ends, nor grows without bound, nor gives it what is not its.
+// TestHostileGuest: a guest does whatever root can do in it, by program hostile. Its neighbour is served all the while,
+// and its host's daemon neither ends, nor grows without bound, nor gives it what is not its.
 func TestHostileGuest(t *testing.T) {
 	t.Parallel()
 	l, v := newHypervisors(t, 1, "")
@@ -93,7 +94,8 @@ func TestHostileGuest(t *testing.T) {
 	t.Logf("violations: %.0f, links: %.0f", h.metric("virtswarm_guest_violations_total"), h.metric("virtswarm_guest_links_total", `kind="shm"`))
 }
 
-// watchMemory follows how much memory the daemon takes, until stop, which returns what it took at the beginning and at most.
+// watchMemory follows how much memory the daemon takes, until stop, which returns what it took at the beginning and at
+// most.
 func (h *host) watchMemory() (stop func() (before, peak int64)) {
 	h.lab.t.Helper()
 	pid := h.cmd.Process.Pid

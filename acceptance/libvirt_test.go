@@ -17,8 +17,8 @@ import (
 	"github.com/virtswarm/virtswarm/acceptance/netlab"
 )
 
-// A hypervisor is a host of a network lab with a libvirtd of its own, which thinks that it has the machine for itself: it
-// and the daemon beside it run in mount namespaces in which libvirt's directories, and /run, are this host's.
+// A hypervisor is a host of a network lab with a libvirtd of its own, which thinks that it has the machine for itself:
+// it and the daemon beside it run in mount namespaces in which libvirt's directories, and /run, are this host's.
 type hypervisor struct {
 	*host
 	root     string // what is mounted over the machine's directories
@@ -230,8 +230,8 @@ func (h *host) guest(name string) (guest, bool) {
 	return guest{}, false
 }
 
-// everywhere waits until the catalogue of every host that runs says of a domain that it is on a host, in a state (or another,
-// as in off|crashed); an empty state: that there is no such domain. It logs how long that took since the fact.
+// everywhere waits until the catalogue of every host that runs says of a domain that it is on a host, in a state (or
+// another, as in off|crashed); an empty state: that there is no such domain. It logs how long that took since the fact.
 func (l *lab) everywhere(what, domain, host, state string) {
 	l.t.Helper()
 	since := time.Now()

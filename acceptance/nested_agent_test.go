@@ -55,8 +55,8 @@ echo "after its restart the daemon sent $(sent) bytes"
 wait $second
 `
 
-// The scripts of the guests start few programs: that takes seconds. The agent is told nothing of where its host is. While the
-// neighbour does its part the daemon may be killed, which is nothing to it.
+// The scripts of the guests start few programs: that takes seconds. The agent is told nothing of where its host is.
+// While the neighbour does its part the daemon may be killed, which is nothing to it.
 const (
 	puller = `echo sees $(virtswarm-agent ls | cut -d' ' -f1)
 virtswarm-agent push /init x
@@ -72,8 +72,8 @@ sha256sum /tmp/got
 link-echo dial vsock://2:7043`
 )
 
-// TestAgentOverVsock has the agent in two guests of one host, with no other way to it than their vsock devices: each gets what
-// it may read and nothing else, and what one pulls survives that the daemon is killed.
+// TestAgentOverVsock has the agent in two guests of one host, with no other way to it than their vsock devices: each
+// gets what it may read and nothing else, and what one pulls survives that the daemon is killed.
 func TestAgentOverVsock(t *testing.T) {
 	t.Parallel()
 	n := newNested(t)

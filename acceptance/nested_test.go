@@ -13,7 +13,8 @@ import (
 	"github.com/virtswarm/virtswarm/acceptance/nested"
 )
 
-// nestedLab is a machine with a working vhost-vsock, see package nested. Fill it with Add, AddText and AddGuest, then run.
+// nestedLab is a machine with a working vhost-vsock, see package nested. Fill it with Add, AddText and AddGuest, then
+// run.
 type nestedLab struct {
 	nested.Machine
 	t *testing.T
@@ -34,8 +35,8 @@ func newNested(t *testing.T) *nestedLab {
 	return &nestedLab{t: t, Machine: nested.Machine{Dir: t.TempDir(), Kernel: kernel}}
 }
 
-// program builds a program of this module as it is for guests, static, and returns its path: for Add, or a guest's files.
-// Its build tags are none: libvirt cannot be loaded by a static program.
+// program builds a program of this module as it is for guests, static, and returns its path: for Add, or a guest's
+// files. Its build tags are none: libvirt cannot be loaded by a static program.
 func (n *nestedLab) program(pkg string) string {
 	n.t.Helper()
 	return n.goBuild(filepath.Base(pkg), "build", pkg)
@@ -75,8 +76,8 @@ func (n *nestedLab) boot(script string) *nested.Run {
 	return run
 }
 
-// run boots the machine, runs a script in it to its end, and returns what came out of the console. The script has to end
-// with exit code 0.
+// run boots the machine, runs a script in it to its end, and returns what came out of the console. The script has to
+// end with exit code 0.
 func (n *nestedLab) run(script string) string {
 	n.t.Helper()
 	run := n.boot(script)

@@ -26,8 +26,8 @@ type domainsRead struct {
 	} `json:"guests"`
 }
 
-// readDomains asks hosts for the domains, again and again, until stop, which returns what they answered that they do not
-// call stale themselves.
+// readDomains asks hosts for the domains, again and again, until stop, which returns what they answered that they do
+// not call stale themselves.
 func (l *lab) readDomains() (stop func() []domainsRead) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var mu sync.Mutex
@@ -58,9 +58,9 @@ func (l *lab) readDomains() (stop func() []domainsRead) {
 	}
 }
 
-// linearizable checks what was read of domains while they moved. As each state of the catalogue has its number, that is less
-// than a search for an order: whoever asks after another has had an answer is given none that is older, neither of the whole
-// nor of one domain, and one number means one thing to all who read it or watched.
+// linearizable checks what was read of domains while they moved. As each state of the catalogue has its number, that is
+// less than a search for an order: whoever asks after another has had an answer is given none that is older, neither of
+// the whole nor of one domain, and one number means one thing to all who read it or watched.
 func linearizable(t *testing.T, reads []domainsRead, heard []guestEvent) {
 	t.Helper()
 	type key struct {

@@ -52,8 +52,8 @@ func (h *host) copyTo(dir string) {
 	}
 }
 
-// Of three hosts one is lost, and another one leaves, in good order or because it is cut off: the third goes on. So it does
-// when a host is killed and removed at once.
+// Of three hosts one is lost, and another one leaves, in good order or because it is cut off: the third goes on. So it
+// does when a host is killed and removed at once.
 func TestLeavingKeepsTheMajority(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -126,8 +126,9 @@ func TestDrainedHostsMayBeSwitchedOffAtOnce(t *testing.T) {
 	l.voters(3)
 }
 
-// The voters that a recovery left out come back with their old directories, a majority. They have a leader of their own, and
-// both sides say that something critical is wrong. A second recovery, at one of those that were left out, is refused.
+// The voters that a recovery left out come back with their old directories, a majority. They have a leader of their
+// own, and both sides say that something critical is wrong. A second recovery, at one of those that were left out, is
+// refused.
 func TestLeftOutHostsComeBack(t *testing.T) {
 	l := newLab(t, 3, "")
 	l.voters(3)
@@ -192,8 +193,8 @@ func (h *host) refusedToRecover(code int, about string, args ...string) {
 	}
 }
 
-// Two survivors are recovered apart. Neither follows the other, both say so, and the documented way makes one cluster of
-// them again, with all that the stores hold.
+// Two survivors are recovered apart. Neither follows the other, both say so, and the documented way makes one cluster
+// of them again, with all that the stores hold.
 func TestRecoveredApart(t *testing.T) {
 	l := newLab(t, 3, "")
 	l.voters(3)

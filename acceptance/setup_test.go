@@ -120,8 +120,8 @@ func TestKilledDuringSetup(t *testing.T) {
 	net := strings.TrimSuffix(founder.addr, ".1:7117")
 	founder.waits()
 	founder.must("init")
-	// What is seen on disk is where the daemon is when it is killed, or a little behind. The marks founding and joining are
-	// there for a moment only, before raft.
+	// What is seen on disk is where the daemon is when it is killed, or a little behind. The marks founding and joining
+	// are there for a moment only, before raft.
 	for i, seen := range []string{"founding", "pki", "pki/host.key", "pki/host.crt", "store", "raft", "raft/vote"} {
 		for _, joins := range []bool{false, true} {
 			if joins && seen == "founding" {

@@ -45,7 +45,8 @@ func (h *host) contents() int {
 	return len(list)
 }
 
-// precious publishes files of several sizes, copies and versions, and returns where the newest version of each name stands.
+// precious publishes files of several sizes, copies and versions, and returns where the newest version of each name
+// stands.
 func (l *lab) precious() map[string]string {
 	l.t.Helper()
 	files := map[string]string{}

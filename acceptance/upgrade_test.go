@@ -19,8 +19,8 @@ const (
 	untold = "af128b6"
 )
 
-// later are the edits that make the daemon under test one of a later release: it has a command and a field more, which the cluster
-// may have from version 4 on.
+// later are the edits that make the daemon under test one of a later release: it has a command and a field more, which
+// the cluster may have from version 4 on.
 var later = map[string][][2]string{
 	"placement/version.go": {{"const Newest = 3", "const Newest = 4"}},
 	"placement/command.go": {
@@ -143,8 +143,8 @@ func (h *host) become(daemon string) {
 	})
 }
 
-// publishing publishes small files at hosts that run, one after another, until stop is called, which returns those that were
-// acknowledged, by their sources.
+// publishing publishes small files at hosts that run, one after another, until stop is called, which returns those that
+// were acknowledged, by their sources.
 func (l *lab) publishing() (stop func() map[string]string) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	files := map[string]string{}
@@ -174,8 +174,9 @@ func (l *lab) publishing() (stop func() map[string]string) {
 	}
 }
 
-// TestUpgradeWhileItRuns: hosts of two releases live in one cluster, whichever is upgraded first and wherever the leader is. What
-// only the later release can comes once all have it; until then a host may go back, and after that it may not.
+// TestUpgradeWhileItRuns: hosts of two releases live in one cluster, whichever is upgraded first and wherever the
+// leader is. What only the later release can comes once all have it; until then a host may go back, and after that it
+// may not.
 func TestUpgradeWhileItRuns(t *testing.T) {
 	old := buildAt(t, base)
 	fresh, err := buildLater()
@@ -253,7 +254,8 @@ func (l *lab) refusesToGoBack(h *host, old, fresh string) {
 	h.start()
 }
 
-// TestUpgradeFromTheFirstRelease: 0.1.0 tells no version, so all daemons are stopped and all are started; what they had is there.
+// TestUpgradeFromTheFirstRelease: 0.1.0 tells no version, so all daemons are stopped and all are started; what they had
+// is there.
 func TestUpgradeFromTheFirstRelease(t *testing.T) {
 	l := newLabOf(t, 3, buildAt(t, untold))
 	files := map[string]string{}

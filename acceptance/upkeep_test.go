@@ -188,7 +188,8 @@ func TestPowerLoss(t *testing.T) {
 	t.Logf("%d files acknowledged", len(acknowledged))
 }
 
-// publishUntilDark publishes small files at h1 and a large one at h3, and cuts the power of all hosts at once in the middle of it.
+// publishUntilDark publishes small files at h1 and a large one at h3, and cuts the power of all hosts at once in the
+// middle of it.
 func (l *lab) publishUntilDark(round int, acknowledged map[string]string) {
 	l.t.Helper()
 	var mu sync.Mutex

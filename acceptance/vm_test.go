@@ -17,7 +17,8 @@ import (
 	"github.com/virtswarm/virtswarm/acceptance/nested"
 )
 
-// guestImage is the kernel and initramfs that the guests of tests boot, with the agent in it. They have no network card.
+// guestImage is the kernel and initramfs that the guests of tests boot, with the agent in it. They have no network
+// card.
 var guestImage = sync.OnceValues(func() (image struct{ kernel, initrd string }, err error) {
 	if err := nested.Missing(); err != nil {
 		return image, err

@@ -40,8 +40,8 @@ func wayIn(t *testing.T, name string) (lines []line) {
 
 var hostName = regexp.MustCompile(`\bhv(\d)\b`)
 
-// walk types the lines of a way at the hosts of the lab: hv1 is h1 and so on, but hv4 is the host that is named, if one is.
-// Paths, addresses and tokens are the lab's.
+// walk types the lines of a way at the hosts of the lab: hv1 is h1 and so on, but hv4 is the host that is named, if one
+// is. Paths, addresses and tokens are the lab's.
 func (l *lab) walk(way string, hv4 ...string) {
 	l.t.Helper()
 	ours := func(text string) string {
@@ -164,8 +164,8 @@ func TestWayBackFromALostMajority(t *testing.T) {
 	l.intact(files)
 }
 
-// Three of five hosts are destroyed, and the Raft directories of the other two are lost; their stores and a saved catalogue
-// are left.
+// Three of five hosts are destroyed, and the Raft directories of the other two are lost; their stores and a saved
+// catalogue are left.
 func TestWayBackFromALostCatalogue(t *testing.T) {
 	l := newLab(t, 5, "")
 	l.voters(5)

@@ -103,8 +103,8 @@ func passing(err error) bool {
 	return !errors.Is(err, link.ErrBadURL) && !errors.Is(err, context.Canceled)
 }
 
-// again runs an attempt over one link after the other, until it goes well or fails for good. An attempt that got further
-// than the one before has all the patience again: done says how far it has come.
+// again runs an attempt over one link after the other, until it goes well or fails for good. An attempt that got
+// further than the one before has all the patience again: done says how far it has come.
 func (a *Agent) again(ctx context.Context, done func() int64, attempt func(*client) error) error {
 	patience := a.Patience
 	if patience == 0 {

@@ -7,8 +7,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/shmring"
 )
 
-// bell is a second link beside one by shared memory, by which either side wakes the other when it sleeps. The first works
-// without it, with a few milliseconds of delay after a silence.
+// bell is a second link beside one by shared memory, by which either side wakes the other when it sleeps. The first
+// works without it, with a few milliseconds of delay after a silence.
 type bell struct {
 	url    string
 	memory *shmring.Conn

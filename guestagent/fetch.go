@@ -48,8 +48,8 @@ func holesOnly(m *content.Manifest, lo, hi int) bool {
 	return true
 }
 
-// receive asks for what is missing of the open file, and hands over each chunk that comes, in order. buffer returns one for
-// the next chunk.
+// receive asks for what is missing of the open file, and hands over each chunk that comes, in order. buffer returns one
+// for the next chunk.
 func (t *talk) receive(m *content.Manifest, have content.Bits, buffer func() []byte, got func(i int, chunk []byte) error) error {
 	list := spans(m, have)
 	ids := make([]uint32, 0, len(list))

@@ -37,8 +37,8 @@ const (
 
 // Push publishes a file of this guest under name, below the prefix of its domain.
 //
-// Errors: ErrNotRegular, ErrNoLink, a *guestlink.Failure, those of the file system. If the file changes meanwhile, the host
-// notices, and nothing is published.
+// Errors: ErrNotRegular, ErrNoLink, a *guestlink.Failure, those of the file system. If the file changes meanwhile, the
+// host notices, and nothing is published.
 func (a *Agent) Push(ctx context.Context, path, name string, progress func(phase PushPhase, done, total int64)) (Pushed, error) {
 	if progress == nil {
 		progress = func(PushPhase, int64, int64) {}

@@ -51,9 +51,9 @@ type syncing struct {
 	known   map[string]content.Digest // by path below dir: what is there because of Sync
 }
 
-// Sync keeps dir equal to the files below a prefix that this domain may read, until ctx ends. A file appears at its name
-// without the prefix up to the last slash of that. What Sync brought and is not given to the domain any more is removed;
-// files of others are left alone, and not overwritten.
+// Sync keeps dir equal to the files below a prefix that this domain may read, until ctx ends. A file appears at its
+// name without the prefix up to the last slash of that. What Sync brought and is not given to the domain any more is
+// removed; files of others are left alone, and not overwritten.
 func (a *Agent) Sync(ctx context.Context, prefix, dir string, o SyncOptions) error {
 	s := &syncing{agent: a, prefix: prefix, dir: dir, options: o}
 	if o.Event == nil {

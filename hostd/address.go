@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// inward are the beginnings of the names of interfaces that lead to guests and containers of this machine, and to no other host.
-// Their addresses are often the same on every host, as that of libvirt's virbr0 is.
+// inward are the beginnings of the names of interfaces that lead to guests and containers of this machine, and to no
+// other host. Their addresses are often the same on every host, as that of libvirt's virbr0 is.
 var inward = []string{"virbr", "docker", "podman", "cni", "lxcbr", "lxdbr", "veth", "vnet", "tap", "flannel", "cali"}
 
-// likeliestAddress picks the address at which other hosts reach this machine: of the interface that has the default route, else of
-// the first that does not lead inward. nil if there is none.
+// likeliestAddress picks the address at which other hosts reach this machine: of the interface that has the default
+// route, else of the first that does not lead inward. nil if there is none.
 func likeliestAddress() (net.IP, error) {
 	interfaces, err := net.Interfaces()
 	if err != nil {
@@ -59,8 +59,8 @@ func defaultInterface() string {
 	return ""
 }
 
-// addressTowards returns this host's port at the address that this machine has on its way to another; what was picked if that cannot
-// be told.
+// addressTowards returns this host's port at the address that this machine has on its way to another; what was picked
+// if that cannot be told.
 func (h *Host) addressTowards(ctx context.Context, other string) string {
 	conn, err := h.network.Dial(ctx, "tcp://"+other)
 	if err != nil {

@@ -104,8 +104,9 @@ type Config struct {
 	// Log says how much is logged, and in which form.
 	Log LogConfig `yaml:"log"`
 
-	// Join and Token admit a new host to the cluster that answers at Join. Join alone tells a member where to look for another one,
-	// after their addresses have changed. They are flags alone: a token is used once and has no place in a file.
+	// Join and Token admit a new host to the cluster that answers at Join. Join alone tells a member where to look for
+	// another one, after their addresses have changed. They are flags alone: a token is used once and has no place in a
+	// file.
 	Join  string `yaml:"-"`
 	Token string `yaml:"-"`
 }
@@ -121,16 +122,16 @@ type LibvirtConfig struct {
 	URI string `yaml:"uri"`
 }
 
-// HookConfig says what happens to a domain whose files do not come: OnFailure is refuse (the default) or allow, Deadline
-// how long they may take.
+// HookConfig says what happens to a domain whose files do not come: OnFailure is refuse (the default) or allow,
+// Deadline how long they may take.
 type HookConfig struct {
 	OnFailure string        `yaml:"on_failure"`
 	Deadline  time.Duration `yaml:"deadline"`
 }
 
-// GuestsConfig says by which ways guests come. VSock is auto (the default: if the host has /dev/vhost-vsock), on or off.
-// Hybrid are the paths of VMMs' vsock sockets, with {uuid} or {name} in a domain's place. Shared memory needs no word here;
-// ShmDir is where its files are, and is another than /dev/shm in tests alone.
+// GuestsConfig says by which ways guests come. VSock is auto (the default: if the host has /dev/vhost-vsock), on or
+// off. Hybrid are the paths of VMMs' vsock sockets, with {uuid} or {name} in a domain's place. Shared memory needs no
+// word here; ShmDir is where its files are, and is another than /dev/shm in tests alone.
 type GuestsConfig struct {
 	VSock  string   `yaml:"vsock"`
 	Hybrid []string `yaml:"hybrid"`

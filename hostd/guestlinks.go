@@ -30,8 +30,8 @@ func haveVhost() bool {
 	return err == nil
 }
 
-// Who can plug shared memory into running domains: libvirt's own calls where libvirt manages the domain, for it would not
-// know of what is plugged behind its back.
+// Who can plug shared memory into running domains: libvirt's own calls where libvirt manages the domain, for it would
+// not know of what is plugged behind its back.
 var (
 	_ guest.Plugger = Libvirt(nil)
 	_ guest.Plugger = (*observe.Unmanaged)(nil)

@@ -104,8 +104,8 @@ type Options struct {
 	Network link.Network
 	// FS holds the data directory, and what Pull writes; nil means disk.OS. What Publish reads is the machine's own.
 	FS disk.FS
-	// Domains sees the domains of this host in libvirt's place, and changes them if it is a Libvirt; nil means the libvirt of
-	// Config.
+	// Domains sees the domains of this host in libvirt's place, and changes them if it is a Libvirt; nil means the libvirt
+	// of Config.
 	Domains observe.DomainSource
 	// ListenLocal listens for the local API; nil means at Config.Socket. A nil listener without error: there is none.
 	ListenLocal func() (net.Listener, error)
@@ -140,7 +140,8 @@ func (o *Options) defaults(cfg *Config) {
 }
 
 // New validates the configuration, takes the data directory, makes or joins a cluster if this host is of none, and
-// opens everything; or, if the configuration says so, leaves it to Run to wait for its cluster. Nothing is served before Run. On an error, all that was opened is closed again.
+// opens everything; or, if the configuration says so, leaves it to Run to wait for its cluster. Nothing is served
+// before Run. On an error, all that was opened is closed again.
 func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err

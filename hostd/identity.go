@@ -57,7 +57,8 @@ func (h *Host) loadIdentity() (*pki.Identity, error) {
 	return pki.Load(h.fs, h.pkiDir())
 }
 
-// resume goes on as the host that the directory makes of this one, or joins anew if it is told to and no member any more.
+// resume goes on as the host that the directory makes of this one, or joins anew if it is told to and no member any
+// more.
 func (h *Host) resume(ctx context.Context, id *pki.Identity) error {
 	known, err := h.mayResume(id)
 	if err != nil {

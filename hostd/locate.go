@@ -11,9 +11,9 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// Where hosts are stands in the catalogue, which a leader changes. When so many addresses change at once that no leader can be
-// elected, hosts must find one another without it: each tells those that it reaches where it is, and is told where the others are.
-// An address given with join, and no token, is one more place to ask.
+// Where hosts are stands in the catalogue, which a leader changes. When so many addresses change at once that no leader
+// can be elected, hosts must find one another without it: each tells those that it reaches where it is, and is told
+// where the others are. An address given with join, and no token, is one more place to ask.
 
 const (
 	// locateEvery is how often a host without a leader tells where it is, locatePatience bounds one call.

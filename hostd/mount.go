@@ -52,8 +52,8 @@ func resolve(path string) string {
 }
 
 // unmounted returns the first mount point that the data directory, under any of its names, needs and that is not among
-// the mounts; "" if there is none. It needs wanted, if that is not "", and what fstab names at it or above it, but for /,
-// which is always mounted. The texts are those of fstab(5) and of /proc/self/mountinfo, see proc(5).
+// the mounts; "" if there is none. It needs wanted, if that is not "", and what fstab names at it or above it, but for
+// /, which is always mounted. The texts are those of fstab(5) and of /proc/self/mountinfo, see proc(5).
 func unmounted(fstab, mountinfo, wanted string, data ...string) string {
 	mounts := map[string]bool{}
 	for line := range strings.Lines(mountinfo) {

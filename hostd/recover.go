@@ -23,8 +23,8 @@ const surveyPatience = 5 * time.Second
 // refusalPatience bounds the wait for a host to refuse this one.
 const refusalPatience = 2 * time.Second
 
-// Recovery is a host whose daemon does not run, in a cluster that has lost the majority of its voters. It is not safe for
-// concurrent use.
+// Recovery is a host whose daemon does not run, in a cluster that has lost the majority of its voters. It is not safe
+// for concurrent use.
 type Recovery struct {
 	host *Host
 	raft *raft.Offline

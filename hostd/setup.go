@@ -27,8 +27,8 @@ func (h *Host) mustWait() (bool, error) {
 	return false, err
 }
 
-// awaitSetup serves the local socket until an operator has settled of which cluster this host is. Then everything is open,
-// and settled is true; it is false if ctx ended before.
+// awaitSetup serves the local socket until an operator has settled of which cluster this host is. Then everything is
+// open, and settled is true; it is false if ctx ended before.
 func (h *Host) awaitSetup(ctx context.Context) (settled bool, err error) {
 	w := &waiting{host: h, settled: make(chan struct{})}
 	serving, stop := context.WithCancel(ctx)

@@ -12,19 +12,20 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// Who may speak to this host: the members of the catalogue. A certificate alone is not enough, for a host that was removed keeps its
-// own, and, as each host holds the key of the CA, can make others.
+// Who may speak to this host: the members of the catalogue. A certificate alone is not enough, for a host that was
+// removed keeps its own, and, as each host holds the key of the CA, can make others.
 //
-// A host that comes back after a while has not heard of those who joined meanwhile, and one of them may lead. It does not believe
-// them either: it asks members that it knows whether they are members.
+// A host that comes back after a while has not heard of those who joined meanwhile, and one of them may lead. It does
+// not believe them either: it asks members that it knows whether they are members.
 
 const (
-	// closeEvery is how often connections are compared with the catalogue although it did not change: the Raft configuration follows
-	// a moment later.
+	// closeEvery is how often connections are compared with the catalogue although it did not change: the Raft
+	// configuration follows a moment later.
 	closeEvery = time.Second
 	// vouchedFor is how long the word of another member counts, or its silence. By then this host has usually caught up.
 	vouchedFor = 10 * time.Second
-	// vouchPatience bounds one question, maxVouched the hosts that are asked about at a time, maxAskedToVouch those that are asked.
+	// vouchPatience bounds one question, maxVouched the hosts that are asked about at a time, maxAskedToVouch those that
+	// are asked.
 	vouchPatience   = 3 * time.Second
 	maxVouched      = 64
 	maxAskedToVouch = 5
@@ -39,7 +40,8 @@ func (h *Host) allow(id string) error {
 	return pki.ErrNotMember
 }
 
-// mayCall says whether a host may call the API at this moment. One that has been removed may not, though its connection is open.
+// mayCall says whether a host may call the API at this moment. One that has been removed may not, though its connection
+// is open.
 func (h *Host) mayCall(id string) bool {
 	known := 0
 	h.node.View(func(s *placement.State) { known = len(s.Hosts()) })
@@ -69,7 +71,8 @@ func (h *Host) closeRemoved(ctx context.Context) {
 	}
 }
 
-// vouchers remembers for which unknown hosts members have vouched. The zero value is for use. It is safe for concurrent use.
+// vouchers remembers for which unknown hosts members have vouched. The zero value is for use. It is safe for concurrent
+// use.
 type vouchers struct {
 	once sync.Once
 	wake chan string // hosts to ask about
@@ -87,7 +90,8 @@ func (v *vouchers) init() {
 	v.once.Do(func() { v.wake, v.hosts = make(chan string, maxVouched), map[string]voucher{} })
 }
 
-// are says whether a member has vouched for a host. If none was asked of late, one will be: the host may come again in a moment.
+// are says whether a member has vouched for a host. If none was asked of late, one will be: the host may come again in
+// a moment.
 func (v *vouchers) are(id string) bool {
 	v.init()
 	v.mu.Lock()

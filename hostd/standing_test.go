@@ -59,8 +59,8 @@ func (r rogue) out(client *api.Client, what string) {
 	}
 }
 
-// TestRemovedMeansOut: neither over a connection from before, nor with a forged identity does a host that was removed get in, also
-// not at a host that starts and has nobody to ask.
+// TestRemovedMeansOut: neither over a connection from before, nor with a forged identity does a host that was removed
+// get in, also not at a host that starts and has nobody to ask.
 func TestRemovedMeansOut(t *testing.T) {
 	inCrowd(t, 3, func(t *testing.T, c *crowd) {
 		r := rogue{c, c.hosts[2].id}

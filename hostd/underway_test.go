@@ -77,8 +77,8 @@ func (c *crowd) idle(h *crowdHost) bool {
 
 // TestFetchesAreSeen: what a guest pulls and what a start waits for is seen while it comes, like an operator's pull.
 func TestFetchesAreSeen(t *testing.T) {
-	// The multiplexer of guest links keeps timers in a pool: none of it may come from the time of another test. Two collections
-	// empty it.
+	// The multiplexer of guest links keeps timers in a pool: none of it may come from the time of another test. Two
+	// collections empty it.
 	empty := func() { runtime.GC(); runtime.GC() }
 	empty()
 	defer empty()

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// MayRead reports whether the guest of a domain may read a file whose policy is the pattern (see ValidateGuests). A pattern
-// that has the form of a UUID means that domain alone, never one that goes by such a name; one that is not valid lets
-// nobody read.
+// MayRead reports whether the guest of a domain may read a file whose policy is the pattern (see ValidateGuests). A
+// pattern that has the form of a UUID means that domain alone, never one that goes by such a name; one that is not
+// valid lets nobody read.
 func (d Domain) MayRead(pattern string) bool {
 	if ValidateGuests(pattern) != nil {
 		return false

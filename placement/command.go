@@ -85,7 +85,8 @@ type SetHostState struct {
 	Now  int64     `json:"now"` // unix seconds
 }
 
-// RemoveHost ends a membership, and forgets what the host held and the tokens that it made. The last host cannot be removed.
+// RemoveHost ends a membership, and forgets what the host held and the tokens that it made. The last host cannot be
+// removed.
 //
 // A repeat without a ticket gives ErrNoHost, as does one of a host that has removed itself; see Settled.
 type RemoveHost struct {
@@ -123,8 +124,9 @@ type Publish struct {
 }
 
 // Adopt adds a version of a name that an earlier catalogue had. Unlike Publish it makes nobody a holder (the hosts that
-// hold a part report it once the catalogue names the content), its publisher need not be a member, and the version takes
-// its place among the others by the time of its publication. Rank says whether that may be the place of the newest.
+// hold a part report it once the catalogue names the content), its publisher need not be a member, and the version
+// takes its place among the others by the time of its publication. Rank says whether that may be the place of the
+// newest.
 //
 // Idempotent: a name that has a version with this content, as its newest or published no earlier, is left as it is.
 type Adopt struct {
@@ -249,9 +251,9 @@ func EncodeCommand(c Command) ([]byte, error) {
 	return p, nil
 }
 
-// DecodeCommand reads what EncodeCommand wrote. ErrNewer if the command needs a cluster version that this program cannot: a host that
-// understands half of a command would hold another catalogue than the rest. A field that it does not know and that needs no newer
-// version is skipped.
+// DecodeCommand reads what EncodeCommand wrote. ErrNewer if the command needs a cluster version that this program
+// cannot: a host that understands half of a command would hold another catalogue than the rest. A field that it does
+// not know and that needs no newer version is skipped.
 func DecodeCommand(p []byte) (Command, error) {
 	if len(p) > MaxCommand {
 		return Command{}, fmt.Errorf("decode command: %d bytes, at most %d: %w", len(p), MaxCommand, ErrBadCommand)

@@ -109,9 +109,9 @@ type claim struct {
 	Domain Domain `json:"domain"`
 }
 
-// The ranks of a claim, the highest has the domain. A domain is where it runs. While it goes from one host to another it
-// is still where it came from, until it runs on the other. What a host said that has gone silent counts less than that
-// a domain runs elsewhere, and more than that it is merely defined elsewhere.
+// The ranks of a claim, the highest has the domain. A domain is where it runs. While it goes from one host to another
+// it is still where it came from, until it runs on the other. What a host said that has gone silent counts less than
+// that a domain runs elsewhere, and more than that it is merely defined elsewhere.
 const (
 	rankOffSilent = iota
 	rankOff
@@ -135,8 +135,8 @@ func (c *claim) rank(host *Host) int {
 	return rankActive
 }
 
-// view derives the one picture of a domain. Of equal claims the newest proof wins, but a domain that migrates stays with
-// the claim that was there first.
+// view derives the one picture of a domain. Of equal claims the newest proof wins, but a domain that migrates stays
+// with the claim that was there first.
 func (s *State) view(claims []claim) DomainView {
 	best := 0
 	for i := 1; i < len(claims); i++ {

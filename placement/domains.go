@@ -29,8 +29,8 @@ type DomainEvent struct {
 // maxEvents bounds the events that are remembered for watchers that lag.
 const maxEvents = 8192
 
-// eventLog remembers the last changes of domains, in order. It is not part of a snapshot: who watches at a host that was
-// restored from one begins anew.
+// eventLog remembers the last changes of domains, in order. It is not part of a snapshot: who watches at a host that
+// was restored from one begins anew.
 type eventLog struct {
 	from   uint64 // events of commands up to this index are forgotten
 	events []DomainEvent

@@ -9,8 +9,8 @@ import (
 const MaxRecoveries = 256
 
 // Recovery is one time that the cluster was given up by a majority of its voters and went on from what a survivor had.
-// What the lost ones had acknowledged beyond that is gone. All recoveries of a catalogue, in order, are its lineage: two
-// hosts whose lineages differ may hold different catalogues at the same index.
+// What the lost ones had acknowledged beyond that is gone. All recoveries of a catalogue, in order, are its lineage:
+// two hosts whose lineages differ may hold different catalogues at the same index.
 type Recovery struct {
 	ID    string `json:"id"`    // 32 hex digits, random
 	Term  uint64 `json:"term"`  // of the last entry of the survivor's log
@@ -31,8 +31,8 @@ func (r Recovery) validate() error {
 	return nil
 }
 
-// Recover removes hosts and adds to the lineage, at an index beyond that of the survivor's log. It is no command: it never
-// stands in a log, as there is no majority to agree on it. ErrLastHost if nobody would be left.
+// Recover removes hosts and adds to the lineage, at an index beyond that of the survivor's log. It is no command: it
+// never stands in a log, as there is no majority to agree on it. ErrLastHost if nobody would be left.
 func (s *State) Recover(index uint64, r Recovery, remove []HostID) error {
 	if err := r.validate(); err != nil {
 		return err

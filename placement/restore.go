@@ -265,7 +265,8 @@ func (p *restorer) tickets(t *snapshotTickets) error {
 	return nil
 }
 
-// finish derives what a snapshot does not carry: who refers to which content, the change log, the ring, and where tags run.
+// finish derives what a snapshot does not carry: who refers to which content, the change log, the ring, and where tags
+// run.
 func (p *restorer) finish() error {
 	s := p.s
 	s.domainLog.from = s.applied

@@ -29,9 +29,9 @@ import (
 // The sum is over all lines before it. The lines of equal catalogues are equal; the compressed bytes need
 // not be.
 //
-// Versions 1 to 4 are read too: 4 had no recoveries, no lives and versions of hosts and no cluster version, 3 no domains and tags, 2
-// no tickets, and 1 no limits of hosts and no host that was lost. What a later cluster version adds stands in a snapshot only once
-// the cluster has that version, so that the hosts of the release before can read it.
+// Versions 1 to 4 are read too: 4 had no recoveries, no lives and versions of hosts and no cluster version, 3 no
+// domains and tags, 2 no tickets, and 1 no limits of hosts and no host that was lost. What a later cluster version adds
+// stands in a snapshot only once the cluster has that version, so that the hosts of the release before can read it.
 const (
 	snapshotVersion = 5
 	oldestSnapshot  = 1

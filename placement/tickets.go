@@ -8,16 +8,17 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// A Ticket tells a command from all others: a host gives each of its commands one, and the same one to a command that it
-// sends again as it does not know how it ended. The catalogue carries a ticket out once: whatever happened in between, a
-// second time changes nothing and is answered as the first was.
+// A Ticket tells a command from all others: a host gives each of its commands one, and the same one to a command that
+// it sends again as it does not know how it ended. The catalogue carries a ticket out once: whatever happened in
+// between, a second time changes nothing and is answered as the first was.
 type Ticket struct {
 	Host   HostID `json:"host"`   // who asks
 	Number uint64 `json:"number"` // grows with every command of the host, over its restarts too; at least 1
 }
 
 // MaxTickets is how many tickets of a host are remembered, those with the highest numbers. A command whose ticket is
-// lower than all of them is refused, as it may have been carried out: so many others overtook it while it was on its way.
+// lower than all of them is refused, as it may have been carried out: so many others overtook it while it was on its
+// way.
 const MaxTickets = 256
 
 // settled is a ticket that was used, and how that ended. It does not change.

@@ -39,9 +39,9 @@ func TestRepeatedRemovalSparesALaterPublication(t *testing.T) {
 	w.refuse(t, refused, ErrNoFile)
 }
 
-// TestTicketsAreCarriedOutOnce sends commands of few hosts late, twice and out of order, with a restart from a snapshot now
-// and then: each is carried out once at most, a repeat is told what the first was told, and only what is older than the
-// window may be refused without having been carried out.
+// TestTicketsAreCarriedOutOnce sends commands of few hosts late, twice and out of order, with a restart from a snapshot
+// now and then: each is carried out once at most, a repeat is told what the first was told, and only what is older than
+// the window may be refused without having been carried out.
 func TestTicketsAreCarriedOutOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t, 2)

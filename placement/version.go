@@ -9,15 +9,16 @@ import (
 
 // Newest is the highest cluster version that this program can: every command and field that it knows.
 //
-// The cluster version says what the log and the snapshots of a cluster may hold. It begins with that of the host that founds the
-// cluster, and the leader raises it once all members can: see RaiseVersion. It never falls. So hosts of two releases live in one
-// cluster while it is upgraded, and a host may go back to the older release as long as the version has not been raised.
+// The cluster version says what the log and the snapshots of a cluster may hold. It begins with that of the host that
+// founds the cluster, and the leader raises it once all members can: see RaiseVersion. It never falls. So hosts of two
+// releases live in one cluster while it is upgraded, and a host may go back to the older release as long as the version
+// has not been raised.
 //
 // Version 1 is that of release 0.1.0, whose hosts tell no version; 2 is release 0.2.0; 3 adds who made a join token.
 //
-// A command or a field of a later version has the tag `since:"N"`. Whoever makes a command sets such a field only if State.Version
-// allows it; EncodeCommand writes down which version a command needs, the leader refuses it below that, and a program that is older
-// than a command refuses it in words.
+// A command or a field of a later version has the tag `since:"N"`. Whoever makes a command sets such a field only if
+// State.Version allows it; EncodeCommand writes down which version a command needs, the leader refuses it below that,
+// and a program that is older than a command refuses it in words.
 const Newest = 3
 
 // version is that of a catalogue or host that tells none.
@@ -81,8 +82,8 @@ func (s *State) admits(name string, version int) error {
 	return nil
 }
 
-// Needs returns the lowest cluster version at which the command may be in the log: the highest that the command itself, or a field
-// that is set in it, has in its tag since.
+// Needs returns the lowest cluster version at which the command may be in the log: the highest that the command itself,
+// or a field that is set in it, has in its tag since.
 func (c Command) Needs() int {
 	needs := tagged.since(reflect.ValueOf(c))
 	if c.RaiseVersion != nil {

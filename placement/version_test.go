@@ -110,9 +110,9 @@ func TestNeeds(t *testing.T) {
 
 var update = flag.Bool("update", false, "note what the newest cluster version has in testdata/commands.txt")
 
-// TestNoFieldIsNewWithoutAVersion: a field that older hosts do not know would leave them with another catalogue. So each field of a
-// command either is as old as the listing, or says since which cluster version it is there. Lines are added with a release that
-// raises Newest, and never changed or removed.
+// TestNoFieldIsNewWithoutAVersion: a field that older hosts do not know would leave them with another catalogue. So
+// each field of a command either is as old as the listing, or says since which cluster version it is there. Lines are
+// added with a release that raises Newest, and never changed or removed.
 func TestNoFieldIsNewWithoutAVersion(t *testing.T) {
 	const listing = "testdata/commands.txt"
 	text, err := os.ReadFile(listing)

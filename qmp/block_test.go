@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// queryBlock is what QEMU 7.2 replies, shortened: a drive of the old kind, one with an id and a backing chain, one whose
-// name takes options, an empty tray.
+// queryBlock is what QEMU 7.2 replies, shortened: a drive of the old kind, one with an id and a backing chain, one
+// whose name takes options, an empty tray.
 const queryBlock = `[
 {"device": "virtio0", "locked": false, "removable": false, "qdev": "/machine/peripheral-anon/device[0]/virtio-backend", "type": "unknown",
  "inserted": {"ro": false, "drv": "raw", "file": "/img/a.raw", "image": {"virtual-size": 1048576, "filename": "/img/a.raw", "format": "raw"}}},

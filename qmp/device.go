@@ -157,9 +157,9 @@ func (s *session) removeBackends(ctx context.Context, device string) error {
 // Unplug asks a guest to let go of a device that was plugged, waits until QEMU says that it is gone, and removes its
 // backend. What is not there is no error. It is the guest who decides: one that is stopped, or runs nothing that knows
 // hot-plugging, does not let go of a PCI device until it runs such a thing or is reset (with ACPI hot-plugging, QEMU's
-// default on q35; with that of PCI Express alone, a slot that the guest has not powered up yields at once). When ctx or a
-// minute ends first, or the guest says no, the error is ErrKept, and QEMU's request to the guest stays: call Unplug again
-// to wait for more, and to remove the backend.
+// default on q35; with that of PCI Express alone, a slot that the guest has not powered up yields at once). When ctx or
+// a minute ends first, or the guest says no, the error is ErrKept, and QEMU's request to the guest stays: call Unplug
+// again to wait for more, and to remove the backend.
 func (w *Watcher) Unplug(ctx context.Context, uuid, id string) error {
 	if !validID(id) {
 		return fmt.Errorf("unplug device: %w: id %.100q", ErrBadDevice, id)
@@ -202,8 +202,8 @@ func (s *session) unplug(ctx context.Context, id string) error {
 	return s.removeBackends(ctx, id)
 }
 
-// released waits until the guest has let go of a device. QEMU says so late: the event may be that of an earlier device of
-// the same id.
+// released waits until the guest has let go of a device. QEMU says so late: the event may be that of an earlier device
+// of the same id.
 func (s *session) released(ctx context.Context, w *wait) error {
 	ctx, cancel := context.WithTimeout(ctx, s.times.unplug)
 	defer cancel()

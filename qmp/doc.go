@@ -14,9 +14,10 @@
 //
 // Commands and events have the types of github.com/digitalocean/go-qemu/qmp; connections do not use its SocketMonitor.
 // That one dials for itself and waits for ever, for a greeting of any size and for every reply. What is worse, and what
-// no guard in front of it could mend: it reads lines of 64 KiB at most, and a guest's disks may take more; it overwrites
-// a reply with what comes next while its caller decodes it; and it knows replies by their order alone, so that one which
-// comes late is taken for the next one's. The protocol is that of QEMU's docs/interop/qmp-spec, QEMU 6.0 or newer.
+// no guard in front of it could mend: it reads lines of 64 KiB at most, and a guest's disks may take more; it
+// overwrites a reply with what comes next while its caller decodes it; and it knows replies by their order alone, so
+// that one which comes late is taken for the next one's. The protocol is that of QEMU's docs/interop/qmp-spec, QEMU 6.0
+// or newer.
 package qmp
 
 import (

@@ -25,10 +25,11 @@ const (
 const busHint = "no bus of this machine takes one more device: start QEMU with -device pcie-root-port,id=port0,chassis=1 " +
 	"-device pcie-pci-bridge,id=pci0,bus=port0 (q35), or unplug something"
 
-// PlugMemory plugs the file at path, which is absolute, into a guest as an ivshmem-plain device of size bytes: a power of two
-// from 4 KiB to 1 GiB, for QEMU aborts, guest and all, when a PCI BAR has another size. QEMU makes the file if there is none,
-// with mode 0644 and as the user that Owner tells; one that is there must be at least as large. Nobody ever removes it but
-// the caller. The bus is a PCI bridge with an id that has room, else a free port, else QEMU's choice.
+// PlugMemory plugs the file at path, which is absolute, into a guest as an ivshmem-plain device of size bytes: a power
+// of two from 4 KiB to 1 GiB, for QEMU aborts, guest and all, when a PCI BAR has another size. QEMU makes the file if
+// there is none, with mode 0644 and as the user that Owner tells; one that is there must be at least as large. Nobody
+// ever removes it but the caller. The bus is a PCI bridge with an id that has room, else a free port, else QEMU's
+// choice.
 //
 // The device is a 'master': QEMU does not refuse to migrate or save the guest, but see Plug for what a migration needs.
 // Errors are those of Plug.
@@ -57,15 +58,15 @@ func (w *Watcher) PlugMemory(ctx context.Context, uuid, path string, size int64)
 	return err
 }
 
-// UnplugMemory unplugs what PlugMemory plugged from a guest, as Unplug does. The file stays, and nobody but the caller needs
-// its path.
+// UnplugMemory unplugs what PlugMemory plugged from a guest, as Unplug does. The file stays, and nobody but the caller
+// needs its path.
 func (w *Watcher) UnplugMemory(ctx context.Context, uuid, _ string) error {
 	return w.Unplug(ctx, uuid, memoryID)
 }
 
-// Owner returns the user and group of the process behind a guest's QMP socket, as they were when it began to listen there: a
-// QEMU that changes them later (-runas), or that was given the socket by another process, opens files as somebody else.
-// Errors are ErrNoGuest and those of a connection that ends.
+// Owner returns the user and group of the process behind a guest's QMP socket, as they were when it began to listen
+// there: a QEMU that changes them later (-runas), or that was given the socket by another process, opens files as
+// somebody else. Errors are ErrNoGuest and those of a connection that ends.
 func (w *Watcher) Owner(_ context.Context, uuid string) (uid, gid int, err error) {
 	s, err := w.session(uuid)
 	if err == nil {
@@ -118,8 +119,9 @@ func (s *session) lookMemory(ctx context.Context, g *Guest) error {
 	return nil
 }
 
-// busKinds are the types of devices with a bus behind them that a device may be plugged into, the preferred ones first, and
-// how many devices each bus takes. A port comes last: its window of memory, which the firmware gave it, may be too small.
+// busKinds are the types of devices with a bus behind them that a device may be plugged into, the preferred ones first,
+// and how many devices each bus takes. A port comes last: its window of memory, which the firmware gave it, may be too
+// small.
 var busKinds = []struct {
 	names []string
 	room  int
@@ -128,8 +130,8 @@ var busKinds = []struct {
 	{[]string{"pcie-root-port", "ioh3420", "xio3130-downstream"}, 1},
 }
 
-// freeBus returns the id of a bus that a device can be plugged into; "" if there is none with an id. A device's bus has the
-// device's id.
+// freeBus returns the id of a bus that a device can be plugged into; "" if there is none with an id. A device's bus has
+// the device's id.
 func (s *session) freeBus(ctx context.Context) (string, error) {
 	left := maxBuses
 	for _, kind := range busKinds {

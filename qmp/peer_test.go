@@ -248,7 +248,8 @@ func TestOneUUID(t *testing.T) {
 	l.Close()
 }
 
-// TestSocketComesAndGoes: a path that does not exist yet, a listener that appears there twice, a file that nobody serves.
+// TestSocketComesAndGoes: a path that does not exist yet, a listener that appears there twice, a file that nobody
+// serves.
 func TestSocketComesAndGoes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.qmp")
 	w, _ := watch(t, quick(), Config{Paths: []string{path}})

@@ -290,8 +290,8 @@ func (q *qemu) unplugByReset(w *Watcher) {
 	}
 }
 
-// TestPlugLeavesNothing: what QEMU refuses leaves no backend, one left behind is no hindrance, and what is not there can
-// be unplugged.
+// TestPlugLeavesNothing: what QEMU refuses leaves no backend, one left behind is no hindrance, and what is not there
+// can be unplugged.
 func TestPlugLeavesNothing(t *testing.T) {
 	q := start(t, filepath.Join(t.TempDir(), "a.qmp"), "-uuid", someUUID, "-device", "pcie-root-port,id=port0,chassis=1")
 	w, _ := watch(t, quick(), Config{Paths: []string{q.monitor}})

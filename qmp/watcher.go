@@ -67,7 +67,8 @@ func (w *Watcher) Guests() []Guest {
 	return w.guests
 }
 
-// Changed returns a channel that is closed when what Guests returns changes next. Call it before Guests to miss nothing.
+// Changed returns a channel that is closed when what Guests returns changes next. Call it before Guests to miss
+// nothing.
 func (w *Watcher) Changed() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()

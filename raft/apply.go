@@ -271,8 +271,8 @@ func (n *Node) propose(ctx context.Context, data []byte) (placement.Result, erro
 	return o.result, o.err
 }
 
-// mayRemove takes its vote away from a host before it is removed: its daemon may end as soon as the catalogue says so. Until
-// end is called the voters do not change.
+// mayRemove takes its vote away from a host before it is removed: its daemon may end as soon as the catalogue says so.
+// Until end is called the voters do not change.
 func (n *Node) mayRemove(ctx context.Context, id placement.HostID) (end func(), err error) {
 	d := n.director.Load()
 	if d == nil {
@@ -291,8 +291,8 @@ func (n *Node) mayRemove(ctx context.Context, id placement.HostID) (end func(), 
 	return d.end, nil
 }
 
-// spread lets the followers hear at once that an entry is committed: by the next entry, which is a barrier if nothing else
-// is on its way. Without it they would hear after Timing.Commit, and so would whoever reads or waits there.
+// spread lets the followers hear at once that an entry is committed: by the next entry, which is a barrier if nothing
+// else is on its way. Without it they would hear after Timing.Commit, and so would whoever reads or waits there.
 func (n *Node) spread() {
 	for {
 		select {

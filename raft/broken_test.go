@@ -10,8 +10,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
-// TestBrokenLogFailsTheNode has a sync of the log fail, at the leader and at another host: nobody knows then what is on that
-// disk, so the node must end rather than stay a member that stores nothing; started again it goes on.
+// TestBrokenLogFailsTheNode has a sync of the log fail, at the leader and at another host: nobody knows then what is on
+// that disk, so the node must end rather than stay a member that stores nothing; started again it goes on.
 func TestBrokenLogFailsTheNode(t *testing.T) {
 	for _, leads := range []bool{true, false} {
 		t.Run(fmt.Sprint("leader=", leads), func(t *testing.T) {

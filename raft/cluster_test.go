@@ -236,8 +236,8 @@ func TestAMinorityCannotWriteOrRead(t *testing.T) {
 	})
 }
 
-// TestRepeatedCommandsSpareWhatCameBetween loses the answer to a removal, and publishes the name anew before the removal is
-// sent again; then the other way round, over a restart of the host that asks.
+// TestRepeatedCommandsSpareWhatCameBetween loses the answer to a removal, and publishes the name anew before the
+// removal is sent again; then the other way round, over a restart of the host that asks.
 func TestRepeatedCommandsSpareWhatCameBetween(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.grow(3)

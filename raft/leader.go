@@ -504,8 +504,8 @@ func (d *director) poll(ctx context.Context, id placement.HostID) {
 	d.contact[id] = c
 }
 
-// Skews returns, if this host leads, how far the clocks of the hosts that answer are ahead of the one here, as exactly as half of the
-// time that an answer took; else nil.
+// Skews returns, if this host leads, how far the clocks of the hosts that answer are ahead of the one here, as exactly
+// as half of the time that an answer took; else nil.
 func (n *Node) Skews() map[placement.HostID]time.Duration {
 	d := n.director.Load()
 	if d == nil {

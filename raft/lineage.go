@@ -17,8 +17,8 @@ import (
 )
 
 // Every Raft connection begins with three messages, each a u32 length (little-endian, at most maxHello) and JSON: the
-// hello of the host that dialled, the hello of the host that accepted, and the verdict of the one that dialled. Either of
-// the last two may refuse, and then no byte of Raft passes. A refusal protects what was acknowledged:
+// hello of the host that dialled, the hello of the host that accepted, and the verdict of the one that dialled. Either
+// of the last two may refuse, and then no byte of Raft passes. A refusal protects what was acknowledged:
 //
 //   - Two hosts of different lineages (see placement.Recovery) hold logs of which the same index may mean different
 //     things. They may speak only if one of them is merely behind the recovery of the other, and has nothing beyond it.
@@ -238,8 +238,8 @@ func wentBack(promised uint64, peer hello) *refusal {
 		peer.Host, peer.Index, promised)}
 }
 
-// hasTwin reports whether a host answers, at the address that the catalogue has of it, and is another start of its daemon
-// than the one that asks.
+// hasTwin reports whether a host answers, at the address that the catalogue has of it, and is another start of its
+// daemon than the one that asks.
 func (d *director) hasTwin(id placement.HostID, life uint64) bool {
 	other := func() bool {
 		d.mu.Lock()

@@ -44,8 +44,8 @@ func (n *Node) addresses(id placement.HostID) []string {
 	return addrs
 }
 
-// hints are addresses at which hosts said they are, beside what the catalogue and the Raft configuration say: without a leader
-// neither can be changed, and a leader needs hosts that reach one another. The zero value has none.
+// hints are addresses at which hosts said they are, beside what the catalogue and the Raft configuration say: without a
+// leader neither can be changed, and a leader needs hosts that reach one another. The zero value has none.
 type hints struct {
 	mu    sync.Mutex
 	addrs map[placement.HostID]string
@@ -94,8 +94,9 @@ func (n *Node) Members() (ids []placement.HostID) {
 	return slices.DeleteFunc(slices.Compact(ids), func(id placement.HostID) bool { return id == n.cfg.ID })
 }
 
-// Known reports whether a host may speak to this one: it is in the catalogue or in the latest Raft configuration. A host that knows
-// nobody, because it has joined and heard nothing yet, believes every host of its cluster. It is meant as pki's Allow hook.
+// Known reports whether a host may speak to this one: it is in the catalogue or in the latest Raft configuration. A
+// host that knows nobody, because it has joined and heard nothing yet, believes every host of its cluster. It is meant
+// as pki's Allow hook.
 func (n *Node) Known(hostID string) bool {
 	id := placement.HostID(hostID)
 	if n.Member(hostID) {
@@ -122,8 +123,8 @@ func (n *Node) Member(hostID string) (member bool) {
 	return member || id == n.cfg.ID
 }
 
-// MayBeNew reports whether a host that is not known may have joined while this one could not hear of it: this one is not current (it
-// just started or has lost the leader), and the other was not removed. Others must vouch for it.
+// MayBeNew reports whether a host that is not known may have joined while this one could not hear of it: this one is
+// not current (it just started or has lost the leader), and the other was not removed. Others must vouch for it.
 func (n *Node) MayBeNew(hostID string) (may bool) {
 	n.machine.view(func(s *placement.State) { may = !s.WasRemoved(placement.HostID(hostID)) })
 	return may && !n.current.Load()

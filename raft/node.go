@@ -343,8 +343,8 @@ func (n *Node) fail(err error) {
 	})
 }
 
-// Failed returns a channel that is closed when the node cannot go on: Err says why (ErrRemoved, ErrStuck, ErrBroken). It still
-// has to be closed.
+// Failed returns a channel that is closed when the node cannot go on: Err says why (ErrRemoved, ErrStuck, ErrBroken).
+// It still has to be closed.
 func (n *Node) Failed() <-chan struct{} { return n.failed }
 
 // Err returns why Failed is closed, nil before.

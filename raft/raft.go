@@ -64,8 +64,8 @@ type Config struct {
 	// Refused reports whether an error of Stream or Forwarder means that the other side does not take this host for
 	// a member; nil if such errors cannot be told apart.
 	Refused func(error) bool
-	// PeerOf returns which host is at the other end of a connection that Stream accepted, proven by its certificate; nil if
-	// that is not known, and hosts are believed.
+	// PeerOf returns which host is at the other end of a connection that Stream accepted, proven by its certificate; nil
+	// if that is not known, and hosts are believed.
 	PeerOf func(net.Conn) (hostID string, ok bool)
 
 	HostTimeout       time.Duration // silence after which a host is marked Down; DefaultHostTimeout if 0

@@ -17,8 +17,8 @@ import (
 	"github.com/virtswarm/virtswarm/raft/raftlog"
 )
 
-// Offline is a Raft directory that no Node has open: what a host knows while its daemon does not run. It is not safe for
-// concurrent use.
+// Offline is a Raft directory that no Node has open: what a host knows while its daemon does not run. It is not safe
+// for concurrent use.
 type Offline struct {
 	n      *Node
 	stores stores
@@ -38,9 +38,9 @@ func (e LogEnd) Behind(other LogEnd) bool {
 	return placement.Recovery{Term: e.Term, Index: e.Index}.Ahead(other.Term, other.Index)
 }
 
-// OpenOffline opens the directory of cfg, of which ID, Dir, Advertise and Forwarder are needed, and replays the whole log:
-// also entries that were not known here to be committed, as nobody else may be left to know. ErrDamaged names the file.
-// It changes nothing but what a crash left half-done.
+// OpenOffline opens the directory of cfg, of which ID, Dir, Advertise and Forwarder are needed, and replays the whole
+// log: also entries that were not known here to be committed, as nobody else may be left to know. ErrDamaged names the
+// file. It changes nothing but what a crash left half-done.
 func OpenOffline(cfg Config) (_ *Offline, err error) {
 	cfg.Stream = noStream{}
 	if cfg, err = cfg.withDefaults(); err != nil {
@@ -124,14 +124,14 @@ func (o *Offline) Ask(ctx context.Context, host placement.HostID) (LogEnd, error
 	return LogEnd{}, err
 }
 
-// Recover makes this host the only voter of a cluster without the hosts in remove, from the end of the log here. The other
-// hosts stay members, follow once this host runs, and are made voters as ever. It takes effect as a whole, with one
-// snapshot that becomes durable.
+// Recover makes this host the only voter of a cluster without the hosts in remove, from the end of the log here. The
+// other hosts stay members, follow once this host runs, and are made voters as ever. It takes effect as a whole, with
+// one snapshot that becomes durable.
 //
 // It is not hashicorp/raft's RecoverCluster: there a survivor whose log ends with the very entry from which the cluster
-// was recovered goes on with its own catalogue, in which the removed hosts still are, and one that has applied more keeps
-// what the others have not. Here the snapshot stands at an index and a term that no log has, so that every survivor has to
-// take it; and its lineage makes a survivor that has more refuse it (see hello).
+// was recovered goes on with its own catalogue, in which the removed hosts still are, and one that has applied more
+// keeps what the others have not. Here the snapshot stands at an index and a term that no log has, so that every
+// survivor has to take it; and its lineage makes a survivor that has more refuse it (see hello).
 func (o *Offline) Recover(remove []placement.HostID, now time.Time) error {
 	term, err := o.stores.votes.GetUint64([]byte(keyTerm))
 	if err != nil {

@@ -134,8 +134,8 @@ func ask(t *testing.T, c *cluster, from, host int) LogEnd {
 	return LogEnd{Term: s.LastTerm, Index: s.LastIndex, Lineage: s.Lineage}
 }
 
-// TestSurvivorAheadIsRefused recovers from a log that lacks what another survivor has: that one must neither follow, which
-// would undo it, nor be believed to be of one mind.
+// TestSurvivorAheadIsRefused recovers from a log that lacks what another survivor has: that one must neither follow,
+// which would undo it, nor be believed to be of one mind.
 func TestSurvivorAheadIsRefused(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.grow(3)
@@ -203,8 +203,8 @@ func TestRecoveredApart(t *testing.T) {
 	})
 }
 
-// TestRecoverIsAtomic cuts a recovery short at every step that it takes on the disk: afterwards the host is what it was, or
-// is recovered, and can be recovered again.
+// TestRecoverIsAtomic cuts a recovery short at every step that it takes on the disk: afterwards the host is what it
+// was, or is recovered, and can be recovered again.
 func TestRecoverIsAtomic(t *testing.T) {
 	for step := 1; ; step++ {
 		over := false
@@ -258,8 +258,8 @@ func TestRecoverIsAtomic(t *testing.T) {
 	}
 }
 
-// TestOldCopyIsRefused lets a host start from a copy of its directory that is older than its last start, and from one of
-// the same start that lacks entries it had.
+// TestOldCopyIsRefused lets a host start from a copy of its directory that is older than its last start, and from one
+// of the same start that lacks entries it had.
 func TestOldCopyIsRefused(t *testing.T) {
 	for _, restarted := range []bool{true, false} {
 		t.Run(fmt.Sprint("restarted meanwhile: ", restarted), func(t *testing.T) {

@@ -141,8 +141,8 @@ func (s *streamLayer) track(conn net.Conn, host placement.HostID, peer hello) (n
 	return c, nil
 }
 
-// trackedConn reports how it goes with the host that was dialled. One that was accepted is greeted at its first Read, in
-// the goroutine that will serve it.
+// trackedConn reports how it goes with the host that was dialled. One that was accepted is greeted at its first Read,
+// in the goroutine that will serve it.
 type trackedConn struct {
 	net.Conn
 	layer *streamLayer

@@ -18,8 +18,8 @@ import (
 	"github.com/virtswarm/virtswarm/raft/raftlog"
 )
 
-// voteSlot is the size of a slot, a page: what befalls the writing of one leaves the other alone. A handful of short values
-// fit well.
+// voteSlot is the size of a slot, a page: what befalls the writing of one leaves the other alone. A handful of short
+// values fit well.
 const voteSlot = 4096
 
 // voteStore is the term and the vote on disk: raft.StableStore. A host that forgot its vote could vote twice, and
@@ -118,8 +118,8 @@ func (v *votes) page() ([]byte, error) {
 	return append(p, make([]byte, voteSlot-len(p))...), nil
 }
 
-// save makes values those of the store, durably; if it fails, what is on disk is what was, or they. The caller holds the
-// lock.
+// save makes values those of the store, durably; if it fails, what is on disk is what was, or they. The caller holds
+// the lock.
 func (v *voteStore) save(values votes) error {
 	v.values.Count++ // in any case: two slots of one count are one save
 	values.Count = v.values.Count

@@ -102,8 +102,8 @@ func TestVoteIsKeptAndDamageNoticed(t *testing.T) {
 	}
 }
 
-// TestVoteSurvivesEveryCrash kills the process, cuts the power, tears the write or fills the disk at every step of what a
-// store writes, from its making on. What was acknowledged is there after it; of what was not, all or nothing.
+// TestVoteSurvivesEveryCrash kills the process, cuts the power, tears the write or fills the disk at every step of what
+// a store writes, from its making on. What was acknowledged is there after it; of what was not, all or nothing.
 func TestVoteSurvivesEveryCrash(t *testing.T) {
 	type fate struct {
 		err   error

@@ -44,8 +44,8 @@ func (c change) String() string {
 
 // nextChange returns the next step towards the voters that the cluster should have; ok is false if there is none to be
 // taken now. members is the number of hosts, dead and drained ones included. Each step is safe for the servers as they
-// are: after it, more than half of the voters are members that answer. The caller looks at the servers again before it asks
-// for another step.
+// are: after it, more than half of the voters are members that answer. The caller looks at the servers again before it
+// asks for another step.
 //
 // The number of voters is odd: 1 for up to two members (two voters stand still when either fails), 3 for up to four,
 // else 5. Dead voters are replaced by healthy hosts as far as there are any; otherwise they stay, as voters that come
@@ -164,8 +164,8 @@ func without(servers []server, id hraft.ServerID) []server {
 	return rest
 }
 
-// wantVoters says how many of the ranked should vote. Three need two that are there to stay, five need three: then all that
-// are drained may be switched off at once.
+// wantVoters says how many of the ranked should vote. Three need two that are there to stay, five need three: then all
+// that are drained may be switched off at once.
 func wantVoters(ranked []server, members int) int {
 	voters, healthy, staying := 0, 0, 0
 	for _, s := range ranked {
@@ -188,9 +188,9 @@ func wantVoters(ranked []server, members int) int {
 	return 1
 }
 
-// rank returns those who may vote, the best first: the leader, healthy voters, healthy others by how long they have been so,
-// voters that are leaving, voters that are down, and, to make up the number, others that are leaving. Others that are not
-// healthy are left out.
+// rank returns those who may vote, the best first: the leader, healthy voters, healthy others by how long they have
+// been so, voters that are leaving, voters that are down, and, to make up the number, others that are leaving. Others
+// that are not healthy are left out.
 func rank(servers []server) []server {
 	var ranked []server
 	for _, s := range servers {

@@ -140,8 +140,8 @@ func TestRetirement(t *testing.T) {
 	}
 }
 
-// model is a cluster in which hosts join, die, come back, are drained and leave, without time: who is alive answers and is
-// stable.
+// model is a cluster in which hosts join, die, come back, are drained and leave, without time: who is alive answers and
+// is stable.
 type model []server
 
 // key names a model, whatever its hosts are called.
@@ -205,10 +205,10 @@ func fresh(m model) hraft.ServerID {
 	}
 }
 
-// TestNoOrderOfEventsLosesTheMajority walks through every state that a cluster of up to seven hosts can get into by hosts
-// that join, die, come back, are drained and leave, in every order, between any two steps. From each of them every step
-// that is taken leaves a majority of living voters, the steps come to rest with the right number of voters, and a host
-// leaves unless no other one is fit to vote.
+// TestNoOrderOfEventsLosesTheMajority walks through every state that a cluster of up to seven hosts can get into by
+// hosts that join, die, come back, are drained and leave, in every order, between any two steps. From each of them
+// every step that is taken leaves a majority of living voters, the steps come to rest with the right number of voters,
+// and a host leaves unless no other one is fit to vote.
 func TestNoOrderOfEventsLosesTheMajority(t *testing.T) {
 	const most = 7
 	first := model{{id: "0", voter: true, leader: true, member: true, healthy: true, answers: true, stable: true}}

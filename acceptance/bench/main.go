@@ -1,13 +1,13 @@
-// Command bench measures virtswarm beside its rivals and its limits, in one run, and prints ratios: machines differ and are noisy,
-// ratios within a run less so. Every figure is a median.
+// Command bench measures virtswarm beside its rivals and its limits, in one run, and prints ratios: machines differ and
+// are noisy, ratios within a run less so. Every figure is a median.
 //
 //	bench pair       one host to another, beside nginx and a bare TLS copy
 //	bench swarm      one host to eight, beside aria2, libtorrent, rsync-like chains and HTTP; as root
 //	bench guest      a host and its guests, natively and emulated, beside what else brings a file into a guest; as root
 //	bench catalogue  the catalogue at the size of a large cluster
 //
-// 'make bench-pair' and the like install what a bench needs and run it. All runs go to the directory results as JSON, with the
-// date, the commit and the machine.
+// 'make bench-pair' and the like install what a bench needs and run it. All runs go to the directory results as JSON,
+// with the date, the commit and the machine.
 package main
 
 import (

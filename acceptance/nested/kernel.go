@@ -20,8 +20,8 @@ type Kernel struct {
 	modules string // lib/modules/VERSION
 }
 
-// FindKernel returns Debian's kernel for virtual machines. It is downloaded (25 MiB) by apt-get, not installed, unless it is in
-// the directory from an earlier time. It may be called by several processes at once.
+// FindKernel returns Debian's kernel for virtual machines. It is downloaded (25 MiB) by apt-get, not installed, unless
+// it is in the directory from an earlier time. It may be called by several processes at once.
 func FindKernel(ctx context.Context, cache string) (*Kernel, error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, fmt.Errorf("find kernel: %w", err)

@@ -42,9 +42,9 @@ type file struct{ at, from, text string }
 //
 //	guest CID [ARGS...]
 //
-// where ARGS are further arguments to QEMU. The command lasts as long as the guest, prints its console line by line behind
-// the CID in brackets, and exits with the exit code of the guest's script: 255 if it has not come to its end. Meanwhile
-// /run/guest-CID.pid holds the process id of its QEMU, and /run/guest-CID.qmp is the socket of its QMP.
+// where ARGS are further arguments to QEMU. The command lasts as long as the guest, prints its console line by line
+// behind the CID in brackets, and exits with the exit code of the guest's script: 255 if it has not come to its end.
+// Meanwhile /run/guest-CID.pid holds the process id of its QEMU, and /run/guest-CID.qmp is the socket of its QMP.
 type Guest struct {
 	CID     uint32
 	Script  string            // for busybox's sh, as root, in /tmp
@@ -62,8 +62,8 @@ func (m *Machine) AddText(at, text string) { m.files = append(m.files, file{at: 
 // AddGuest makes a guest ready to be booted by L1's script.
 func (m *Machine) AddGuest(g Guest) { m.guests = append(m.guests, g) }
 
-// initScript is the first process of L1 and of its guests. It starts as few programs as it can: each takes a tenth of a second
-// in L2. Whoever reads the last line pulls the plug; the kernel would power off without waiting for the console.
+// initScript is the first process of L1 and of its guests. It starts as few programs as it can: each takes a tenth of a
+// second in L2. Whoever reads the last line pulls the plug; the kernel would power off without waiting for the console.
 const initScript = `#!/bin/busybox sh
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 mount -t proc proc /proc
@@ -101,8 +101,8 @@ done
 exit "$(cat /run/guest-$cid.exit 2>/dev/null || echo 255)"
 `
 
-// qemuCommon is the same for L1 and L2: nothing that is not needed, and a processor with a source of random numbers, for
-// which the kernel would wait otherwise.
+// qemuCommon is the same for L1 and L2: nothing that is not needed, and a processor with a source of random numbers,
+// for which the kernel would wait otherwise.
 const qemuCommon = "-machine q35 -cpu max -nodefaults -no-user-config -no-reboot -display none -serial stdio"
 
 // commandLine leaves out what a guest does not need: it is a third of the time to boot.
@@ -243,8 +243,8 @@ func (r *Run) Kill() {
 // endMark is at the beginning of a line: of L1, not of a guest.
 var endMark = regexp.MustCompile(`(?m)^nested: exit (\d+)$`)
 
-// Await waits until something matches on the console, and returns the match with its groups. It fails when ctx ends, or the
-// script before that.
+// Await waits until something matches on the console, and returns the match with its groups. It fails when ctx ends, or
+// the script before that.
 func (r *Run) Await(ctx context.Context, what *regexp.Regexp) ([]string, error) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

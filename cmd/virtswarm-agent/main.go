@@ -1,5 +1,5 @@
-// Command virtswarm-agent is the guest's end of virtswarm: it pulls files from the host and publishes files of the guest,
-// over vsock or shared memory.
+// Command virtswarm-agent is the guest's end of virtswarm: it pulls files from the host and publishes files of the
+// guest, over vsock or shared memory.
 package main
 
 import (

@@ -29,7 +29,8 @@ const (
 	defaultConfig       = "/etc/virtswarm/virtswarm.yaml"
 )
 
-// hookOperations are those of libvirt's at which a domain is about to come to this host. At all others there is nothing to do.
+// hookOperations are those of libvirt's at which a domain is about to come to this host. At all others there is nothing
+// to do.
 var hookOperations = []string{"prepare", "migrate", "restore"}
 
 // hookConfig is the part of the daemon's configuration that counts also when the daemon does not run.

@@ -13,8 +13,8 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 )
 
-// TestManualShowsJSON compares the examples of docs/operations.md with the API: together those of a verb must show every key that
-// its message has, and no other.
+// TestManualShowsJSON compares the examples of docs/operations.md with the API: together those of a verb must show
+// every key that its message has, and no other.
 func TestManualShowsJSON(t *testing.T) {
 	text, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {

@@ -2,8 +2,8 @@
 //
 //	virtswarmd [--config FILE] [--data DIR] [--listen ADDR] [--socket PATH] [--join ADDR --token T]
 //
-// It logs to standard error and tells systemd when it is ready. Exit codes are those of docs/operations.md; 0 means that
-// it was told to stop, or that this host has left the cluster.
+// It logs to standard error and tells systemd when it is ready. Exit codes are those of docs/operations.md; 0 means
+// that it was told to stop, or that this host has left the cluster.
 package main
 
 import (
@@ -23,8 +23,8 @@ import (
 )
 
 func main() {
-	// Neither the end of who reads the log nor that of a terminal is a reason to stop serving guests; systemd would take both
-	// for an end in good order, after which nothing is started again.
+	// Neither the end of who reads the log nor that of a terminal is a reason to stop serving guests; systemd would take
+	// both for an end in good order, after which nothing is started again.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -120,7 +120,8 @@ func choose(req Adoption, lost map[content.Digest]*lostContent) ([]*lostContent,
 	return list, nil
 }
 
-// isMeant says whether an operator means a stray: by one of its names, by its digest or the first digits of it, or by both.
+// isMeant says whether an operator means a stray: by one of its names, by its digest or the first digits of it, or by
+// both.
 func (l *lostContent) isMeant(which string) bool {
 	if l.named(which) {
 		return true
@@ -200,8 +201,8 @@ func (l *lostContent) namesFor(as string) []StrayName {
 	return []StrayName{n}
 }
 
-// sortVersions puts the versions of a name in order: that of their catalogue's log if all come from one, else that of their
-// times.
+// sortVersions puts the versions of a name in order: that of their catalogue's log if all come from one, else that of
+// their times.
 func sortVersions(versions []*entry, chosen []*lostContent) {
 	clusters := map[string]bool{}
 	for _, l := range chosen {

@@ -56,8 +56,8 @@ type Damage struct {
 	Healed    int // of them
 }
 
-// Verify reads what this disk holds of a name, of one version of it, or, if the name is empty, of everything, compares it with its
-// digests and heals what is damaged.
+// Verify reads what this disk holds of a name, of one version of it, or, if the name is empty, of everything, compares
+// it with its digests and heals what is damaged.
 func (f *Files) Verify(ctx context.Context, ref Ref, report func(CheckProgress) error) error {
 	files := f.Store.List()
 	if ref.Name != "" {
@@ -125,8 +125,8 @@ func (f *Files) scrubMark() string { return filepath.Join(f.Data, "scrubbed") }
 // noteScrub sets the time of the last scrub to now.
 func (f *Files) noteScrub() error { return disk.WriteFile(f.FS, f.scrubMark(), nil, 0o600) }
 
-// ScrubEvery scrubs at a rate whenever the last scrub is longer ago than every, until ctx ends. A new host begins to count at its
-// first start.
+// ScrubEvery scrubs at a rate whenever the last scrub is longer ago than every, until ctx ends. A new host begins to
+// count at its first start.
 func (f *Files) ScrubEvery(ctx context.Context, every time.Duration, rate int64) {
 	if _, err := f.FS.Lstat(f.scrubMark()); errors.Is(err, fs.ErrNotExist) {
 		if err := f.noteScrub(); err != nil {

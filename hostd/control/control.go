@@ -1,12 +1,13 @@
-// Package control carries out what operators and other hosts ask of this host, one file a verb. Requests and answers are plain Go
-// values; a long operation reports its progress to a function, in its caller's goroutine or one after another.
+// Package control carries out what operators and other hosts ask of this host, one file a verb. Requests and answers
+// are plain Go values; a long operation reports its progress to a function, in its caller's goroutine or one after
+// another.
 //
-// The operations stand in five groups: [Files], [Hosts], [Guests], [Strays] and [Reports]. Each works with the [Rooms] of the
-// host, and knows nothing of who asks or how: package server speaks protobuf, and the command line tool knows flags. A field of a
-// request is named in an error in back quotes, such as `replicas`.
+// The operations stand in five groups: [Files], [Hosts], [Guests], [Strays] and [Reports]. Each works with the [Rooms]
+// of the host, and knows nothing of who asks or how: package server speaks protobuf, and the command line tool knows
+// flags. A field of a request is named in an error in back quotes, such as `replicas`.
 //
-// It promises that a publication which it reported as replicated is durable on as many hosts as it said, and that what it
-// answers is linearizable or said to be stale.
+// It promises that a publication which it reported as replicated is durable on as many hosts as it said, and that what
+// it answers is linearizable or said to be stale.
 package control
 
 import (
@@ -64,14 +65,15 @@ type Peers interface {
 	DetachShm(ctx context.Context, host placement.Host, guest string) (Guest, error)
 }
 
-// Files are the operations on files: publish, pull, distribute, list, verify and the like. It is safe for concurrent use.
+// Files are the operations on files: publish, pull, distribute, list, verify and the like. It is safe for concurrent
+// use.
 type Files struct{ *Rooms }
 
 // Reports are the operations that say how hosts and cluster are doing. It is safe for concurrent use.
 type Reports struct{ *Rooms }
 
-// Strays are the operations on contents that no entry of the catalogue names, and on saved catalogues. It is safe for concurrent
-// use.
+// Strays are the operations on contents that no entry of the catalogue names, and on saved catalogues. It is safe for
+// concurrent use.
 type Strays struct{ *Rooms }
 
 // errDown is why a host is not asked.

@@ -92,8 +92,8 @@ func (f *Files) Distribute(ctx context.Context, d Distribution, report func(Dist
 	return w.run(ctx, report)
 }
 
-// meant finds the hosts and tags that a request names, in the state that lookup has brought up to date: a host that has just joined
-// is known elsewhere first.
+// meant finds the hosts and tags that a request names, in the state that lookup has brought up to date: a host that has
+// just joined is known elsewhere first.
 func (f *Files) meant(all bool, names []string) (ids []placement.HostID, tags []string, err error) {
 	if all == (len(names) > 0) {
 		return nil, nil, reason.Wrap(reason.Usage, "hosts", errors.New("name hosts, tags as tag:NAME, or 'all'"))

@@ -25,8 +25,8 @@ type DrainProgress struct {
 	Done  bool
 }
 
-// Drain moves what a host holds off it, and keeps it from getting anything new, until Undrain. It refuses what could never end,
-// unless forced. With wait it returns once the host may be switched off, and reports how it comes to that.
+// Drain moves what a host holds off it, and keeps it from getting anything new, until Undrain. It refuses what could
+// never end, unless forced. With wait it returns once the host may be switched off, and reports how it comes to that.
 func (h *Hosts) Drain(ctx context.Context, name string, wait, force bool, report func(DrainProgress) error) error {
 	h.fresh(ctx)
 	host, err := h.hostNamed(name)
@@ -75,8 +75,8 @@ func (h *Hosts) Drain(ctx context.Context, name string, wait, force bool, report
 // votePatience bounds the wait for votes to move: a host that is new has to be healthy for a while first.
 const votePatience = 30 * time.Second
 
-// awaitVotes waits until more than half of the voters are hosts that are there to stay: then all that are drained may be
-// switched off at once. Where all hosts are drained, there is nothing to wait for.
+// awaitVotes waits until more than half of the voters are hosts that are there to stay: then all that are drained may
+// be switched off at once. Where all hosts are drained, there is nothing to wait for.
 func (h *Hosts) awaitVotes(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, votePatience)
 	defer cancel()

@@ -29,8 +29,8 @@ type entry struct {
 	refused error
 }
 
-// enter enters versions in the catalogue, the oldest of each name first, and notes with each what became of it. An error
-// means that it could not go on; what was entered until then stays.
+// enter enters versions in the catalogue, the oldest of each name first, and notes with each what became of it. An
+// error means that it could not go on; what was entered until then stays.
 func (t *Strays) enter(ctx context.Context, entries []*entry) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -84,8 +84,8 @@ func byName(entries []*entry) (groups [][]*entry) {
 	return groups
 }
 
-// inOrder makes the times of a name's versions, which are in order, ascend: the catalogue keeps versions in the order of
-// their times, and a publisher's clock may have been wrong.
+// inOrder makes the times of a name's versions, which are in order, ascend: the catalogue keeps versions in the order
+// of their times, and a publisher's clock may have been wrong.
 func inOrder(versions []*entry) {
 	for i, e := range versions {
 		if i > 0 {
@@ -94,8 +94,8 @@ func inOrder(versions []*entry) {
 	}
 }
 
-// awaitTold waits until the catalogue has been told what hosts hold of the contents that were entered, so that who pulls
-// next finds them. It gives up in silence: the hosts go on by themselves.
+// awaitTold waits until the catalogue has been told what hosts hold of the contents that were entered, so that who
+// pulls next finds them. It gives up in silence: the hosts go on by themselves.
 func (t *Strays) awaitTold(ctx context.Context, entries []*entry, lost map[content.Digest]*lostContent) {
 	ctx, cancel := context.WithTimeout(ctx, tellPatience)
 	defer cancel()

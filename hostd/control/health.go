@@ -8,8 +8,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// Health lists what is wrong with the cluster and with each host that is up, the worst first. It names the hosts that did not
-// answer.
+// Health lists what is wrong with the cluster and with each host that is up, the worst first. It names the hosts that
+// did not answer.
 func (r *Reports) Health(ctx context.Context) (all []observe.Finding, silent []string, now Staleness) {
 	now = r.fresh(ctx)
 	var asked []placement.Host

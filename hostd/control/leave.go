@@ -44,8 +44,8 @@ func (d *Departure) Wanted() bool { return d.wanted.Load() }
 // Done is closed once the host is out of the cluster, and whoever asked for it has been told.
 func (d *Departure) Done() <-chan struct{} { return d.done }
 
-// Leave removes a host from the cluster, once what it holds is safe elsewhere; with force at once. Another host that is up must be
-// forced.
+// Leave removes a host from the cluster, once what it holds is safe elsewhere; with force at once. Another host that is
+// up must be forced.
 func (h *Hosts) Leave(ctx context.Context, name string, force bool, report func(LeaveProgress) error) error {
 	h.fresh(ctx)
 	host, err := h.hostNamed(name)

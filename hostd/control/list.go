@@ -21,8 +21,8 @@ type File struct {
 	Versions    int    // of the name
 }
 
-// List names files with a prefix, ordered by name, from the one that follows after. limit bounds how many; 0 and too much mean as
-// many as a page may have. more says that others follow.
+// List names files with a prefix, ordered by name, from the one that follows after. limit bounds how many; 0 and too
+// much mean as many as a page may have. more says that others follow.
 func (f *Files) List(ctx context.Context, prefix, after string, limit int) (files []File, more bool, now Staleness) {
 	now = f.fresh(ctx)
 	if limit <= 0 || limit > maxPage {

@@ -18,8 +18,8 @@ type lostContent struct {
 	seen    uint64
 }
 
-// gatherLost puts together what hosts tell of the same contents. Of two hosts that know other names, the one that heard of
-// the catalogue last is right.
+// gatherLost puts together what hosts tell of the same contents. Of two hosts that know other names, the one that heard
+// of the catalogue last is right.
 func gatherLost(strays []Stray) map[content.Digest]*lostContent {
 	all := map[content.Digest]*lostContent{}
 	for _, s := range strays {

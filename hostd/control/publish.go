@@ -58,8 +58,8 @@ type Published struct {
 	CatalogueCopies int    // hosts that vote: of a name acknowledged, more than half of them have it on disk
 }
 
-// Publish makes a file of this machine a version of a name, and reports how its copies come about. The source must not change
-// meanwhile. When it returns nil, the last report said how many copies there are.
+// Publish makes a file of this machine a version of a name, and reports how its copies come about. The source must not
+// change meanwhile. When it returns nil, the last report said how many copies there are.
 func (f *Files) Publish(ctx context.Context, p Publication, report func(PublishProgress) error) error {
 	publish, err := checkPublish(p)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// Remove removes a name with all its versions, or the one version that ref means. It returns what is removed, the newest first,
-// and the index of the catalogue's entry.
+// Remove removes a name with all its versions, or the one version that ref means. It returns what is removed, the
+// newest first, and the index of the catalogue's entry.
 func (f *Files) Remove(ctx context.Context, ref Ref) (removed []File, index uint64, err error) {
 	f.fresh(ctx)
 	f.Node.View(func(s *placement.State) {

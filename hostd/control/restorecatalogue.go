@@ -27,8 +27,8 @@ type Restoration struct {
 	LeftOut  []string // what is not brought back, a line each
 }
 
-// RestoreCatalogue enters what a saved catalogue names and this one does not. path is absolute, on this machine. A dry run only
-// says what would be entered.
+// RestoreCatalogue enters what a saved catalogue names and this one does not. path is absolute, on this machine. A dry
+// run only says what would be entered.
 func (t *Strays) RestoreCatalogue(ctx context.Context, path string, dryRun bool) (Restoration, error) {
 	saved, err := readCatalogue(path)
 	if err != nil {

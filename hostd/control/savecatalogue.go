@@ -7,8 +7,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// SaveCatalogue calls begin with the age of the catalogue that follows, and then writes the catalogue to w, as RestoreCatalogue
-// reads it.
+// SaveCatalogue calls begin with the age of the catalogue that follows, and then writes the catalogue to w, as
+// RestoreCatalogue reads it.
 func (t *Strays) SaveCatalogue(ctx context.Context, w io.Writer, begin func(Staleness) error) error {
 	now := t.fresh(ctx)
 	var frozen *placement.Frozen

@@ -32,8 +32,8 @@ func (c *GuestChange) empty() bool {
 	return len(c.Add)+len(c.Remove)+len(c.AddTags)+len(c.RemoveTags) == 0 && c.Push == nil && !c.RemovePush && c.Shm == nil
 }
 
-// SetGuest changes what a domain's metadata says, and returns the domain as it is then. It is carried out by the host where the
-// domain is.
+// SetGuest changes what a domain's metadata says, and returns the domain as it is then. It is carried out by the host
+// where the domain is.
 func (g *Guests) SetGuest(ctx context.Context, c GuestChange) (Guest, error) {
 	g.fresh(ctx)
 	v, err := g.guestNamed(c.Guest)

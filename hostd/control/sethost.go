@@ -8,8 +8,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// SetHost changes a host's settings: what u says but for the id, of the host of that name. It returns the host as it is then, and
-// the index of the catalogue's entry.
+// SetHost changes a host's settings: what u says but for the id, of the host of that name. It returns the host as it is
+// then, and the index of the catalogue's entry.
 func (h *Hosts) SetHost(ctx context.Context, name string, u placement.UpdateHost) (Host, uint64, error) {
 	h.fresh(ctx)
 	host, err := h.hostNamed(name)

@@ -37,8 +37,8 @@ type ActiveFetch struct {
 	fetch.Progress
 }
 
-// Status says how the cluster and this host are doing, with the reports of this host or of all hosts; rates adds those of sessions
-// to the reports.
+// Status says how the cluster and this host are doing, with the reports of this host or of all hosts; rates adds those
+// of sessions to the reports.
 func (r *Reports) Status(ctx context.Context, everywhere, rates bool) (Status, Staleness) {
 	now := r.fresh(ctx)
 	d := Status{

@@ -30,8 +30,8 @@ type Stray struct {
 	ChunkSize, Shards          int
 	Held                       placement.ShardSet
 	Since, Until               time.Time // it is kept from one to the other
-	// Names, Cluster and Seen are what the host remembers of it: the names that it had, in which cluster, and the index of that
-	// cluster's catalogue by which the host knew them. There may be none.
+	// Names, Cluster and Seen are what the host remembers of it: the names that it had, in which cluster, and the index of
+	// that cluster's catalogue by which the host knew them. There may be none.
 	Names   []StrayName
 	Cluster string
 	Seen    uint64
@@ -55,7 +55,8 @@ func (s *Stray) NameList() (names []string) {
 	return names
 }
 
-// Here lists the strays of this host, ordered by id. With hold they are kept for a while from now on, whatever their time.
+// Here lists the strays of this host, ordered by id. With hold they are kept for a while from now on, whatever their
+// time.
 func (t *Strays) Here(ctx context.Context, hold bool) ([]Stray, error) {
 	wait, cancel := context.WithTimeout(ctx, StrayPatience)
 	defer cancel()
@@ -84,7 +85,8 @@ func (t *Strays) describeStray(s keeper.Stray) Stray {
 	return d
 }
 
-// Strays lists the strays of this host, or of all hosts, ordered by host and name. It names the hosts that did not answer.
+// Strays lists the strays of this host, or of all hosts, ordered by host and name. It names the hosts that did not
+// answer.
 func (t *Strays) Strays(ctx context.Context, everywhere bool) (all []Stray, silent []string, err error) {
 	if everywhere {
 		all, silent, err = t.all(ctx, false)

@@ -1,9 +1,9 @@
-// Package fetch is the read path: whoever on this host needs bytes of a content, whole or in part, opens a Handle here. What
-// the store has is taken from there; what it lacks, or what turns out to be damaged, comes from the swarm.
+// Package fetch is the read path: whoever on this host needs bytes of a content, whole or in part, opens a Handle here.
+// What the store has is taken from there; what it lacks, or what turns out to be damaged, comes from the swarm.
 //
-// It promises that every byte a Handle returns or exports was verified since this process began; that a chunk which several
-// handles wait for is fetched once; that what was fetched stays in the store, and is not dropped or evicted while a handle
-// is open; and that nothing is fetched which no open handle wants.
+// It promises that every byte a Handle returns or exports was verified since this process began; that a chunk which
+// several handles wait for is fetched once; that what was fetched stays in the store, and is not dropped or evicted
+// while a handle is open; and that nothing is fetched which no open handle wants.
 package fetch
 
 import (
@@ -64,7 +64,8 @@ type shared struct {
 	handles map[content.Digest]map[*Handle]struct{} // those that are open
 }
 
-// New makes a Fetcher whose handles pin nothing: for the one who decides what is dropped. Nothing is evicted under them either.
+// New makes a Fetcher whose handles pin nothing: for the one who decides what is dropped. Nothing is evicted under them
+// either.
 func New(cfg Config) *Fetcher {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
@@ -74,15 +75,15 @@ func New(cfg Config) *Fetcher {
 	}}
 }
 
-// Pinning returns a Fetcher of the same store whose handles pin what they open. pin keeps a content, also one that is not here yet,
-// from being dropped until unpin is called.
+// Pinning returns a Fetcher of the same store whose handles pin what they open. pin keeps a content, also one that is
+// not here yet, from being dropped until unpin is called.
 func (f *Fetcher) Pinning(pin func(id content.Digest) (unpin func())) *Fetcher {
 	return &Fetcher{shared: f.shared, pin: pin}
 }
 
-// Open opens a content for a purpose, which is the priority of all that the handle fetches unless Want says otherwise. If the
-// store does not know the content yet, its manifest is fetched and the file created, with the chunks that other local
-// files hold. ctx is for that alone: the handle stays open until Close, which must be called.
+// Open opens a content for a purpose, which is the priority of all that the handle fetches unless Want says otherwise.
+// If the store does not know the content yet, its manifest is fetched and the file created, with the chunks that other
+// local files hold. ctx is for that alone: the handle stays open until Close, which must be called.
 //
 // Errors: those of swarm.Manifest and store.Create.
 func (f *Fetcher) Open(ctx context.Context, id content.Digest, purpose Priority) (*Handle, error) {
@@ -133,8 +134,8 @@ func (s *shared) leave(h *Handle) {
 	}
 }
 
-// UnderWay returns how far each content is that is being fetched now, for whomever: of all chunks that any handle is getting
-// together.
+// UnderWay returns how far each content is that is being fetched now, for whomever: of all chunks that any handle is
+// getting together.
 func (s *shared) UnderWay() map[content.Digest]Progress {
 	s.mu.Lock()
 	defer s.mu.Unlock()

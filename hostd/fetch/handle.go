@@ -17,9 +17,9 @@ import (
 // often than that is beyond healing.
 const maxHeals = 3
 
-// Handle is an open content. Its methods are safe for concurrent use. Each that takes a ctx ends with it, and with Close,
-// by ErrClosed. What the swarm and the store say is passed on: swarm.ErrNoHolder, store.ErrNoSpace, store.ErrRemoved and so
-// on; with an error for which damage could not be healed, a store.CorruptError is joined.
+// Handle is an open content. Its methods are safe for concurrent use. Each that takes a ctx ends with it, and with
+// Close, by ErrClosed. What the swarm and the store say is passed on: swarm.ErrNoHolder, store.ErrNoSpace,
+// store.ErrRemoved and so on; with an error for which damage could not be healed, a store.CorruptError is joined.
 type Handle struct {
 	shared  *shared
 	file    *store.File
@@ -70,8 +70,8 @@ func (h *Handle) Manifest() *content.Manifest { return h.file.Manifest() }
 // All is the range of all chunks.
 func (h *Handle) All() Range { return Range{0, h.file.Manifest().Chunks()} }
 
-// Close withdraws what is wanted, ends all calls that are under way, and waits for them. It may be called again. It must not
-// be called by a progress function.
+// Close withdraws what is wanted, ends all calls that are under way, and waits for them. It may be called again. It
+// must not be called by a progress function.
 func (h *Handle) Close() {
 	h.mu.Lock()
 	closed := h.closed
@@ -105,9 +105,9 @@ func (h *Handle) begin(ctx context.Context) (_ context.Context, end func(*error)
 	}, nil
 }
 
-// ReadAt fills p with the bytes from off on, verified by this call. Chunks that the store lacks, or has damaged, are fetched
-// first, at the handle's priority. As io.ReaderAt has it, fewer bytes than p takes come with an error, which is io.EOF at the
-// end of the content. Whole chunks, and parts of p that are whole chunks, are read without being copied.
+// ReadAt fills p with the bytes from off on, verified by this call. Chunks that the store lacks, or has damaged, are
+// fetched first, at the handle's priority. As io.ReaderAt has it, fewer bytes than p takes come with an error, which is
+// io.EOF at the end of the content. Whole chunks, and parts of p that are whole chunks, are read without being copied.
 func (h *Handle) ReadAt(ctx context.Context, p []byte, off int64) (n int, err error) {
 	m := h.Manifest()
 	if off < 0 {
@@ -167,9 +167,9 @@ func (h *Handle) readChunk(ctx context.Context, i int, p []byte) error {
 	})
 }
 
-// Wait returns nil once the store holds all chunks of some ranges: what is missing is fetched, at the handle's priority or that
-// of a Want, if it fits. It does not read what is here already. Everything then is in the store, but not yet durable: see
-// store.File.Sync. progress, if set, is told now and then, and at the end; its calls do not overlap.
+// Wait returns nil once the store holds all chunks of some ranges: what is missing is fetched, at the handle's priority
+// or that of a Want, if it fits. It does not read what is here already. Everything then is in the store, but not yet
+// durable: see store.File.Sync. progress, if set, is told now and then, and at the end; its calls do not overlap.
 func (h *Handle) Wait(ctx context.Context, progress func(Progress), ranges ...Range) (err error) {
 	ctx, end, err := h.begin(ctx)
 	if err != nil {
@@ -183,8 +183,8 @@ func (h *Handle) Wait(ctx context.Context, progress func(Progress), ranges ...Ra
 	return h.get(ctx, chunks, progress)
 }
 
-// Export brings what is missing, if it fits, and writes the content to dest: see store.File.Export. What is found damaged on
-// the way is fetched again. progress, if set, is told of both; its calls do not overlap.
+// Export brings what is missing, if it fits, and writes the content to dest: see store.File.Export. What is found
+// damaged on the way is fetched again. progress, if set, is told of both; its calls do not overlap.
 //
 // Errors: also store.ErrExists, which is found out before anything is fetched.
 func (h *Handle) Export(ctx context.Context, dest string, mode store.ExportMode, progress func(Progress)) (err error) {
@@ -212,9 +212,9 @@ func (h *Handle) Export(ctx context.Context, dest string, mode store.ExportMode,
 	return h.healed(ctx, h.All(), progress, export)
 }
 
-// File brings the chunks of some ranges, if they fit, and returns a descriptor of the data for somebody who reads them without
-// this package: each of them was verified since this process began. Of other chunks the descriptor has anything. The caller
-// closes it, at the latest with the handle, and does not write to it.
+// File brings the chunks of some ranges, if they fit, and returns a descriptor of the data for somebody who reads them
+// without this package: each of them was verified since this process began. Of other chunks the descriptor has
+// anything. The caller closes it, at the latest with the handle, and does not write to it.
 func (h *Handle) File(ctx context.Context, ranges ...Range) (file disk.File, err error) {
 	ctx, end, err := h.begin(ctx)
 	if err != nil {
@@ -242,7 +242,8 @@ func (h *Handle) Progress() Progress {
 	return sum.progress()
 }
 
-// healed has do done, which reads chunks of a range. What it finds missing or damaged is fetched, and then it is done again.
+// healed has do done, which reads chunks of a range. What it finds missing or damaged is fetched, and then it is done
+// again.
 func (h *Handle) healed(ctx context.Context, of Range, progress func(Progress), do func() error) error {
 	for heals := 0; ; heals++ {
 		err := do()

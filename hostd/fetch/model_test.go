@@ -18,8 +18,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// crowd is many handles on a few contents in a store that is too small for all of them, whose disk damages bytes and whose
-// evictor takes whatever nobody uses.
+// crowd is many handles on a few contents in a store that is too small for all of them, whose disk damages bytes and
+// whose evictor takes whatever nobody uses.
 type crowd struct {
 	*pair
 	ids  []content.Digest
@@ -82,7 +82,8 @@ func (c *crowd) MakeRoom(ctx context.Context, need int64) error {
 	return errors.New("all is in use")
 }
 
-// allowed says whether an operation may fail so: for want of room, with its context, or on a disk that damages too much.
+// allowed says whether an operation may fail so: for want of room, with its context, or on a disk that damages too
+// much.
 func allowed(err error) bool {
 	return err == nil || errors.Is(err, store.ErrNoSpace) || errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrMissing) ||
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
@@ -166,7 +167,8 @@ func (c *crowd) export(ctx context.Context, h *Handle, dest string, want []byte)
 	os.Remove(dest)
 }
 
-// TestModel: whatever many do at once, nobody gets a wrong byte, nothing in use is evicted, and in the end nothing is left.
+// TestModel: whatever many do at once, nobody gets a wrong byte, nothing in use is evicted, and in the end nothing is
+// left.
 func TestModel(t *testing.T) {
 	seeds := uint64(30)
 	if testing.Short() {

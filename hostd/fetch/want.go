@@ -13,8 +13,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// What is read ahead is asked for in its order, a few batches at a time: enough to keep several hosts busy, and no more, for
-// within it the order is that of the swarm.
+// What is read ahead is asked for in its order, a few batches at a time: enough to keep several hosts busy, and no
+// more, for within it the order is that of the swarm.
 const (
 	aheadBatch   = 4 << 20 // bytes; one chunk at least
 	aheadBatches = 4
@@ -38,8 +38,9 @@ func Ranges(chunks content.Bits) (all []Range) {
 	return all
 }
 
-// Want is something that is wanted of a content. What is read ahead, or demanded, comes in the order of the ranges, as closely
-// as aheadBatch times aheadBatches bytes; else a Want has no order, for a swarm is fast when everybody fetches something else.
+// Want is something that is wanted of a content. What is read ahead, or demanded, comes in the order of the ranges, as
+// closely as aheadBatch times aheadBatches bytes; else a Want has no order, for a swarm is fast when everybody fetches
+// something else.
 type Want struct {
 	Ranges   []Range
 	Priority Priority
@@ -51,10 +52,11 @@ type wants struct {
 	asked  chan struct{} // closed once the swarm knows of all of them
 }
 
-// Want makes wants all that this handle wants by itself from now on, in place of what it wanted before, until they are here,
-// or Close; calls that wait get what they need besides. Nothing that is wanted before and after is given up in between. What
-// does not fit is an error, store.ErrNoSpace, and then nothing changes. Want does not wait for anything else. What nobody can
-// bring is not wanted any more after a while, which is logged; whoever reads it tries again, and hears why.
+// Want makes wants all that this handle wants by itself from now on, in place of what it wanted before, until they are
+// here, or Close; calls that wait get what they need besides. Nothing that is wanted before and after is given up in
+// between. What does not fit is an error, store.ErrNoSpace, and then nothing changes. Want does not wait for anything
+// else. What nobody can bring is not wanted any more after a while, which is logged; whoever reads it tries again, and
+// hears why.
 func (h *Handle) Want(ctx context.Context, all ...Want) (err error) {
 	ctx, end, err := h.begin(ctx)
 	if err != nil {
@@ -192,8 +194,8 @@ func (h *Handle) untrack(t *task) {
 	}
 }
 
-// count adds to fetched what has come since it was called last: each chunk once, however many calls wait for it. The caller
-// holds mu.
+// count adds to fetched what has come since it was called last: each chunk once, however many calls wait for it. The
+// caller holds mu.
 func (h *Handle) count() {
 	if len(h.tasks) == 0 {
 		return

@@ -7,7 +7,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/guestlink"
 )
 
-// bells are the streams of a guest by which it is told to look into its shared memory: one for each process that uses it.
+// bells are the streams of a guest by which it is told to look into its shared memory: one for each process that uses
+// it.
 type bells struct {
 	mu  sync.Mutex
 	all map[*stream]chan struct{}

@@ -9,7 +9,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/guestlink"
 )
 
-// TestLargestManifest: a push of as many chunks as may be is not refused for what is held for it, also while its guest reads.
+// TestLargestManifest: a push of as many chunks as may be is not refused for what is held for it, also while its guest
+// reads.
 func TestLargestManifest(t *testing.T) {
 	w := newWorld(t)
 	w.publish("file", "all", randomBytes(100))
@@ -32,8 +33,8 @@ func TestLargestManifest(t *testing.T) {
 	}
 }
 
-// TestEndedLinksCostNothing: what was held for a link is let go when the link ends, and not a while later: a guest can open and
-// end hundreds a second.
+// TestEndedLinksCostNothing: what was held for a link is let go when the link ends, and not a while later: a guest can
+// open and end hundreds a second.
 func TestEndedLinksCostNothing(t *testing.T) {
 	w := newWorld(t)
 	runtime.GC()

@@ -1,5 +1,5 @@
-// Package guest is the host's end of guest links: it takes them, knows which domain each comes from, and serves what that
-// domain may have.
+// Package guest is the host's end of guest links: it takes them, knows which domain each comes from, and serves what
+// that domain may have.
 //
 // It promises that
 //   - a guest is who the kernel or the device says at that moment: the CID of its vsock, the socket of its VMM, the shared
@@ -30,7 +30,8 @@ import (
 // Limits of what one domain may use at a time.
 const (
 	MaxLinks = 16
-	// MaxStreams bounds the streams of all of its links, and so what it has sent and nobody has read yet: a window of each.
+	// MaxStreams bounds the streams of all of its links, and so what it has sent and nobody has read yet: a window of
+	// each.
 	MaxStreams = 32
 	// MaxHeld bounds the bytes of chunks and manifests that are held for it: two chunks of the largest size, and what a
 	// push of the largest manifest takes.
@@ -74,8 +75,8 @@ type Files interface {
 type Publisher interface {
 	// Receive makes a file of this manifest, into which chunks can be written, and keeps it until done is called.
 	Receive(ctx context.Context, m *content.Manifest) (file *store.File, done func(), err error)
-	// Publish makes a complete file a version of a name. It tells how many hosts have all of it, and returns when those are
-	// as many as there are to be, or as there are hosts.
+	// Publish makes a complete file a version of a name. It tells how many hosts have all of it, and returns when those
+	// are as many as there are to be, or as there are hosts.
 	Publish(ctx context.Context, name, guests string, file *store.File, progress func(copies, wanted int)) error
 }
 

@@ -166,7 +166,8 @@ func TestDaemonRestarts(t *testing.T) {
 	}
 }
 
-// TestPullOverwritesNothing: what comes to the destination during a pull stays, and what was pulled is kept for another one.
+// TestPullOverwritesNothing: what comes to the destination during a pull stays, and what was pulled is kept for another
+// one.
 func TestPullOverwritesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.publish("file", "all", randomBytes(1<<20))

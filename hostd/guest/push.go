@@ -16,8 +16,8 @@ import (
 // partsStay is how long what a guest has sent of a file is kept for it to go on, once its link has ended.
 const partsStay = 10 * time.Minute
 
-// parts is what a guest has sent of the one file that it publishes, kept over the end of its link. What other guests have
-// sent does not count: whoever knows a digest alone must not come to the bytes.
+// parts is what a guest has sent of the one file that it publishes, kept over the end of its link. What other guests
+// have sent does not count: whoever knows a digest alone must not come to the bytes.
 type parts struct {
 	mu    sync.Mutex
 	file  *store.File
@@ -71,7 +71,8 @@ func (p *parts) clear() {
 	p.file, p.sent, p.done, p.sweep = nil, content.Bits{}, nil, nil
 }
 
-// push takes in a file and publishes it. Once it has begun, whatever fails ends the stream: there may be bulk under way.
+// push takes in a file and publishes it. Once it has begun, whatever fails ends the stream: there may be bulk under
+// way.
 func (x *stream) push(ctx context.Context, d placement.Domain, id uint32, req guestlink.PushRequest) error {
 	x.raw.SetPatience(guestlink.IdleTimeout)
 	name, err := x.server.pushName(d, req)

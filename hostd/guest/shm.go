@@ -29,8 +29,8 @@ const (
 	plugPatience = time.Minute
 )
 
-// shm is the shared memory of the domains that are here. Who has some is said by libvirt, or QEMU: it is plugged in with
-// the domain, and travels with it. The file is only what both sides map.
+// shm is the shared memory of the domains that are here. Who has some is said by libvirt, or QEMU: it is plugged in
+// with the domain, and travels with it. The file is only what both sides map.
 type shm struct {
 	server *Server
 
@@ -58,8 +58,8 @@ func newShm(s *Server) *shm {
 
 func (m *shm) path(uuid string) string { return filepath.Join(m.server.cfg.ShmDir, shmPrefix+uuid) }
 
-// update serves the memory of the domains that have some, and plugs in what their metadata asks for. The channel says when
-// to look again though nothing has changed; nil: need not be.
+// update serves the memory of the domains that have some, and plugs in what their metadata asks for. The channel says
+// when to look again though nothing has changed; nil: need not be.
 func (m *shm) update(ctx context.Context, list []placement.Domain, all bool) (again <-chan time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -226,8 +226,8 @@ func (m *shm) release(uuid string) {
 	delete(m.busy, uuid)
 }
 
-// Attach plugs shared memory of size bytes into a domain that runs here, and takes links by it. A domain that has exactly that
-// memory keeps it. Errors: ErrBadSize, ErrNotRunning, ErrAttached, ErrNotServed and those of the Plugger.
+// Attach plugs shared memory of size bytes into a domain that runs here, and takes links by it. A domain that has
+// exactly that memory keeps it. Errors: ErrBadSize, ErrNotRunning, ErrAttached, ErrNotServed and those of the Plugger.
 func (s *Server) Attach(ctx context.Context, d placement.Domain, size int64) error {
 	if size < shmring.MinSize || size > shmring.MaxSize || size&(size-1) != 0 {
 		return fmt.Errorf("attach %d bytes of shared memory to domain %s: %w", size, d.Name, ErrBadSize)
@@ -279,7 +279,8 @@ func (m *shm) attach(ctx context.Context, d placement.Domain, size int64) error 
 	return m.serve(d)
 }
 
-// Detach ends the links by a domain's shared memory and unplugs it. If the guest does not let go of it, it is served again.
+// Detach ends the links by a domain's shared memory and unplugs it. If the guest does not let go of it, it is served
+// again.
 func (s *Server) Detach(ctx context.Context, d placement.Domain) error {
 	if err := s.shm.detach(ctx, d); err != nil {
 		return fmt.Errorf("detach shared memory from domain %s: %w", d.Name, err)

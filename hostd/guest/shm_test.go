@@ -91,8 +91,8 @@ func TestBell(t *testing.T) {
 	t.Log(all)
 }
 
-// TestAttachOnce: what is plugged in already stays, and is an error only if another size is asked for. What counts is what the
-// host sees, whatever the caller has heard of the domain.
+// TestAttachOnce: what is plugged in already stays, and is an error only if another size is asked for. What counts is
+// what the host sees, whatever the caller has heard of the domain.
 func TestAttachOnce(t *testing.T) {
 	w := newWorld(t)
 	w.withMemory(dbUUID, 1<<20)

@@ -85,11 +85,11 @@ func New(cfg Config) (*Hook, error) {
 	return &Hook{cfg: cfg, log: cfg.Logger, journal: j, busy: map[string]chan struct{}{}}, nil
 }
 
-// Prepare makes all needs present, one after the other, and returns nil once they are: what is missing is fetched, which
-// takes as long as ctx allows. progress, if set, is told now and then; calls do not overlap.
+// Prepare makes all needs present, one after the other, and returns nil once they are: what is missing is fetched,
+// which takes as long as ctx allows. progress, if set, is told now and then; calls do not overlap.
 //
-// An error names the file. It is ErrNoSuchFile, ErrOccupied, swarm.ErrNoHolder, store.ErrNoSpace, that of ctx or of a disk.
-// What was made present before stays.
+// An error names the file. It is ErrNoSuchFile, ErrOccupied, swarm.ErrNoHolder, store.ErrNoSpace, that of ctx or of a
+// disk. What was made present before stays.
 func (h *Hook) Prepare(ctx context.Context, needs []placement.Need, progress func(Progress)) error {
 	if progress == nil {
 		progress = func(Progress) {}

@@ -180,8 +180,8 @@ func TestStaysAsItIs(t *testing.T) {
 	r.holds(exact.Path, some(2))
 }
 
-// TestAdopts: what is at the path already is taken if it is the file, as after a crash before it was noted, and refused and
-// left alone if it is not.
+// TestAdopts: what is at the path already is taken if it is the file, as after a crash before it was noted, and refused
+// and left alone if it is not.
 func TestAdopts(t *testing.T) {
 	r := newRoom(t)
 	r.publish("a", some(1))
@@ -244,7 +244,8 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
-// TestOneAtATime: two starts that need the same path do not fill it twice, and the one that waits gives up with its context.
+// TestOneAtATime: two starts that need the same path do not fill it twice, and the one that waits gives up with its
+// context.
 func TestOneAtATime(t *testing.T) {
 	r := newRoom(t)
 	r.publish("a", some(1))

@@ -14,8 +14,8 @@ import (
 // maxJournal bounds the journal in bytes: some 10,000 paths of the greatest length, far more of real ones.
 const maxJournal = 64 << 20
 
-// journal remembers what was put at which path, durably, so that a start which finds it there need not read it. It is one
-// JSON object, rewritten at each change, which is as rare as new images are. It is safe for concurrent use.
+// journal remembers what was put at which path, durably, so that a start which finds it there need not read it. It is
+// one JSON object, rewritten at each change, which is as rare as new images are. It is safe for concurrent use.
 type journal struct {
 	fs   disk.FS
 	path string

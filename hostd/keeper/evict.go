@@ -181,7 +181,8 @@ func (e *evictor) evict(ctx context.Context, r shortage) (freed int64, err error
 	return freed + more, err
 }
 
-// evictThose frees want bytes, if it can, of the shards that may go. See the package's comment for the order of its steps.
+// evictThose frees want bytes, if it can, of the shards that may go. See the package's comment for the order of its
+// steps.
 func (e *evictor) evictThose(ctx context.Context, want int64, may shardsOf) (freed int64, err error) {
 	spared := map[content.Digest]bool{}
 	for freed < want {

@@ -195,8 +195,8 @@ func TestBecomesHomeWhileItEvicts(t *testing.T) {
 	}
 }
 
-// TestHomeWithoutRoom: a home whose disk is full says so, keeps as many whole shards as it can, and goes on when there is
-// room.
+// TestHomeWithoutRoom: a home whose disk is full says so, keeps as many whole shards as it can, and goes on when there
+// is room.
 func TestHomeWithoutRoom(t *testing.T) {
 	r := newRoom(t)
 	r.here.SetQuota(store.Quota{Bytes: 3 << 20})

@@ -3,11 +3,11 @@
 // recently used first, what others hold safely. It reads the catalogue and never writes it: what this disk holds is its
 // owner's to tell.
 //
-// It promises to drop nothing only because the catalogue does not know it. A content is dropped at once if the catalogue
-// named it in this run and, by its newest state, does not any more, or if it is left of a publication of this run that
-// failed. Any other that the catalogue's newest state does not name is a stray: the catalogue may be new, or older than
-// the content. A stray is kept for Config.KeepStrays, also over restarts, and goes earlier only for room that somebody
-// asks for. A content that is pinned, by a publication on its way to the catalogue, stays in any case.
+// It promises to drop nothing only because the catalogue does not know it. A content is dropped at once if the
+// catalogue named it in this run and, by its newest state, does not any more, or if it is left of a publication of this
+// run that failed. Any other that the catalogue's newest state does not name is a stray: the catalogue may be new, or
+// older than the content. A stray is kept for Config.KeepStrays, also over restarts, and goes earlier only for room
+// that somebody asks for. A content that is pinned, by a publication on its way to the catalogue, stays in any case.
 //
 // And it promises that no eviction takes a copy that anybody counts on. The danger is not the copy that is surplus now,
 // but the one that becomes a counted one while it goes: another host dies, this one becomes a home, and a third, which
@@ -61,8 +61,8 @@ type Catalogue interface {
 	Changed() <-chan struct{}
 }
 
-// Fetcher is the read path. Its handles must not pin what they open: what an operator has removed is dropped while it is still
-// being fetched. It is called concurrently.
+// Fetcher is the read path. Its handles must not pin what they open: what an operator has removed is dropped while it
+// is still being fetched. It is called concurrently.
 type Fetcher interface {
 	Open(ctx context.Context, id content.Digest, purpose fetch.Priority) (*fetch.Handle, error)
 }

@@ -12,8 +12,8 @@ import (
 // clockSlack is by how many seconds a noted time may differ from the right one before it is written anew.
 const clockSlack = 60
 
-// Remember notes beside a file what the catalogue says of it, for the day on which no catalogue does. It writes only what
-// has changed.
+// Remember notes beside a file what the catalogue says of it, for the day on which no catalogue does. It writes only
+// what has changed.
 func (k *Keeper) Remember(f *store.File) {
 	var n store.Note
 	var named bool

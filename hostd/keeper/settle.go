@@ -10,8 +10,9 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// settle decides on what an earlier run or a failed publication left behind, once the catalogue's newest state is known:
-// what that does not name is a stray, or is dropped if this run began it. It drops the strays whose time has come.
+// settle decides on what an earlier run or a failed publication left behind, once the catalogue's newest state is
+// known: what that does not name is a stray, or is dropped if this run began it. It drops the strays whose time has
+// come.
 func (k *Keeper) settle(ctx context.Context) {
 	if !k.unsettled() {
 		return
@@ -98,7 +99,8 @@ func (k *Keeper) stamped() (ok bool) {
 	return ok
 }
 
-// settleFound makes strays of the files that were in the store when this run began and that the catalogue does not name.
+// settleFound makes strays of the files that were in the store when this run began and that the catalogue does not
+// name.
 func (k *Keeper) settleFound(named map[content.Digest]bool) {
 	var strays, size int64
 	for id := range k.found {
@@ -138,8 +140,8 @@ func (k *Keeper) old(named map[content.Digest]bool) (ids []content.Digest) {
 	return ids
 }
 
-// dropOld drops a stray whose time has come, unless it was given a name a moment ago. It takes the lock for this one alone:
-// the time of many comes at once.
+// dropOld drops a stray whose time has come, unless it was given a name a moment ago. It takes the lock for this one
+// alone: the time of many comes at once.
 func (k *Keeper) dropOld(id content.Digest) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -35,7 +35,8 @@ type Stray struct {
 	Until time.Time // it is dropped then, or earlier for want of room
 }
 
-// Strays returns the strays of this disk, ordered by id. With hold, none of them is dropped or evicted for some minutes.
+// Strays returns the strays of this disk, ordered by id. With hold, none of them is dropped or evicted for some
+// minutes.
 func (k *Keeper) Strays(hold bool) []Stray {
 	k.mu.Lock()
 	defer k.mu.Unlock()

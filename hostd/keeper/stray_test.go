@@ -33,8 +33,8 @@ func (c *catalogue) replace(t *testing.T, cluster string) {
 	}})
 }
 
-// TestKeepsWhatTheCatalogueDoesNotName: what a new catalogue does not know is kept, and shown once it is known that it is
-// the newest that does not know it.
+// TestKeepsWhatTheCatalogueDoesNotName: what a new catalogue does not know is kept, and shown once it is known that it
+// is the newest that does not know it.
 func TestKeepsWhatTheCatalogueDoesNotName(t *testing.T) {
 	r := newRoom(t)
 	orphan, kept := r.file(r.here, 1<<20, 1), r.file(r.here, 1<<20, 2)
@@ -128,8 +128,8 @@ func TestStraysGoInTime(t *testing.T) {
 	})
 }
 
-// TestStraysOutliveAWrongClock: a time that was noted long ago, or by a clock that was far behind, does not drop a stray
-// before the clock can have been corrected; and none that is about to be adopted is dropped.
+// TestStraysOutliveAWrongClock: a time that was noted long ago, or by a clock that was far behind, does not drop a
+// stray before the clock can have been corrected; and none that is about to be adopted is dropped.
 func TestStraysOutliveAWrongClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoom(t)

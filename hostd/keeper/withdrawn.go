@@ -8,8 +8,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// Withdrawn are the shards that are about to be evicted: whoever tells the catalogue what this disk holds leaves them out. The zero
-// value holds none. It is safe for concurrent use.
+// Withdrawn are the shards that are about to be evicted: whoever tells the catalogue what this disk holds leaves them
+// out. The zero value holds none. It is safe for concurrent use.
 type Withdrawn struct {
 	mu     sync.Mutex
 	shards map[content.Digest]content.Bits

@@ -11,8 +11,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// Damages remembers the chunks that were found damaged since the start of the daemon. Its zero value is empty. It is safe for
-// concurrent use.
+// Damages remembers the chunks that were found damaged since the start of the daemon. Its zero value is empty. It is
+// safe for concurrent use.
 type Damages struct {
 	mu    sync.Mutex
 	files map[content.Digest]map[int]time.Time // when each chunk was found
@@ -31,8 +31,8 @@ func (d *Damages) Note(f *store.File, chunk int) {
 	d.files[f.ID()][chunk] = time.Now()
 }
 
-// left gives what is still damaged, ordered by name. It forgets what is healed, and what this host need not hold any more:
-// nobody fetches that again.
+// left gives what is still damaged, ordered by name. It forgets what is healed, and what this host need not hold any
+// more: nobody fetches that again.
 func (d *Damages) left(s *placement.State, self placement.HostID, st *store.Store) (all []damage) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -45,8 +45,8 @@ type DomainsConfig struct {
 	Logger  hclog.Logger
 }
 
-// Domains tells the catalogue which domains are here. It compares what the sources see with what the catalogue has of this
-// host, so that an event that was lost, late or came twice does no harm. It is safe for concurrent use.
+// Domains tells the catalogue which domains are here. It compares what the sources see with what the catalogue has of
+// this host, so that an event that was lost, late or came twice does no harm. It is safe for concurrent use.
 type Domains struct {
 	cfg  DomainsConfig
 	log  hclog.Logger
@@ -62,8 +62,8 @@ func NewDomains(cfg DomainsConfig) *Domains {
 	return &Domains{cfg: cfg, log: cfg.Logger, wake: make(chan struct{}, 1)}
 }
 
-// Local returns the domains that are here as the sources see them now; of what a source cannot see at the moment, its last
-// picture. all is false as long as a source has not seen anything yet.
+// Local returns the domains that are here as the sources see them now; of what a source cannot see at the moment, its
+// last picture. all is false as long as a source has not seen anything yet.
 func (d *Domains) Local() (list []placement.Domain, all bool) {
 	seen, known := d.picture()
 	return slices.Collect(maps.Values(seen)), known[placement.ManagedByLibvirt] && known[placement.ManagedByQMP]
@@ -153,8 +153,8 @@ func (d *Domains) Touch() {
 	}
 }
 
-// await waits until there may be something to report: the picture changed, or the catalogue has another report of this host
-// than the last one, which was late. False: ctx has ended.
+// await waits until there may be something to report: the picture changed, or the catalogue has another report of this
+// host than the last one, which was late. False: ctx has ended.
 func (d *Domains) await(ctx context.Context, changed <-chan struct{}, anyway <-chan time.Time) bool {
 	for {
 		select {

@@ -12,8 +12,8 @@ import (
 	"github.com/virtswarm/virtswarm/raft"
 )
 
-// What is wrong is decided here and nowhere else. Two snapshots of facts go in: the whole, which every host sees alike in
-// its catalogue, and what one host alone knows of itself. Findings come out; nothing here asks or waits.
+// What is wrong is decided here and nowhere else. Two snapshots of facts go in: the whole, which every host sees alike
+// in its catalogue, and what one host alone knows of itself. Findings come out; nothing here asks or waits.
 //
 // A further kind is a fact in whole or own, a rule in wholeRules or ownRules, a word in Kinds, and a row in the
 // table of docs/operations.md.

@@ -26,7 +26,8 @@ const (
 	compareAll = time.Minute
 )
 
-// Changes are the contents of which this disk may hold something else than the catalogue says. It is safe for concurrent use.
+// Changes are the contents of which this disk may hold something else than the catalogue says. It is safe for
+// concurrent use.
 type Changes struct {
 	wake chan struct{} // something changed; holds one
 
@@ -79,8 +80,9 @@ type HoldingsConfig struct {
 	Logger  hclog.Logger
 }
 
-// Holdings tells the catalogue what this disk holds, and tells it again whenever the two differ: after a fetch, after damage,
-// after a start, or when a content enters the catalogue that this host has had all along. It is safe for concurrent use.
+// Holdings tells the catalogue what this disk holds, and tells it again whenever the two differ: after a fetch, after
+// damage, after a start, or when a content enters the catalogue that this host has had all along. It is safe for
+// concurrent use.
 type Holdings struct {
 	HoldingsConfig
 	telling chan struct{} // holds one while the catalogue is told, so that no older word comes after a newer one

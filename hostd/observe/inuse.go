@@ -9,8 +9,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// InUse keeps what the domains of this host use from being evicted or dropped: the files that they need, and a file of the
-// store that is an image of a disk, whether they run or not. It is safe for concurrent use.
+// InUse keeps what the domains of this host use from being evicted or dropped: the files that they need, and a file of
+// the store that is an image of a disk, whether they run or not. It is safe for concurrent use.
 type InUse struct {
 	Self  placement.HostID
 	Store string // its directory
@@ -21,8 +21,8 @@ type InUse struct {
 	pins map[content.Digest]func()
 }
 
-// Update pins what is used now, and lets go of the rest. A version that is needed as the newest stays pinned when there is a
-// newer one: the domain was started with it.
+// Update pins what is used now, and lets go of the rest. A version that is needed as the newest stays pinned when there
+// is a newer one: the domain was started with it.
 func (u *InUse) Update() {
 	used := map[content.Digest]bool{}
 	u.mu.Lock()

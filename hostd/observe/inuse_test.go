@@ -11,7 +11,8 @@ import (
 	"github.com/virtswarm/virtswarm/qmp"
 )
 
-// TestInUse: what domains of this host need, or have as an image, is pinned as long as they do; of what others need nothing is.
+// TestInUse: what domains of this host need, or have as an image, is pinned as long as they do; of what others need
+// nothing is.
 func TestInUse(t *testing.T) {
 	const here, there = placement.HostID("00000000000000000000000000000001"), placement.HostID("00000000000000000000000000000002")
 	s := placement.New()

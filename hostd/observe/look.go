@@ -147,8 +147,8 @@ func (w *whole) lookAtCopies(s *placement.State) {
 	}
 }
 
-// shortOf counts the shards of a content that are on fewer hosts than wanted. A copy that is about to move counts where it
-// is: it goes only when the others are there.
+// shortOf counts the shards of a content that are on fewer hosts than wanted. A copy that is about to move counts where
+// it is: it goes only when the others are there.
 func shortOf(s *placement.State, c placement.Content, wanted int) (short int) {
 	copies := make([]int, c.Shards)
 	for _, holder := range s.Holders(c.ID) {
@@ -218,7 +218,8 @@ var descFindings = prometheus.NewDesc("virtswarm_findings", "What is wrong, as f
 // Describe implements prometheus.Collector.
 func (k *Findings) Describe(ch chan<- *prometheus.Desc) { ch <- descFindings }
 
-// Collect implements prometheus.Collector. Kinds that nothing is found of are 0, so that an alert has something to go by.
+// Collect implements prometheus.Collector. Kinds that nothing is found of are 0, so that an alert has something to go
+// by.
 func (k *Findings) Collect(ch chan<- prometheus.Metric) {
 	found := map[Severity]map[string]int{Warning: {}, Critical: {}}
 	for _, f := range append(k.OfCluster(false), k.OfThisHost()...) {

@@ -76,8 +76,8 @@ func hostsRule(w whole) (all []Finding) {
 	return all
 }
 
-// votersRule is about clusters that are meant to survive a failure: of one or two hosts only one votes, and that is as it
-// should be. Hosts that came a moment ago are still to become voters.
+// votersRule is about clusters that are meant to survive a failure: of one or two hosts only one votes, and that is as
+// it should be. Hosts that came a moment ago are still to become voters.
 func votersRule(w whole) []Finding {
 	up := map[placement.HostID]bool{}
 	settled := 0
@@ -266,7 +266,8 @@ func troubleRule(o own) (all []Finding) {
 	return all
 }
 
-// clockRule is about clocks that differ from the leader's. One host that is alone in the right looks wrong: the text names both.
+// clockRule is about clocks that differ from the leader's. One host that is alone in the right looks wrong: the text
+// names both.
 func clockRule(o own) (all []Finding) {
 	for _, host := range slices.Sorted(maps.Keys(o.skews)) {
 		skew, way := o.skews[host], "ahead of"

@@ -14,7 +14,8 @@ type Unmanaged struct {
 	since time.Time // when it began to look
 }
 
-// UnmanagedPatience is how long those that ran when the daemon started may take to be seen: until then nobody is called gone.
+// UnmanagedPatience is how long those that ran when the daemon started may take to be seen: until then nobody is called
+// gone.
 const UnmanagedPatience = 5 * time.Second
 
 // NewUnmanaged returns what a watcher sees from now on; the caller runs the watcher.

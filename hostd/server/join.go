@@ -17,8 +17,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// Apply asks the member at addr to make this machine a host: Hosts.Admit at the other end of the connection that dial opens. asked
-// says whether the member may have got the request.
+// Apply asks the member at addr to make this machine a host: Hosts.Admit at the other end of the connection that dial
+// opens. asked says whether the member may have got the request.
 func Apply(
 	ctx context.Context, addr string, dial func(context.Context) (net.Conn, error), a control.Applicant,
 ) (_ control.Admission, asked bool, _ error) {
@@ -44,7 +44,8 @@ func Apply(
 	}, asked, nil
 }
 
-// Members lists the members of the cluster that the host at the other end of dial is of. stale says that it could ask no leader.
+// Members lists the members of the cluster that the host at the other end of dial is of. stale says that it could ask
+// no leader.
 func Members(ctx context.Context, dial func(context.Context) (net.Conn, error)) (ids []placement.HostID, stale bool, err error) {
 	client := api.NewClient(dial)
 	defer client.Close()

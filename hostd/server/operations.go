@@ -14,8 +14,9 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// Operations is the Host of a daemon: it turns the API's messages into calls of the operations, and their answers into messages.
-// What a message cannot mean is refused here; all else is the operations' business. It is safe for concurrent use.
+// Operations is the Host of a daemon: it turns the API's messages into calls of the operations, and their answers into
+// messages. What a message cannot mean is refused here; all else is the operations' business. It is safe for concurrent
+// use.
 type Operations struct {
 	Files    *control.Files
 	HostOps  *control.Hosts

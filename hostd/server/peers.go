@@ -13,8 +13,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// Peers calls other hosts: control.Peers, and raft.Forwarder. It keeps one client a host and address, and is safe for concurrent
-// use.
+// Peers calls other hosts: control.Peers, and raft.Forwarder. It keeps one client a host and address, and is safe for
+// concurrent use.
 type Peers struct {
 	dial func(ctx context.Context, addr string, host placement.HostID) (net.Conn, error)
 

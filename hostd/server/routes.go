@@ -84,8 +84,8 @@ func (s *Server) addMetrics(mux *http.ServeMux) {
 	}))
 }
 
-// requireMember refuses callers that are no host of the cluster, or not any more. The listener should have refused the former
-// already; this keeps a mistake there from being a hole here.
+// requireMember refuses callers that are no host of the cluster, or not any more. The listener should have refused the
+// former already; this keeps a mistake there from being a hole here.
 func (s *Server) requireMember(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if id, ok := PeerOf(r.Context()); !ok || s.cfg.Member != nil && !s.cfg.Member(id) {

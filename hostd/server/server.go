@@ -48,8 +48,8 @@ type Config struct {
 	// Peer says which host is at the other end of a connection of the port, proven by its certificate.
 	// Without it nobody is, and the port refuses every call.
 	Peer func(net.Conn) (hostID string, ok bool)
-	// Member says whether a host is a member at this moment: it is asked at every call of the port, as a connection may be older than
-	// the removal of its host. Without it everybody is whom Peer names.
+	// Member says whether a host is a member at this moment: it is asked at every call of the port, as a connection may be
+	// older than the removal of its host. Without it everybody is whom Peer names.
 	Member func(hostID string) bool
 }
 

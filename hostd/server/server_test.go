@@ -25,7 +25,8 @@ import (
 // clusterID is the cluster that a host says it is of.
 const clusterID = "5f1c9a4e2b7d4c0c8a55e3d9f0a1b2c3"
 
-// host answers the few calls of these tests, each by its function if it has one. Its Host is nil: any other call panics.
+// host answers the few calls of these tests, each by its function if it has one. Its Host is nil: any other call
+// panics.
 type host struct {
 	server.Host
 	status func(context.Context) (*v1.StatusResponse, error)

@@ -22,8 +22,8 @@ type Setup interface {
 	JoinCluster(ctx context.Context, addr, token string) (Member, error)
 }
 
-// Waiting is a machine of no cluster yet. Beside its setup it answers for libvirt's hook, which must not keep a domain that
-// needs no file from starting.
+// Waiting is a machine of no cluster yet. Beside its setup it answers for libvirt's hook, which must not keep a domain
+// that needs no file from starting.
 type Waiting interface {
 	Setup
 	Prepare(ctx context.Context, start control.Start) error

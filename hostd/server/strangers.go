@@ -14,15 +14,16 @@ import (
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
-// Whoever reaches the port may ask to join, and nothing is known about him. What strangers cost is bounded, by each of them and by all
-// together, so that an honest host joins while others do their worst.
+// Whoever reaches the port may ask to join, and nothing is known about him. What strangers cost is bounded, by each of
+// them and by all together, so that an honest host joins while others do their worst.
 
 const (
 	// bodyTimeout is how long a stranger may take to send a request: it is of a few kilobytes.
 	bodyTimeout = 3 * time.Second
 	// joinPatience is how long a request that has come waits for its turn.
 	joinPatience = 10 * time.Second
-	// refusalsLogged is how many refused joins a second are logged, each by itself; of the others it is said how many there were.
+	// refusalsLogged is how many refused joins a second are logged, each by itself; of the others it is said how many
+	// there were.
 	refusalsLogged = 1
 	refusalsBurst  = 5
 )
@@ -79,7 +80,8 @@ func (s *strangers) leave(c net.Conn) {
 	}
 }
 
-// whole has the body of a request come, within a time and a size, before the request takes anything that others wait for.
+// whole has the body of a request come, within a time and a size, before the request takes anything that others wait
+// for.
 func whole(most int64, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A connection that cannot take a deadline has the server's.

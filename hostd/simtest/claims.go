@@ -9,8 +9,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// claims is the history of what hosts see of domains, what the catalogue acknowledged of it, and what readers were shown.
-// Its numbers put all of it in one order, as much happens at one virtual time.
+// claims is the history of what hosts see of domains, what the catalogue acknowledged of it, and what readers were
+// shown. Its numbers put all of it in one order, as much happens at one virtual time.
 type claims struct {
 	mu    sync.Mutex
 	order int64

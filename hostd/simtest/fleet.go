@@ -27,8 +27,8 @@ type vm struct {
 	at, to *machine // to: where it migrates, nil if it does not; at is nil where it is defined nowhere
 }
 
-// fleet is all domains: it moves them about while the nemesis does its work, and compares what the catalogue says. The truth
-// is what the machines' libvirts see, whether a daemon runs there or not.
+// fleet is all domains: it moves them about while the nemesis does its work, and compares what the catalogue says. The
+// truth is what the machines' libvirts see, whether a daemon runs there or not.
 type fleet struct {
 	w *world
 
@@ -232,8 +232,8 @@ func (f *fleet) watch(m *machine, h *hostd.Host, life context.Context) {
 	})
 }
 
-// read lists the domains at one host after the other. Answers that are not said to be stale are linearizable: none is older
-// than one that was given before it was asked for.
+// read lists the domains at one host after the other. Answers that are not said to be stale are linearizable: none is
+// older than one that was given before it was asked for.
 func (f *fleet) read(rng *rand.Rand, over <-chan struct{}) {
 	for {
 		think := time.NewTimer(time.Duration(rng.Int64N(int64(domainThink))))

@@ -165,8 +165,8 @@ func (m *machine) plantKey() error {
 	return disk.WriteFile(m.files, path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
-// fell notes that the daemon ended by itself: it may if its disk failed it, or if it has left the cluster. A full disk may
-// make it give up, to be started again.
+// fell notes that the daemon ended by itself: it may if its disk failed it, or if it has left the cluster. A full disk
+// may make it give up, to be started again.
 func (m *machine) fell(err error) {
 	switch {
 	case err == nil || m.fault.Killed():

@@ -13,9 +13,9 @@ import (
 const root = "../.."
 
 // mistake is a deliberate mistake that the simulation must find. It is described by a file of mistakes/: what is wrong;
-// perhaps "found by: " and the words of the one check that must find it; and then, as in a unified diff, for each file of the
-// product that is changed its path and the lines that are kept, go and come. Those that are kept or go must be in the file,
-// in a row, once.
+// perhaps "found by: " and the words of the one check that must find it; and then, as in a unified diff, for each file
+// of the product that is changed its path and the lines that are kept, go and come. Those that are kept or go must be
+// in the file, in a row, once.
 type mistake struct {
 	name    string
 	foundBy string

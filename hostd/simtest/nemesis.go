@@ -274,8 +274,8 @@ func (w *world) flip(s step, m *machine) func() {
 	return nil
 }
 
-// sound says whether the cluster can do without one vote for ever: not while another is out of reach, as two of three are
-// too many, nor while votes are changing hands.
+// sound says whether the cluster can do without one vote for ever: not while another is out of reach, as two of three
+// are too many, nor while votes are changing hands.
 func (w *world) sound() bool {
 	return len(w.up()) == len(w.machines) && w.nets.whole() && w.voters() >= 3
 }

@@ -9,16 +9,16 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// What hosts say of a domain is one register a machine: it holds the newest fact of the domain that its host has told of. A
-// report sets it to a newer fact than it holds, and one that is late does nothing; a host that leaves empties its own. A
-// read shows all registers of the domain at one moment: which are empty, and the fact in that of the host which has the
-// domain. Which of several that is, is placement's rule, and tested there.
+// What hosts say of a domain is one register a machine: it holds the newest fact of the domain that its host has told
+// of. A report sets it to a newer fact than it holds, and one that is late does nothing; a host that leaves empties its
+// own. A read shows all registers of the domain at one moment: which are empty, and the fact in that of the host which
+// has the domain. Which of several that is, is placement's rule, and tested there.
 
 // seats bounds the machines.
 const seats = 8
 
-// registers are what each machine's host has said of one domain: the number of a fact, negative if the domain is gone, 0 if
-// nothing.
+// registers are what each machine's host has said of one domain: the number of a fact, negative if the domain is gone,
+// 0 if nothing.
 type registers [seats]int64
 
 // said is an operation of a host on its register: it tells of a fact, or leaves. Of nobody it is a read.
@@ -62,8 +62,8 @@ var placed = porcupine.Model{
 
 func abs(n int64) int64 { return max(n, -n) }
 
-// checkClaims looks whether there is an order of all reports and reads that explains what was shown of each domain. It is
-// called outside of the bubble, as checkNames is.
+// checkClaims looks whether there is an order of all reports and reads that explains what was shown of each domain. It
+// is called outside of the bubble, as checkNames is.
 func (w *world) checkClaims() {
 	for _, d := range w.fleet.vms {
 		ops, err := w.claimsOf(d.UUID)
@@ -120,8 +120,8 @@ func (w *world) claimsOf(uuid string) (ops []porcupine.Operation, err error) {
 	return ops, nil
 }
 
-// reports returns what the hosts that a machine has been one after the other told of a domain, or may have told. The caller
-// holds mu.
+// reports returns what the hosts that a machine has been one after the other told of a domain, or may have told. The
+// caller holds mu.
 func (c *claims) reports(m *machine, uuid string) (ops []porcupine.Operation) {
 	var lives [][]*span // of one host each
 	for _, s := range c.spans {
@@ -148,8 +148,8 @@ func (c *claims) reports(m *machine, uuid string) (ops []porcupine.Operation) {
 	return ops
 }
 
-// tellable returns what one host told of a domain in its lives, or may have told: what it saw, which of what was before a life
-// is only what had come of it. What was not acknowledged may be told at any time.
+// tellable returns what one host told of a domain in its lives, or may have told: what it saw, which of what was before
+// a life is only what had come of it. What was not acknowledged may be told at any time.
 func (c *claims) tellable(lives []*span, uuid string) (ops []porcupine.Operation) {
 	var facts []*fact // in order
 	add := func(f *fact, since int64) {

@@ -51,8 +51,8 @@ func (v *vms) event() {
 	v.changed = make(chan struct{})
 }
 
-// put makes a domain be here as it is. Each change of it has a number of its own, which its memory carries to whoever is
-// shown it: the catalogue takes that as it is.
+// put makes a domain be here as it is. Each change of it has a number of its own, which its memory carries to whoever
+// is shown it: the catalogue takes that as it is.
 func (v *vms) put(d placement.Domain) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

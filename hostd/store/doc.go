@@ -14,9 +14,9 @@
 //   - What is dropped to make room is unmarked on disk before its place is punched free; and what is written fits in
 //     the quota and leaves the file system its reserve, or fails before it is written.
 //
-// Under Dir stand LOCK, VERSION, incoming/ (being made), damaged/ (set aside for a person to look at) and
-// files/<hex id>/{manifest,bitmap,data,note}; docs/formats.md has them byte by byte. cluster, beside VERSION, says whose
-// catalogue the store belongs to, and a note which names a content had: hints, which may be lost at no cost of data.
+// Under Dir stand LOCK, VERSION, incoming/ (being made), damaged/ (set aside for a person to look at) and files/<hex
+// id>/{manifest,bitmap,data,note}; docs/formats.md has them byte by byte. cluster, beside VERSION, says whose catalogue
+// the store belongs to, and a note which names a content had: hints, which may be lost at no cost of data.
 //
 // Memory: the manifests, 32 bytes a data chunk, and three bits a chunk: 130 MiB for 1 TiB in chunks of 256 KiB.
 // There is no resident index for deduplication: Create looks through the manifests in memory once for what the

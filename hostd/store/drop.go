@@ -10,8 +10,8 @@ import (
 )
 
 // Drop gives up chunks and the space that they take: first the bitmap on disk stops naming them, durably, then their
-// places are punched free. Those that are not held, or are being written, are left out. When it returns nil none of
-// the chunks is held, unless it was written anew. After a crash at any step each of them is held and right, or not held.
+// places are punched free. Those that are not held, or are being written, are left out. When it returns nil none of the
+// chunks is held, unless it was written anew. After a crash at any step each of them is held and right, or not held.
 //
 // Errors, after which all is as before: ErrInUse; ErrLinked if an export has given the data file a second name, which
 // shows the same bytes; ErrRemoved, ErrClosed; that of ctx; that of the disk, if the bitmap could not be written. If

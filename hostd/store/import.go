@@ -183,7 +183,8 @@ func (s *Store) adopt(ctx context.Context, dir string, m *content.Manifest) (*Fi
 	return f, nil
 }
 
-// recognise reads the source, for which there was no room because of full, once more, to see whether it is here already.
+// recognise reads the source, for which there was no room because of full, once more, to see whether it is here
+// already.
 func (in *intake) recognise(ctx context.Context, full error) (*File, error) {
 	o := in.options()
 	o.Progress = nil // it has been told once

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkLayout compares the two ways to lay out a content on disk: one sparse file, or a file a chunk, written under a hidden
-// name and renamed. docs/decisions/one-file.md says what follows from it. No hashing, no sync.
+// BenchmarkLayout compares the two ways to lay out a content on disk: one sparse file, or a file a chunk, written under
+// a hidden name and renamed. docs/decisions/one-file.md says what follows from it. No hashing, no sync.
 func BenchmarkLayout(b *testing.B) {
 	const chunk, chunks = 256 << 10, 256
 	data := make([]byte, chunk)

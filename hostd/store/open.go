@@ -18,10 +18,10 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
-// Open opens the data file for somebody who reads its bytes without this package: by sendfile, say. The chunks of a set are
-// right in it: each was verified since the store was opened, at the latest by this call, and what the manifest has as
-// holes are holes. Of other chunks it says nothing. The caller closes the file, does not write to it, and keeps the content
-// in use (see Use) as long as it reads.
+// Open opens the data file for somebody who reads its bytes without this package: by sendfile, say. The chunks of a set
+// are right in it: each was verified since the store was opened, at the latest by this call, and what the manifest has
+// as holes are holes. Of other chunks it says nothing. The caller closes the file, does not write to it, and keeps the
+// content in use (see Use) as long as it reads.
 //
 // Errors: ErrMissing if a chunk of the set is not held; a CorruptError naming all of the set that were found damaged;
 // ErrRemoved, ErrClosed; that of ctx.

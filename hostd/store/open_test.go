@@ -12,8 +12,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// TestOpenProvesOnce: what is opened was verified since the start, and not again and again; what is damaged or lacking is
-// said, and forgotten as for any reader.
+// TestOpenProvesOnce: what is opened was verified since the start, and not again and again; what is damaged or lacking
+// is said, and forgotten as for any reader.
 func TestOpenProvesOnce(t *testing.T) {
 	dir := t.TempDir()
 	p := random(1, 6*testChunk+5)

@@ -69,8 +69,8 @@ type total struct{ bytes atomic.Int64 }
 // Add counts n bytes more.
 func (t *total) Add(n float64) { t.bytes.Add(int64(n)) }
 
-// Moved returns the bytes of chunks that were sent to and received from other hosts since the start, duplicates and bad ones
-// included.
+// Moved returns the bytes of chunks that were sent to and received from other hosts since the start, duplicates and bad
+// ones included.
 func (s *Swarm) Moved() (sent, received int64) {
 	return s.metrics.bytesOut.bytes.Load(), s.metrics.bytesIn.bytes.Load()
 }

@@ -17,9 +17,9 @@ import (
 )
 
 // A domain's definition mostly names only the image that it writes to. What that stands on is said in its header, and
-// read from there, because asking qemu-img would make a process for each image, and would open whatever a guest wrote into
-// its image as the name of the next: a file of others, or a host on the network. Here a name is only a name until it is
-// an image of the format that the one above says, and a raw image has no header, whatever its first bytes are.
+// read from there, because asking qemu-img would make a process for each image, and would open whatever a guest wrote
+// into its image as the name of the next: a file of others, or a host on the network. Here a name is only a name until
+// it is an image of the format that the one above says, and a raw image has no header, whatever its first bytes are.
 
 const (
 	chainPatience = 2 * time.Second // a chain that is not read by then, because its storage hangs, is the image alone

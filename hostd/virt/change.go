@@ -19,8 +19,8 @@ const (
 
 // SetMetadata changes virtswarm's metadata of a domain by edit: in what runs, and in what is defined. edit gets what is
 // there now, and what it returns must be valid; an error of it changes nothing and is returned. Other calls of
-// SetMetadata wait meanwhile; what others write with libvirt at the same moment may be lost, as libvirt has no such lock.
-// Metadata that is there and invalid is not overwritten: ErrBadMetadata.
+// SetMetadata wait meanwhile; what others write with libvirt at the same moment may be lost, as libvirt has no such
+// lock. Metadata that is there and invalid is not overwritten: ErrBadMetadata.
 func (w *Watcher) SetMetadata(ctx context.Context, uuid string, edit func(Metadata) (Metadata, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, changePatience)
 	defer cancel()
@@ -70,8 +70,8 @@ type removal struct {
 }
 
 // Unplug unplugs a device, named by its alias, from a running domain and waits until the guest has let go of it: 30
-// seconds, or until ctx is done. ErrNotUnplugged says that it has not, or will not; it may yet. A device that is not there
-// is unplugged.
+// seconds, or until ctx is done. ErrNotUnplugged says that it has not, or will not; it may yet. A device that is not
+// there is unplugged.
 func (w *Watcher) Unplug(ctx context.Context, uuid, alias string) error {
 	ctx, cancel := context.WithTimeout(ctx, unplugPatience)
 	defer cancel()
@@ -164,8 +164,8 @@ func (w *Watcher) removed(kind eventKind, uuid, alias string) {
 	}
 }
 
-// do makes a call that changes something, for each domain one at a time. Its caller is let go when ctx is done or patience
-// is over; the call then goes on, and may yet do what it was to do.
+// do makes a call that changes something, for each domain one at a time. Its caller is let go when ctx is done or
+// patience is over; the call then goes on, and may yet do what it was to do.
 func (w *Watcher) do(ctx context.Context, verb, uuid string, fn func(conn) error) error {
 	fail := func(err error) error { return fmt.Errorf("%s of domain %s: %w", verb, uuid, err) }
 	if !placement.ValidUUID(uuid) {

@@ -13,8 +13,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// TestDenied: a libvirt that lets the daemon look but not touch is followed, and a change says what is refused; one that does
-// not let it in at all is said to refuse, and is followed once it does.
+// TestDenied: a libvirt that lets the daemon look but not touch is followed, and a change says what is refused; one
+// that does not let it in at all is said to refuse, and is followed once it does.
 func TestDenied(t *testing.T) {
 	open(t, testURI) // skips without libvirt
 	l := newLab(t, 6)

@@ -16,9 +16,10 @@
 //
 // What it cannot know at once: libvirt sends no event for an external snapshot, a vCPU plugged in, or a new maximum of
 // memory; those are seen at the next reconcile. That a domain migrates away is seen when the first pass over its memory
-// begins (libvirt's migration-iteration event, which every QEMU since 2.5 sends) or at a reconcile, and then once a second
-// until it is over. What happens before that, the preparation of the other host and a copy of its disks, has no event.
+// begins (libvirt's migration-iteration event, which every QEMU since 2.5 sends) or at a reconcile, and then once a
+// second until it is over. What happens before that, the preparation of the other host and a copy of its disks, has no
+// event.
 //
-// libvirt is loaded when it is needed, in programs built with the tag libvirt_dlopen. Without the tag everything compiles
-// and parses, and connecting fails with ErrNoLibvirt.
+// libvirt is loaded when it is needed, in programs built with the tag libvirt_dlopen. Without the tag everything
+// compiles and parses, and connecting fails with ErrNoLibvirt.
 package virt

@@ -26,9 +26,9 @@ type Definition struct {
 // ParseDomain reads a domain's XML, live or as it is defined. Only what has no valid UUID or name, or is no XML, is an
 // error (ErrBadXML); of all else what is not valid is left out.
 //
-// Memory is the most that the domain may use, not what its balloon leaves it now. A disk's chain is what libvirt says of
-// it: for a domain that is off mostly the image alone. Disks without an image on a path of this host, on the network or in
-// a pool, are left out.
+// Memory is the most that the domain may use, not what its balloon leaves it now. A disk's chain is what libvirt says
+// of it: for a domain that is off mostly the image alone. Disks without an image on a path of this host, on the network
+// or in a pool, are left out.
 func ParseDomain(text []byte) (Definition, error) {
 	var x domainXML
 	if len(text) > maxXML {

@@ -132,8 +132,8 @@ type imageXML struct {
 	Backing *imageXML `xml:"backingStore"` // nil: not said; without a source: none
 }
 
-// chain returns the paths of a disk's images as far as libvirt says them and they are on this host. end is the format of
-// the last one if libvirt says nothing of what that one stands on.
+// chain returns the paths of a disk's images as far as libvirt says them and they are on this host. end is the format
+// of the last one if libvirt says nothing of what that one stands on.
 func (x *diskXML) chain() (paths []string, end string) {
 	image, format := &x.imageXML, x.Driver.Type
 	for len(paths) < placement.MaxChain {

@@ -6,7 +6,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
-// Errors of a Watcher and of the parsers. Each is wrapped with the domain and, where there is something to do, with that.
+// Errors of a Watcher and of the parsers. Each is wrapped with the domain and, where there is something to do, with
+// that.
 var (
 	ErrNoLibvirt    = reason.Sentinel(reason.NoLibvirt, "no libvirt")
 	ErrDisconnected = reason.Sentinel(reason.NoLibvirt, "not connected to libvirt")

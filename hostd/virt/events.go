@@ -28,8 +28,8 @@ import (
 )
 
 const (
-	// A timer wakes the loop when it is to end. libvirt frees what is closed in a round in which nothing else is to be done,
-	// so it gets some.
+	// A timer wakes the loop when it is to end. libvirt frees what is closed in a round in which nothing else is to be
+	// done, so it gets some.
 	lastRounds = 3
 	roundPause = 2 // milliseconds
 	errorPause = 100 * time.Millisecond

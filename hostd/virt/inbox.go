@@ -5,7 +5,8 @@ import "sync"
 // maxDirty bounds the domains that wait to be read; if there are more, all are.
 const maxDirty = 4096
 
-// inbox is what events leave behind: which domains to look at again. They come on libvirt's thread, which must not wait.
+// inbox is what events leave behind: which domains to look at again. They come on libvirt's thread, which must not
+// wait.
 type inbox struct {
 	wake chan struct{} // has a token if there is something in it
 

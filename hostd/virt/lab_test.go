@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// lab is a libvirtd of its own with QEMU: it sees its own /run, /dev/shm, /etc/libvirt and /var/lib/libvirt, and its own host
-// name.
+// lab is a libvirtd of its own with QEMU: it sees its own /run, /dev/shm, /etc/libvirt and /var/lib/libvirt, and its
+// own host name.
 type lab struct {
 	t    *testing.T
 	name string

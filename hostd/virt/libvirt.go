@@ -10,7 +10,8 @@ import (
 	"libvirt.org/go/libvirt"
 )
 
-// A connection on which libvirtd is silent for keepaliveInterval times keepaliveCount seconds is closed, with all calls on it.
+// A connection on which libvirtd is silent for keepaliveInterval times keepaliveCount seconds is closed, with all calls
+// on it.
 const (
 	keepaliveInterval = 5 // seconds
 	keepaliveCount    = 3
@@ -22,8 +23,8 @@ type libvirtConn struct {
 	callbacks []int
 }
 
-// dial connects and asks for events. event is called for each, with the alias of the device if it is about one; hungUp when
-// libvirt closes the connection. Both are called on the thread of the event loop.
+// dial connects and asks for events. event is called for each, with the alias of the device if it is about one; hungUp
+// when libvirt closes the connection. Both are called on the thread of the event loop.
 func dial(uri string, event func(kind eventKind, uuid, alias string), hungUp func()) (conn, error) {
 	connect, err := libvirt.NewConnect(uri)
 	if err != nil {

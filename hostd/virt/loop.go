@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// libvirtd takes five calls of one connection at a time and then listens to nothing from it, not even keepalive; there are
-	// never that many.
+	// libvirtd takes five calls of one connection at a time and then listens to nothing from it, not even keepalive; there
+	// are never that many.
 	maxReaders  = 2 // calls that read
 	maxChanging = 2 // calls that change something
 
@@ -132,8 +132,8 @@ func (l *loop) start() {
 	}
 }
 
-// call runs a call on a goroutine, if there is a slot. A call that hangs keeps its slot also when its connection is given
-// up, so that there are never more of them.
+// call runs a call on a goroutine, if there is a slot. A call that hangs keeps its slot also when its connection is
+// given up, so that there are never more of them.
 func (l *loop) call(uuid string, read func(uuid string) result) bool {
 	select {
 	case l.readers <- struct{}{}:

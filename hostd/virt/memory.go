@@ -28,13 +28,14 @@ const noSlot = "No more available PCI slots"
 const slotHint = "a q35 machine takes it only on a bridge: add <controller type='pci' model='pcie-to-pci-bridge'/> after the root " +
 	"ports (pcie-root-port) with virsh edit, then shut the domain down and start it"
 
-// PlugMemory plugs the file at path, which must be directly in MemoryDir, into a running domain as an ivshmem-plain device of
-// size bytes (see ValidateMemory). QEMU makes the file if there is none, with mode 0644 and as the user that Owner tells; one
-// that is there it must be able to read and write, and it must not be smaller. Nobody ever removes it but the caller.
+// PlugMemory plugs the file at path, which must be directly in MemoryDir, into a running domain as an ivshmem-plain
+// device of size bytes (see ValidateMemory). QEMU makes the file if there is none, with mode 0644 and as the user that
+// Owner tells; one that is there it must be able to read and write, and it must not be smaller. Nobody ever removes it
+// but the caller.
 //
-// The device is plugged as a 'master', so that the domain may be migrated, saved and snapshotted with it: libvirt refuses
-// these with a 'peer'. What the memory holds goes along, into a file of the same name. What this host writes while that
-// happens may be lost, for QEMU knows only of its guest's writes.
+// The device is plugged as a 'master', so that the domain may be migrated, saved and snapshotted with it: libvirt
+// refuses these with a 'peer'. What the memory holds goes along, into a file of the same name. What this host writes
+// while that happens may be lost, for QEMU knows only of its guest's writes.
 //
 // Errors wrap ErrBadMemory, ErrNoSlot, ErrNotRunning and those of Plug.
 func (w *Watcher) PlugMemory(ctx context.Context, uuid, path string, size int64) error {
@@ -55,7 +56,8 @@ func (w *Watcher) PlugMemory(ctx context.Context, uuid, path string, size int64)
 	return err
 }
 
-// UnplugMemory unplugs the file at path from a running domain, whoever plugged it, and waits as Unplug does. The file stays.
+// UnplugMemory unplugs the file at path from a running domain, whoever plugged it, and waits as Unplug does. The file
+// stays.
 func (w *Watcher) UnplugMemory(ctx context.Context, uuid, path string) error {
 	name, err := memoryName(path)
 	if err != nil {
@@ -72,8 +74,8 @@ func (w *Watcher) UnplugMemory(ctx context.Context, uuid, path string) error {
 	return w.Unplug(ctx, uuid, cmp.Or(m.Alias.Name, memoryAlias))
 }
 
-// Owner returns the user and group that the QEMU of a running domain runs as, as libvirt's DAC driver set them: 0 and 0 if
-// it did not, for then QEMU runs as libvirtd does.
+// Owner returns the user and group that the QEMU of a running domain runs as, as libvirt's DAC driver set them: 0 and 0
+// if it did not, for then QEMU runs as libvirtd does.
 func (w *Watcher) Owner(ctx context.Context, uuid string) (uid, gid int, err error) {
 	x, err := w.live(ctx, "look for owner", uuid)
 	if err != nil {
@@ -121,7 +123,8 @@ func memoryName(path string) (string, error) {
 	return name, nil
 }
 
-// parseOwner reads a DAC label, USER:GROUP. Each is a name, or a number behind a +; a number without one is a name first.
+// parseOwner reads a DAC label, USER:GROUP. Each is a name, or a number behind a +; a number without one is a name
+// first.
 func parseOwner(label string) (uid, gid int, err error) {
 	owner, group, ok := strings.Cut(label, ":")
 	if !ok {

@@ -14,8 +14,9 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// TestMemoryMoves saves, restores and migrates a domain with memory plugged in: what is in it goes along, and nobody takes
-// the files away. It shows what PlugMemory promises, and what whoever makes and removes the files has to reckon with.
+// TestMemoryMoves saves, restores and migrates a domain with memory plugged in: what is in it goes along, and nobody
+// takes the files away. It shows what PlugMemory promises, and what whoever makes and removes the files has to reckon
+// with.
 func TestMemoryMoves(t *testing.T) {
 	open(t, testURI)
 	from, to := newLab(t, 4), newLab(t, 5)

@@ -41,8 +41,8 @@ type Metadata struct {
 }
 
 // ParseMetadata reads the element of virtswarm's metadata: as it stands in a definition, or without its namespace, as
-// virDomainGetMetadata gives it. An empty text is empty metadata. It takes all or nothing: an error wraps ErrBadMetadata
-// and says what is wrong. Elements that it does not know are for a later version and are passed over.
+// virDomainGetMetadata gives it. An empty text is empty metadata. It takes all or nothing: an error wraps
+// ErrBadMetadata and says what is wrong. Elements that it does not know are for a later version and are passed over.
 func ParseMetadata(text string) (Metadata, error) {
 	if strings.TrimSpace(text) == "" {
 		return Metadata{}, nil

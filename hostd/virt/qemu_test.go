@@ -146,8 +146,8 @@ func testDevice(t *testing.T, l *lab, w *Watcher) {
 	untilState(t, w, "dev", "")
 }
 
-// untilUnplugged unplugs a device from a guest whose firmware never looks: a reset takes what is pending out. It must come
-// after the request.
+// untilUnplugged unplugs a device from a guest whose firmware never looks: a reset takes what is pending out. It must
+// come after the request.
 func (l *lab) untilUnplugged(name string, unplug func() error) {
 	l.t.Helper()
 	gone := make(chan error, 1)

@@ -105,8 +105,8 @@ func (r *runner) pause(wait time.Duration, err error) time.Duration {
 	return wait
 }
 
-// end waits a little for what is under way, so that nothing of this watcher runs when Run has returned. If libvirt hangs,
-// what waits for it ends with it, and so does the event loop.
+// end waits a little for what is under way, so that nothing of this watcher runs when Run has returned. If libvirt
+// hangs, what waits for it ends with it, and so does the event loop.
 func (r *runner) end() {
 	over := make(chan struct{})
 	go func() {

@@ -6,8 +6,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// conn is one connection to libvirt. Its methods may be called at the same time; they return when libvirt answers or the
-// connection breaks, however long that takes. Their errors wrap the package's where one fits.
+// conn is one connection to libvirt. Its methods may be called at the same time; they return when libvirt answers or
+// the connection breaks, however long that takes. Their errors wrap the package's where one fits.
 type conn interface {
 	list() (uuids []string, err error)
 	read(uuid string) (reading, error)

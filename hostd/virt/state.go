@@ -18,7 +18,8 @@ const (
 	unknownJob // could not be found out
 )
 
-// jobOf asks for a domain's job. Of one that comes in QEMU's driver says so by refusing: "available only on the source".
+// jobOf asks for a domain's job. Of one that comes in QEMU's driver says so by refusing: "available only on the
+// source".
 func jobOf(d *libvirt.Domain) job {
 	stats, err := d.GetJobStats(0)
 	switch {

@@ -88,8 +88,8 @@ func (w *Watcher) Domains() (list []placement.Domain, known bool) {
 	return slices.Clone(w.list), true
 }
 
-// Changed returns a channel that is closed at the next change of what Domains or Connected says. Ask for it before them:
-// then no change goes unseen.
+// Changed returns a channel that is closed at the next change of what Domains or Connected says. Ask for it before
+// them: then no change goes unseen.
 func (w *Watcher) Changed() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -132,8 +132,8 @@ func (w *Watcher) setKnown() {
 	}
 }
 
-// put shows a domain as it was read, and logs what was left out of it, once for each text. If unsure whether it migrates it
-// goes on doing what it did. moving says that it does.
+// put shows a domain as it was read, and logs what was left out of it, once for each text. If unsure whether it
+// migrates it goes on doing what it did. moving says that it does.
 func (w *Watcher) put(d *Definition, unsure bool) (moving bool) {
 	var faults string
 	for _, err := range d.Faults {

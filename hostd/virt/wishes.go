@@ -15,9 +15,9 @@ import (
 const minMemory = 1 << 20
 
 // ValidateMemory checks the bytes of shared memory that a guest link is to have: a power of two, 1 MiB to 1 GiB
-// (placement.MaxShm), and with that a multiple of any page. QEMU shows it as a PCI BAR, and one of another size makes it
-// abort, guest and all (an assertion of pci_register_bar, seen with 7.2), which libvirt does not prevent. The error wraps
-// ErrBadMemory.
+// (placement.MaxShm), and with that a multiple of any page. QEMU shows it as a PCI BAR, and one of another size makes
+// it abort, guest and all (an assertion of pci_register_bar, seen with 7.2), which libvirt does not prevent. The error
+// wraps ErrBadMemory.
 func ValidateMemory(size int64) error {
 	if size < minMemory || size > placement.MaxShm || size&(size-1) != 0 {
 		return fmt.Errorf("%w: %d bytes; it is a power of two from 1MiB to 1GiB", ErrBadMemory, size)

@@ -15,8 +15,8 @@ import (
 
 var update = flag.Bool("update", false, "note what is new in the API in testdata/api.txt")
 
-// listing is the API of all versions so far, a line each field, value and call: what older clients and programs that read --json
-// go by. Lines are added, and never changed or removed.
+// listing is the API of all versions so far, a line each field, value and call: what older clients and programs that
+// read --json go by. Lines are added, and never changed or removed.
 const listing = "testdata/api.txt"
 
 // TestNoChangeBreaksOlderClients refuses to rename, renumber, retype or remove what the API has.

@@ -14,9 +14,9 @@ import (
 
 // JSON returns a message as the command line tools print it: one line, every field under its own name and in its order.
 //
-// It is not the JSON of protobuf, which is for programs that have the .proto files. Here all numbers are numbers, an int64 is a
-// time in RFC 3339 and UTC (null if it is 0), a value of an enum is a word in lower case, with dashes and without the enum's name
-// (empty if it is 0), a list or map is never null, and a message that is not set is null.
+// It is not the JSON of protobuf, which is for programs that have the .proto files. Here all numbers are numbers, an
+// int64 is a time in RFC 3339 and UTC (null if it is 0), a value of an enum is a word in lower case, with dashes and
+// without the enum's name (empty if it is 0), a list or map is never null, and a message that is not set is null.
 func JSON(m proto.Message) []byte { return appendMessage(nil, m.ProtoReflect()) }
 
 func appendMessage(b []byte, m protoreflect.Message) []byte {
@@ -95,8 +95,8 @@ func appendValue(b []byte, f protoreflect.FieldDescriptor, v protoreflect.Value)
 	return appendText(b, v.String())
 }
 
-// Word returns a value of an enum in lower case, with dashes and without the enum's name: HOST_STATE_ALIVE is "alive". 0, which no
-// enum of this API has a meaning for, and what this program does not know are empty.
+// Word returns a value of an enum in lower case, with dashes and without the enum's name: HOST_STATE_ALIVE is "alive".
+// 0, which no enum of this API has a meaning for, and what this program does not know are empty.
 func Word(e protoreflect.EnumDescriptor, n protoreflect.EnumNumber) string {
 	v := e.Values().ByNumber(n)
 	if v == nil || n == 0 {

@@ -15,9 +15,9 @@ const maxDepth = 48
 
 // Sum returns the BLAKE3-256 digest of p. It allocates nothing and is safe for concurrent use.
 //
-// The tree is walked here, in one goroutine and without copying (The BLAKE3 paper, O'Connor et al. 2020, 2.1 and 5.1.2),
-// over the library's vector code: its own Sum256 starts goroutines, which does not pay where every core has a chunk of
-// its own, and costs a third of the speed.
+// The tree is walked here, in one goroutine and without copying (The BLAKE3 paper, O'Connor et al. 2020, 2.1 and
+// 5.1.2), over the library's vector code: its own Sum256 starts goroutines, which does not pay where every core has a
+// chunk of its own, and costs a third of the speed.
 func Sum(p []byte) (d Digest) {
 	var (
 		stack [maxDepth][8]uint32 // chaining values of complete trees, the largest first
@@ -52,8 +52,8 @@ func Sum(p []byte) (d Digest) {
 	return d
 }
 
-// rest hashes what is less than a subtree. It stands apart, and is not inlined, because of its large frame: a goroutine that
-// hashes one whole chunk need not grow its stack.
+// rest hashes what is less than a subtree. It stands apart, and is not inlined, because of its large frame: a goroutine
+// that hashes one whole chunk need not grow its stack.
 //
 //go:noinline
 func rest(p []byte, done uint64) guts.Node {

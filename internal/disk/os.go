@@ -132,8 +132,8 @@ func (OS) Lock(path string) (io.Closer, error) {
 // osLock is a file that is locked by flock.
 type osLock struct{ *os.File }
 
-// Close gives the lock up at once. To close the file alone would not, while a child process that is being started still has
-// a copy of the descriptor.
+// Close gives the lock up at once. To close the file alone would not, while a child process that is being started still
+// has a copy of the descriptor.
 func (l osLock) Close() error {
 	return errors.Join(unix.Flock(int(l.Fd()), unix.LOCK_UN), l.File.Close())
 }

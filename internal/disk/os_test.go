@@ -84,7 +84,8 @@ func TestNoSpaceIsRecognised(t *testing.T) {
 	}
 }
 
-// TestLockEndsWithClose: a copy of the descriptor, as a child process has between its fork and its exec, does not keep the lock.
+// TestLockEndsWithClose: a copy of the descriptor, as a child process has between its fork and its exec, does not keep
+// the lock.
 func TestLockEndsWithClose(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	l, err := OS{}.Lock(path)

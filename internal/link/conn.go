@@ -17,8 +17,8 @@ import (
 // per second fall by a quarter (BenchmarkBulk, two processors).
 const recordsAtOnce = 2 * (16<<10 + 22)
 
-// secured is TLS over a buffered connection. It is what a Mux and a Dialer return. It shows nothing of a tls.Conn, above
-// all no ConnectionState: net/http would take it for a connection on which it must not look for HTTP/2 itself.
+// secured is TLS over a buffered connection. It is what a Mux and a Dialer return. It shows nothing of a tls.Conn,
+// above all no ConnectionState: net/http would take it for a connection on which it must not look for HTTP/2 itself.
 type secured struct {
 	net.Conn // a *tls.Conn
 	under    *buffered
@@ -56,8 +56,8 @@ func (c *secured) Write(p []byte) (int, error) {
 // WriteMore is Write for bytes behind which more is written at once: they may wait for the next Write.
 func (c *secured) WriteMore(p []byte) (int, error) { return c.Conn.Write(p) }
 
-// ExpectRead says that n more bytes are certain to come, or the end: a Read that waits need not return before as many of them
-// are here as the kernel likes to keep. It is for the goroutine that reads.
+// ExpectRead says that n more bytes are certain to come, or the end: a Read that waits need not return before as many
+// of them are here as the kernel likes to keep. It is for the goroutine that reads.
 func (c *secured) ExpectRead(n int) { c.wakes.expect(n - tlsAhead) }
 
 // Read reads what the other side wrote. In TLS 1.3 it is the first Read that says if the other side refuses this host's

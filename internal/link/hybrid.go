@@ -30,8 +30,8 @@ func splitHybrid(address string) (path string, port uint32, err error) {
 }
 
 // listenHybrid listens for what the guest dials at CID 2: for that, the hypervisor connects to PATH_PORT, a unix socket
-// beside its own. It has mode 0600. A hypervisor that runs as another user cannot use it so; who listens then gives it the
-// socket (chown), in a directory that only the two may enter.
+// beside its own. It has mode 0600. A hypervisor that runs as another user cannot use it so; who listens then gives it
+// the socket (chown), in a directory that only the two may enter.
 func listenHybrid(ctx context.Context, address string) (net.Listener, error) {
 	path, port, err := splitHybrid(address)
 	if err != nil {
@@ -51,8 +51,8 @@ type hybridListener struct {
 
 func (l hybridListener) Addr() net.Addr { return l.addr }
 
-// dialHybrid calls a port in the guest: the hypervisor's socket at PATH takes "CONNECT PORT\n" and answers "OK n\n"; what
-// follows is the guest's. Of an answer too long, too late or of another kind nothing is kept.
+// dialHybrid calls a port in the guest: the hypervisor's socket at PATH takes "CONNECT PORT\n" and answers "OK n\n";
+// what follows is the guest's. Of an answer too long, too late or of another kind nothing is kept.
 func dialHybrid(ctx context.Context, address string) (net.Conn, error) {
 	path, port, err := splitHybrid(address)
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/link"
 )
 
-// A vmm does with a unix socket what Firecracker, Cloud Hypervisor and vhost-device-vsock do: whoever connects names a port
-// of the guest, is answered, and then talks to the guest. The guest's ports are unix sockets in a directory.
+// A vmm does with a unix socket what Firecracker, Cloud Hypervisor and vhost-device-vsock do: whoever connects names a
+// port of the guest, is answered, and then talks to the guest. The guest's ports are unix sockets in a directory.
 type vmm struct {
 	socket string
 	guest  string

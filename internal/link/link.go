@@ -6,9 +6,9 @@
 //	hybrid:///path:port   the same, where the hypervisor makes a unix socket of it on the host
 //	shm:///path           two rings in memory that a guest and its host share
 //
-// A Network makes plain connections; OS is the real one, and package linktest has one for tests. A Mux listens on one port
-// and hands each connection, after a TLS handshake with certificates of the cluster on both sides, to the listener of
-// the protocol that was agreed by ALPN. A Dialer is the other end. PeerOf tells who is at the other end.
+// A Network makes plain connections; OS is the real one, and package linktest has one for tests. A Mux listens on one
+// port and hands each connection, after a TLS handshake with certificates of the cluster on both sides, to the listener
+// of the protocol that was agreed by ALPN. A Dialer is the other end. PeerOf tells who is at the other end.
 //
 // The package promises that whatever comes in at the port costs bounded memory and time before it has proved to be a
 // member, that a peer which does not get through the handshake cannot keep out one that does, and that every

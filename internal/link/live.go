@@ -2,8 +2,8 @@ package link
 
 import "sync"
 
-// Live are the connections to other hosts that are open, whichever side dialled: so that those of a host that is no member any more
-// can be closed. The zero value has none. It is safe for concurrent use.
+// Live are the connections to other hosts that are open, whichever side dialled: so that those of a host that is no
+// member any more can be closed. The zero value has none. It is safe for concurrent use.
 type Live struct {
 	mu    sync.Mutex
 	conns map[*secured]struct{}
@@ -31,8 +31,8 @@ func (l *Live) remove(c *secured) {
 	delete(l.conns, c)
 }
 
-// CloseUnless closes the connections to the hosts that may not speak to this one any more, and returns how many there were. It asks
-// once about each host.
+// CloseUnless closes the connections to the hosts that may not speak to this one any more, and returns how many there
+// were. It asks once about each host.
 func (l *Live) CloseUnless(may func(hostID string) bool) (closed int) {
 	l.mu.Lock()
 	byHost := map[string][]*secured{}

@@ -17,7 +17,8 @@ import (
 )
 
 // OS is the network of this machine: every kind of link. A unix socket is created with mode 0600. An address of vsock
-// without a CID is for listening only. The file of shm must be there before, and its connections end with their listener.
+// without a CID is for listening only. The file of shm must be there before, and its connections end with their
+// listener.
 var OS Network = osNetwork{}
 
 type osNetwork struct{}
@@ -25,9 +26,9 @@ type osNetwork struct{}
 // keepAlive finds dead peers of idle connections in about a minute, also those of protocols that do not ask.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 4}
 
-// unsent is how many bytes that TCP has not sent yet a socket takes before a Write waits (TCP_NOTSENT_LOWAT). The kernel
-// would take megabytes: whatever is written next would come after them, however urgent, and what the swarm decides would be
-// seconds old when it happens.
+// unsent is how many bytes that TCP has not sent yet a socket takes before a Write waits (TCP_NOTSENT_LOWAT). The
+// kernel would take megabytes: whatever is written next would come after them, however urgent, and what the swarm
+// decides would be seconds old when it happens.
 const unsent = 128 << 10
 
 // keepShort sets that. A kernel which does not know it works as well, if less promptly.

@@ -17,13 +17,13 @@ import (
 // anyNumber stands for any CID, or any port, in the kernel's interface.
 const anyNumber = math.MaxUint32
 
-// vsockBuffer is how many bytes that nobody has read yet the kernel keeps of one connection, at most. The other side may
-// send so much without an answer; the 256 KiB of the kernel's default make a busy guest and its host take turns.
+// vsockBuffer is how many bytes that nobody has read yet the kernel keeps of one connection, at most. The other side
+// may send so much without an answer; the 256 KiB of the kernel's default make a busy guest and its host take turns.
 const vsockBuffer = 2 << 20
 
-// PeerCID returns the CID of the guest at the other end of a vsock connection (or of the host, as a guest sees it: 2), also
-// through TLS. It is the kernel's word, not the peer's, and it holds for as long as the connection does: a guest that
-// migrates gets another one, and its connections end. ok is false for every other kind of link.
+// PeerCID returns the CID of the guest at the other end of a vsock connection (or of the host, as a guest sees it: 2),
+// also through TLS. It is the kernel's word, not the peer's, and it holds for as long as the connection does: a guest
+// that migrates gets another one, and its connections end. ok is false for every other kind of link.
 func PeerCID(c net.Conn) (cid uint32, ok bool) {
 	addr, ok := c.RemoteAddr().(*vsock.Addr)
 	if !ok {

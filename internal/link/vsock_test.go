@@ -15,8 +15,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/link/linktest"
 )
 
-// needVsock skips a test that needs the vsock of a kernel: on an ordinary machine it would be the way to the machine's own
-// hypervisor. The acceptance tests run this package in a guest that has a loopback, and say so.
+// needVsock skips a test that needs the vsock of a kernel: on an ordinary machine it would be the way to the machine's
+// own hypervisor. The acceptance tests run this package in a guest that has a loopback, and say so.
 func needVsock(t testing.TB) {
 	t.Helper()
 	if os.Getenv("VIRTSWARM_VSOCK") != "loopback" {

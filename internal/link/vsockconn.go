@@ -11,10 +11,10 @@ import (
 
 // A vsockConn frees its writers, too, when the other side is gone and a reader has come to the end.
 //
-// The kernel does not always: if the other side ends while bytes of it are left to be read, who polls to write is never told
-// (vsock_poll, in net/vmw_vsock/af_vsock.c, looks at the state, which stays that of a connection; seen with Linux 6.1, one
-// death of forty), though who tries to write is. So the end of reading makes whoever waits try again, by a deadline that is
-// over; what the caller has set as a deadline is kept here meanwhile.
+// The kernel does not always: if the other side ends while bytes of it are left to be read, who polls to write is never
+// told (vsock_poll, in net/vmw_vsock/af_vsock.c, looks at the state, which stays that of a connection; seen with Linux
+// 6.1, one death of forty), though who tries to write is. So the end of reading makes whoever waits try again, by a
+// deadline that is over; what the caller has set as a deadline is kept here meanwhile.
 type vsockConn struct {
 	*vsock.Conn
 	writing sync.Mutex // makes a Write one piece, though it tries twice

@@ -16,9 +16,9 @@ const (
 	minWake = 8 << 10
 )
 
-// wakes sets how many bytes must be there before the kernel wakes a reader (SO_RCVLOWAT). On a link that is slower than the
-// host, a chunk comes in dozens of small pieces, and to wake up for each costs more than all else that is done with it. It
-// is for one goroutine.
+// wakes sets how many bytes must be there before the kernel wakes a reader (SO_RCVLOWAT). On a link that is slower than
+// the host, a chunk comes in dozens of small pieces, and to wake up for each costs more than all else that is done with
+// it. It is for one goroutine.
 type wakes struct {
 	raw syscall.RawConn // nil if it is no TCP connection
 	now int
@@ -31,8 +31,8 @@ func (w *wakes) of(c net.Conn) {
 	w.now = 1
 }
 
-// expect says that n more bytes are certain to come through the socket. It looks only at how they compare with what is set:
-// less must be set at once, more is worth it when it is much more.
+// expect says that n more bytes are certain to come through the socket. It looks only at how they compare with what is
+// set: less must be set at once, more is worth it when it is much more.
 func (w *wakes) expect(n int) {
 	if w.raw == nil {
 		return

@@ -116,7 +116,8 @@ func (ca *CA) SignCSR(csrDER []byte) (certDER []byte, host string, err error) {
 	return certDER, host, err
 }
 
-// issue signs a certificate for the host with this key, good for HostLife from now on, and for as long as it is backdated.
+// issue signs a certificate for the host with this key, good for HostLife from now on, and for as long as it is
+// backdated.
 func (ca *CA) issue(pub ed25519.PublicKey, host string) ([]byte, error) {
 	now := time.Now()
 	template := &x509.Certificate{

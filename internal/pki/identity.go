@@ -119,8 +119,8 @@ func (id *Identity) CA() *CA { return id.ca }
 // Expires returns the end of this host's certificate.
 func (id *Identity) Expires() time.Time { return id.cert.Load().Leaf.NotAfter }
 
-// NeedsRenewal reports whether less than RenewBelow of the certificate's life is left, or whether it was signed by a clock that was
-// ahead of this one: others may take it for one of the future.
+// NeedsRenewal reports whether less than RenewBelow of the certificate's life is left, or whether it was signed by a
+// clock that was ahead of this one: others may take it for one of the future.
 func (id *Identity) NeedsRenewal() bool {
 	leaf := id.cert.Load().Leaf
 	return time.Until(leaf.NotAfter) < RenewBelow || time.Until(leaf.NotBefore.Add(backdated)) > clockSkew

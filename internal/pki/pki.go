@@ -65,9 +65,11 @@ const (
 	RenewBelow = HostLife / 3
 	// CALife outlasts the hardware: a cluster cannot change its authority, which its hosts' tokens and pins name.
 	CALife = 50 * 365 * 24 * time.Hour
-	// backdated is how long before its signing a certificate begins: so far a clock may be behind that of the one who signed.
+	// backdated is how long before its signing a certificate begins: so far a clock may be behind that of the one who
+	// signed.
 	backdated = 30 * 24 * time.Hour
-	// clockSkew is how far a signing may lie in the future before a host has its certificate renewed: a clock was wrong then.
+	// clockSkew is how far a signing may lie in the future before a host has its certificate renewed: a clock was wrong
+	// then.
 	clockSkew = time.Minute
 )
 

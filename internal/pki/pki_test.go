@@ -347,8 +347,8 @@ func TestSignCSR(t *testing.T) {
 	}
 }
 
-// TestStrangeCertificates: the authority's signature alone does not make a host. Every member has its key, and one of them may be
-// up to something.
+// TestStrangeCertificates: the authority's signature alone does not make a host. Every member has its key, and one of
+// them may be up to something.
 func TestStrangeCertificates(t *testing.T) {
 	id := mustInit(t, "one")
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
@@ -418,8 +418,8 @@ func TestStandardClients(t *testing.T) {
 	}
 }
 
-// TestClocks: a certificate is good at hosts whose clocks are weeks behind that of the one who signed; one that a clock made that was
-// years ahead is made anew once the clock is right.
+// TestClocks: a certificate is good at hosts whose clocks are weeks behind that of the one who signed; one that a clock
+// made that was years ahead is made anew once the clock is right.
 func TestClocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := mustInit(t, "one")

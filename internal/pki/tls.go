@@ -94,9 +94,10 @@ func (id *Identity) verifyPeer(cs tls.ConnectionState, allow Allow) (string, err
 	return host, nil
 }
 
-// CheckTime is ErrExpired unless a connection's certificate of the other side is good at a time. It is asked once the handshake is
-// done, and apart from it, so that the other side is not told that its certificate is refused: that would mean that it is no member
-// (any more), and here one of two clocks may be wrong. A connection that shows no certificate passes.
+// CheckTime is ErrExpired unless a connection's certificate of the other side is good at a time. It is asked once the
+// handshake is done, and apart from it, so that the other side is not told that its certificate is refused: that would
+// mean that it is no member (any more), and here one of two clocks may be wrong. A connection that shows no certificate
+// passes.
 func CheckTime(cs tls.ConnectionState, at time.Time) error {
 	if len(cs.PeerCertificates) == 0 {
 		return nil
@@ -109,8 +110,9 @@ func CheckTime(cs tls.ConnectionState, at time.Time) error {
 		leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 }
 
-// verifyHost checks that leaf is the certificate of a host of this cluster, signed by ca, and returns the id of the host. Whether it
-// is good now, CheckTime says. That of the authority has no end that counts: whoever replaces it replaces its key.
+// verifyHost checks that leaf is the certificate of a host of this cluster, signed by ca, and returns the id of the
+// host. Whether it is good now, CheckTime says. That of the authority has no end that counts: whoever replaces it
+// replaces its key.
 func verifyHost(leaf, ca *x509.Certificate, cluster string) (string, error) {
 	named, claimed, err := namesOf(leaf)
 	if err != nil {

@@ -22,9 +22,9 @@ import (
 //	  u8      16 random   a MAC, below    SHA-256 of  u64 Unix  first 4 of the
 //	                                      CA's SPKI   seconds   SHA-256 of 0..89
 //
-// The checksum finds typing errors before anything is dialled; it protects against nobody. The secret is HMAC-SHA256, by a key that is
-// derived from the CA's, of the id and the end: so whoever has the CA's key tells a token that was never made from one that was, with
-// nothing but arithmetic, and asks nobody about the former.
+// The checksum finds typing errors before anything is dialled; it protects against nobody. The secret is HMAC-SHA256,
+// by a key that is derived from the CA's, of the id and the end: so whoever has the CA's key tells a token that was
+// never made from one that was, with nothing but arithmetic, and asks nobody about the former.
 const (
 	tokenPrefix   = "vst1."
 	tokenVersion  = 1
@@ -64,8 +64,8 @@ func (ca *CA) tokenSecret(t Token) (secret [sha256.Size]byte) {
 	return secret
 }
 
-// Made is ErrBadToken unless the token was made with the key of this authority. Whether it was used, the catalogue knows. It takes
-// microseconds: ask it before anything that costs more.
+// Made is ErrBadToken unless the token was made with the key of this authority. Whether it was used, the catalogue
+// knows. It takes microseconds: ask it before anything that costs more.
 func (ca *CA) Made(t Token) error {
 	if own := ca.tokenSecret(t); t.Pin != ca.pin || !hmac.Equal(own[:], t.Secret[:]) {
 		return fmt.Errorf("%w: it was not made by this cluster", ErrBadToken)

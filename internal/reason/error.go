@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// Error is a failure as an operator sees it: what happened (the reason), to what (the subject), why (the cause) and what to do
-// next (the hint).
+// Error is a failure as an operator sees it: what happened (the reason), to what (the subject), why (the cause) and
+// what to do next (the hint).
 type Error struct {
 	Reason  Reason
 	Subject string
@@ -70,8 +70,8 @@ func Sentinel(r Reason, text string) error { return &sentinel{r, text} }
 func (s *sentinel) Error() string { return s.text }
 func (s *sentinel) why() Reason   { return s.reason }
 
-// As finds the Error in err, or makes one of the reason that err carries; the subject, which may be empty, goes with one that is
-// made. It returns nil for nil.
+// As finds the Error in err, or makes one of the reason that err carries; the subject, which may be empty, goes with
+// one that is made. It returns nil for nil.
 func As(err error, subject string) *Error {
 	if err == nil {
 		return nil
@@ -93,8 +93,8 @@ func Explain(err error, subject string) error {
 	return As(err, subject)
 }
 
-// Of returns the reason that err carries; 0 for nil. An Error counts first, then a full disk, wherever it came up, then the
-// outermost error that has a reason.
+// Of returns the reason that err carries; 0 for nil. An Error counts first, then a full disk, wherever it came up, then
+// the outermost error that has a reason.
 func Of(err error) Reason {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Reason

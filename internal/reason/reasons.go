@@ -2,8 +2,8 @@ package reason
 
 import "slices"
 
-// Reason says why something failed. Its number is the exit code of a process that ends with it, and is a promise to programs: it
-// never changes, and no other reason ever gets it.
+// Reason says why something failed. Its number is the exit code of a process that ends with it, and is a promise to
+// programs: it never changes, and no other reason ever gets it.
 type Reason int
 
 // The reasons. The API's enum Reason has the same names and numbers.
@@ -199,8 +199,8 @@ var explanations = []Explanation{
 // Explanations returns what there is to say about every reason, ordered by exit code.
 func Explanations() []Explanation { return slices.Clone(explanations) }
 
-// Explain returns what there is to say about a reason. A reason that it does not know (a newer daemon may send it) is explained
-// as Unexpected.
+// Explain returns what there is to say about a reason. A reason that it does not know (a newer daemon may send it) is
+// explained as Unexpected.
 func (r Reason) Explain() Explanation {
 	for _, e := range explanations {
 		if e.Reason == r {

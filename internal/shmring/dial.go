@@ -19,9 +19,9 @@ const lookAgain = 10 * time.Millisecond
 // errRestarted: the host restarted in the middle of a call.
 var errRestarted = errors.New("the host restarted")
 
-// Dial opens a connection from the guest to the host that serves the region at path. It claims a free channel, by a lock
-// that the kernel frees when the process dies, and waits until the host answers or ctx ends. It fails with ErrNoRegion,
-// ErrNotServed, ErrBusy or the error of ctx.
+// Dial opens a connection from the guest to the host that serves the region at path. It claims a free channel, by a
+// lock that the kernel frees when the process dies, and waits until the host answers or ctx ends. It fails with
+// ErrNoRegion, ErrNotServed, ErrBusy or the error of ctx.
 func Dial(ctx context.Context, path string, o Options) (*Conn, error) {
 	o = o.withDefaults()
 	for {
@@ -94,8 +94,8 @@ func call(ctx context.Context, m *mapping, f *os.File, size int64, o Options) (*
 	return c, nil
 }
 
-// announce makes the guest's words those of a new connection, and calls. The generation of the predecessor goes first, so
-// that the host does not take the words for its.
+// announce makes the guest's words those of a new connection, and calls. The generation of the predecessor goes first,
+// so that the host does not take the words for its.
 func (c *Conn) announce() (err error) {
 	defer c.m.guard(debug.SetPanicOnFault(true), &err)
 	c.call.Store(0)
@@ -208,8 +208,8 @@ func (m *mapping) use(l layout, channel int) (use int, err error) {
 
 var errLocked = errors.New("locked")
 
-// lock takes or frees the lock of a channel, the byte of the file with its number. The lock belongs to f: other openers,
-// also in this process, do not have it, and it ends with f.
+// lock takes or frees the lock of a channel, the byte of the file with its number. The lock belongs to f: other
+// openers, also in this process, do not have it, and it ends with f.
 func lock(f *os.File, channel int, kind int16) error {
 	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{
 		Type: kind, Whence: io.SeekStart, Start: int64(channel), Len: 1,

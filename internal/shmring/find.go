@@ -46,7 +46,8 @@ func Find() ([]string, error) {
 	return found, errors.Join(errs...)
 }
 
-// holds says whether a file of sysfs reads as want. A device may be unplugged at any time: what cannot be read is not it.
+// holds says whether a file of sysfs reads as want. A device may be unplugged at any time: what cannot be read is not
+// it.
 func holds(path, want string) bool {
 	b, err := os.ReadFile(path)
 	return err == nil && string(bytes.TrimSpace(b)) == want

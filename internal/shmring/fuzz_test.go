@@ -11,8 +11,8 @@ import (
 )
 
 // FuzzHostileRegion scribbles in a region while the host moves bytes through it. The host may end connections, but must
-// not crash, nor wait for longer than the Timeout for a guest that has become silent. Of the input every 8 bytes are one
-// thing that the guest does.
+// not crash, nor wait for longer than the Timeout for a guest that has become silent. Of the input every 8 bytes are
+// one thing that the guest does.
 func FuzzHostileRegion(f *testing.F) {
 	op := func(kind, where byte, value uint64) []byte {
 		b := binary.LittleEndian.AppendUint64(nil, value)

@@ -21,8 +21,8 @@ const (
 	longestStep = 2 * beatEvery
 )
 
-// fineTick is between two looks while something happens: some 200 µs, but not the same in two processes. Ticks in step would
-// let a reader and a writer always wake when the other has just begun to sleep.
+// fineTick is between two looks while something happens: some 200 µs, but not the same in two processes. Ticks in step
+// would let a reader and a writer always wake when the other has just begun to sleep.
 var fineTick = 160*time.Microsecond + rand.N(80*time.Microsecond)
 
 // Somebody who is watched: a Listener with its connections, or a connection of a guest.

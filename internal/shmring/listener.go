@@ -215,8 +215,8 @@ func (l *Listener) announce() {
 	}
 }
 
-// Close marks the region as not served and ends its connections: with net.ErrClosed or ErrGone here, with ErrGone at the
-// guest unless it is only to read what was left by a connection that has been closed. The file stays.
+// Close marks the region as not served and ends its connections: with net.ErrClosed or ErrGone here, with ErrGone at
+// the guest unless it is only to read what was left by a connection that has been closed. The file stays.
 func (l *Listener) Close() error {
 	var err error
 	l.closed.Do(func() {

@@ -17,8 +17,8 @@ const (
 	yieldAfter = 64 // looks, where another processor may run whom we wait for
 )
 
-// A side of a connection waits for one thing: the reading side for a new position of the peer's writer, the writing side
-// for one of its reader.
+// A side of a connection waits for one thing: the reading side for a new position of the peer's writer, the writing
+// side for one of its reader.
 type side struct {
 	mu   sync.Mutex // held by the one Read or Write at work, also while it waits
 	bell chan struct{}

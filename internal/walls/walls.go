@@ -72,8 +72,8 @@ var pure = map[string][]string{
 	"hostd/swarm/plan": {"os", "net", "context", "math/rand", "math/rand/v2", "sync", "sync/atomic"}, // of time only the values
 }
 
-// noImport lists what a room may not reach though the floors allow it: a command line tool speaks to a daemon by the API
-// alone.
+// noImport lists what a room may not reach though the floors allow it: a command line tool speaks to a daemon by the
+// API alone.
 var noImport = map[string][]string{
 	"cmd/virtswarm": {"hostd", "raft"},
 	// What runs in a guest knows nothing of the host's rooms.
@@ -88,7 +88,8 @@ const messages = "internal/api/virtswarm"
 // mayUseMessages are the rooms that may import them.
 var mayUseMessages = []string{"internal/api", "hostd/server", "hostd/simtest", "cmd/virtswarm", "acceptance"}
 
-// knowFlags are the rooms that know command line flags: no other names one in a text. Others name fields, as package reason says.
+// knowFlags are the rooms that know command line flags: no other names one in a text. Others name fields, as package
+// reason says.
 var knowFlags = []string{"cmd/virtswarm", "cmd/virtswarmd", "cmd/virtswarm-agent", "guestagent", "hostd/swarm/sim", "acceptance"}
 
 // doubles are the packages that stand in for something in tests, or test it: those whose name ends in "test". Only they

@@ -7,8 +7,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// A buffer holds a chunk on its way out, behind room for a Grant and a frame's header: all go out in one write. When a chunk
-// is sent in parts, the header of each further part overwrites the end of the part before, which is gone by then.
+// A buffer holds a chunk on its way out, behind room for a Grant and a frame's header: all go out in one write. When a
+// chunk is sent in parts, the header of each further part overwrites the end of the part before, which is gone by then.
 type buffer struct {
 	b     []byte // grantFrame + headerSize + a power of two
 	class int

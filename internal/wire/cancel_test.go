@@ -73,8 +73,8 @@ type expecting struct {
 
 func (e *expecting) ExpectRead(n int) { e.now.Store(int64(n)) }
 
-// TestCancelledPartIsNotWaitedFor: while the rest of a part is skipped less and less of it is to come, so the stream must not
-// wait for as much as was expected before. (It did, and the frames behind the part were not read.)
+// TestCancelledPartIsNotWaitedFor: while the rest of a part is skipped less and less of it is to come, so the stream
+// must not wait for as much as was expected before. (It did, and the frames behind the part were not read.)
 func TestCancelledPartIsNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 8 * readBuffer

@@ -65,7 +65,8 @@ func (c Code) String() string {
 	return fmt.Sprintf("code %d", uint16(c))
 }
 
-// A RejectError is the other side's answer to a request that it did not fulfil. Returned by a Handler, it is sent as is.
+// A RejectError is the other side's answer to a request that it did not fulfil. Returned by a Handler, it is sent as
+// is.
 type RejectError struct {
 	Code    Code
 	Message string // may be empty

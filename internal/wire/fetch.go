@@ -42,14 +42,14 @@ func (s *Session) Chunk(ctx context.Context, file content.Digest, index, n int, 
 	return err
 }
 
-// Draw fetches one chunk of the other side's choice, of those from lo up to hi of file, which must be open. The other side
-// may take any time to choose; nothing is held for it here meanwhile but the request itself. When it has chosen, granted is
-// called, by the goroutine that reads the stream, which it must not block: it returns a buffer of the chunk's length, or
-// false if the chunk is not wanted after all, and then Draw fails with ErrDeclined. Once Draw has returned the buffer is not
-// touched.
+// Draw fetches one chunk of the other side's choice, of those from lo up to hi of file, which must be open. The other
+// side may take any time to choose; nothing is held for it here meanwhile but the request itself. When it has chosen,
+// granted is called, by the goroutine that reads the stream, which it must not block: it returns a buffer of the
+// chunk's length, or false if the chunk is not wanted after all, and then Draw fails with ErrDeclined. Once Draw has
+// returned the buffer is not touched.
 //
-// index is the chunk granted, -1 if none was. Errors are those of Chunk, and ErrSpent if the other side has nothing in the
-// range that it has not given to somebody before.
+// index is the chunk granted, -1 if none was. Errors are those of Chunk, and ErrSpent if the other side has nothing in
+// the range that it has not given to somebody before.
 func (s *Session) Draw(ctx context.Context, file content.Digest, lo, hi int, prio Priority, granted func(index int) (buf []byte, ok bool)) (index int, err error) {
 	a, err := s.take(ctx)
 	if err != nil {
@@ -101,8 +101,8 @@ func (s *Session) Manifest(ctx context.Context, file content.Digest) ([]byte, er
 
 // Open begins to follow file, which has the given number of chunks: it returns those that the other side holds now and
 // peers to ask as well. From now on (even before Open returns) the Handler's Have and Peers hear of changes. A file can
-// be open once; errors are as those of Chunk, and ErrOpen. fetching says that this side fetches the file, rather than only
-// wants to hear of it.
+// be open once; errors are as those of Chunk, and ErrOpen. fetching says that this side fetches the file, rather than
+// only wants to hear of it.
 func (s *Session) Open(ctx context.Context, file content.Digest, chunks int, fetching bool) (content.Bits, []PeerID, error) {
 	if chunks < 0 || chunks > content.MaxChunks {
 		return content.Bits{}, nil, fmt.Errorf("open %s: bad number of chunks %d", file.Short(), chunks)

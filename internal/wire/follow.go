@@ -102,8 +102,8 @@ func (s *Session) SendHave(file content.Digest, chunks ...int) error {
 	return s.news(file, true, func(f *follow) { f.add(chunks) })
 }
 
-// SendHaveLater is SendHave for chunks of which the other side knows, or need not know soon: they go along with whatever is
-// said next, or when there are several, or after LazyInterval.
+// SendHaveLater is SendHave for chunks of which the other side knows, or need not know soon: they go along with
+// whatever is said next, or when there are several, or after LazyInterval.
 func (s *Session) SendHaveLater(file content.Digest, chunks ...int) error {
 	return s.news(file, false, func(f *follow) { f.add(chunks) })
 }

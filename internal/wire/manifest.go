@@ -25,7 +25,8 @@ func (s *Session) enqueue(id uint32) {
 	}
 }
 
-// A manifester answers the other side's Manifest requests, one after the other. Its context lasts until one is cancelled.
+// A manifester answers the other side's Manifest requests, one after the other. Its context lasts until one is
+// cancelled.
 type manifester struct {
 	s      *Session
 	ctx    context.Context

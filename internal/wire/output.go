@@ -21,10 +21,10 @@ const (
 )
 
 // output collects what is to be sent. Control frames wait in a buffer and go first; answers wait with the workers that
-// made them, so that no more chunks are ahead than there are workers. Control is bounded by what the other side has been
-// allowed: every request of it is answered once, and its place is only free again when the answer is on its way; this
-// side asks no more than the other allows; Ping and Pong exist once, with the highest number; news are one set for each
-// file.
+// made them, so that no more chunks are ahead than there are workers. Control is bounded by what the other side has
+// been allowed: every request of it is answered once, and its place is only free again when the answer is on its way;
+// this side asks no more than the other allows; Ping and Pong exist once, with the highest number; news are one set for
+// each file.
 type output struct {
 	wake    chan struct{} // something is here that is no answer
 	answers chan answer
@@ -185,7 +185,8 @@ func (s *Session) writeControl(more bool) (over bool, err error) {
 	return over, err
 }
 
-// collect returns all that is to be sent now except answers. Where something goes out anyway, news do not wait for company.
+// collect returns all that is to be sent now except answers. Where something goes out anyway, news do not wait for
+// company.
 func (o *output) collect(company bool) (p []byte, freed []uint32) {
 	p = o.control
 	if o.over {

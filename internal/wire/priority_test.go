@@ -7,7 +7,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// TestPriorityCodes: what older versions say and hear keeps its meaning, and the order is kept between those who know all.
+// TestPriorityCodes: what older versions say and hear keeps its meaning, and the order is kept between those who know
+// all.
 func TestPriorityCodes(t *testing.T) {
 	for p, old := range map[Priority]byte{1: 1, 2: 2, 3: 2, 4: 3, 5: 4, 0: 1, 9: 4} {
 		if c := p.code(0); c != old {

@@ -6,11 +6,11 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 )
 
-// A Pull is what the other side wants: one chunk of a file that it follows here. Of a request it is the chunk First; of a
-// draw it is any one of the Count chunks from First on, of the handler's choice, as late as it likes to choose.
+// A Pull is what the other side wants: one chunk of a file that it follows here. Of a request it is the chunk First; of
+// a draw it is any one of the Count chunks from First on, of the handler's choice, as late as it likes to choose.
 //
-// A Pull waits at the Handler until that answers it, by Send or Reject, or hears that it was withdrawn. Whichever comes first
-// counts; the other does nothing. All fields are to be read only.
+// A Pull waits at the Handler until that answers it, by Send or Reject, or hears that it was withdrawn. Whichever comes
+// first counts; the other does nothing. All fields are to be read only.
 type Pull struct {
 	Session  *Session
 	File     content.Digest
@@ -27,14 +27,14 @@ type Pull struct {
 // errWithdrawn: a Pull is answered that need not be any more.
 var errWithdrawn = errors.New("withdrawn by the other side")
 
-// Send answers with the chunk at index, n bytes long. read is called once, with a buffer of that length, and returns the
-// chunk, in that buffer or in one of its own; an error of it is told to the other side as that of a Handler. The bytes go
-// out as they are: to verify them is read's part.
+// Send answers with the chunk at index, n bytes long. read is called once, with a buffer of that length, and returns
+// the chunk, in that buffer or in one of its own; an error of it is told to the other side as that of a Handler. The
+// bytes go out as they are: to verify them is read's part.
 //
-// Send returns nil when all of the chunk has been given to the stream, and an error when that will not happen: the other
-// side has cancelled, the session has ended, or read failed (then it is read's own). It blocks meanwhile; calls of several
-// goroutines take turns, chunk by chunk, in the order in which their chunks are ready. Memory for n bytes is held until it
-// returns: how many do so at a time is for the handler to bound.
+// Send returns nil when all of the chunk has been given to the stream, and an error when that will not happen: the
+// other side has cancelled, the session has ended, or read failed (then it is read's own). It blocks meanwhile; calls
+// of several goroutines take turns, chunk by chunk, in the order in which their chunks are ready. Memory for n bytes is
+// held until it returns: how many do so at a time is for the handler to bound.
 func (p *Pull) Send(index, n int, read func(buf []byte) ([]byte, error)) error {
 	s := p.Session
 	if err := s.begun(p); err != nil {
@@ -69,8 +69,8 @@ func (p *Pull) Send(index, n int, read func(buf []byte) ([]byte, error)) error {
 	return err
 }
 
-// Reject answers that there will be no chunk, and why, as the error of any Handler does. ErrSpent tells a draw that all has
-// been given.
+// Reject answers that there will be no chunk, and why, as the error of any Handler does. ErrSpent tells a draw that all
+// has been given.
 func (p *Pull) Reject(err error) {
 	if p.Session.begun(p) == nil {
 		p.Session.reject(p.id, "give", p.File, err)

@@ -236,7 +236,8 @@ func (s *Session) readFailed(err error) {
 	}
 }
 
-// writeFailed leaves the other side the chance to be heard: it may have closed after a Goodbye that is still to be read.
+// writeFailed leaves the other side the chance to be heard: it may have closed after a Goodbye that is still to be
+// read.
 func (s *Session) writeFailed(err error) {
 	s.mu.Lock()
 	s.writeErr = fmt.Errorf("write frame: %w", err)

@@ -65,15 +65,15 @@ const (
 	maxFiles    = 1 << 16
 )
 
-// A Priority orders the chunks that a side asks for, 1 to MaxPriority; the higher goes first. wire passes it on and gives it
-// no other meaning.
+// A Priority orders the chunks that a side asks for, 1 to MaxPriority; the higher goes first. wire passes it on and
+// gives it no other meaning.
 type Priority uint8
 
 // MaxPriority is the highest.
 const MaxPriority Priority = 5
 
-// priorityCodes are the priorities as frames say them. The first four had the codes 1 to 4 before there was a fifth, 5, in
-// their middle; a side that does not know it is told the next lower one.
+// priorityCodes are the priorities as frames say them. The first four had the codes 1 to 4 before there was a fifth, 5,
+// in their middle; a side that does not know it is told the next lower one.
 var priorityCodes = [MaxPriority + 1]byte{1: 1, 2: 2, 3: 5, 4: 3, 5: 4}
 
 // code returns what a frame says for p to a side of these features.
@@ -115,22 +115,22 @@ func ParsePeerID(s string) (PeerID, error) {
 
 // A Handler answers the other side of a session. One handler may serve many sessions.
 //
-// Manifest and Open are called from several goroutines of a session at once and may block; their ctx ends with the session
-// or, for Manifest, when the other side cancels. An error that is (errors.Is) ErrNotFound, ErrNotHeld, ErrBusy or ErrSpent,
-// or a *RejectError, reaches the other side as such; of any other it learns no more than CodeInternal, and the text is
-// logged here.
+// Manifest and Open are called from several goroutines of a session at once and may block; their ctx ends with the
+// session or, for Manifest, when the other side cancels. An error that is (errors.Is) ErrNotFound, ErrNotHeld, ErrBusy
+// or ErrSpent, or a *RejectError, reaches the other side as such; of any other it learns no more than CodeInternal, and
+// the text is logged here.
 //
-// Pull, Withdrawn, Have and Peers are called one at a time, in the order of the stream, by the goroutine that reads it: they
-// must not block, and of the Session they may call only what does not wait for the other side. (At the end of the session
-// Withdrawn is called by Run.)
+// Pull, Withdrawn, Have and Peers are called one at a time, in the order of the stream, by the goroutine that reads it:
+// they must not block, and of the Session they may call only what does not wait for the other side. (At the end of the
+// session Withdrawn is called by Run.)
 type Handler interface {
 	// Manifest returns the encoded manifest of file. The slice is only read, for as long as the session lasts.
 	Manifest(ctx context.Context, s *Session, file content.Digest) ([]byte, error)
 
-	// Open makes the other side a follower of file, who fetches it or only wants to hear: it is told at once which chunks are here and which peers to ask as
-	// well (the first MaxPeers), and from now on whatever the owner of the session gives to SendHave and SendPeers.
-	// Nothing given to SendHave after Open was called is lost, though it may be told twice. Calls of Open and Closed of
-	// a session never overlap, and a file is not opened again before it was closed.
+	// Open makes the other side a follower of file, who fetches it or only wants to hear: it is told at once which chunks
+	// are here and which peers to ask as well (the first MaxPeers), and from now on whatever the owner of the session
+	// gives to SendHave and SendPeers. Nothing given to SendHave after Open was called is lost, though it may be told
+	// twice. Calls of Open and Closed of a session never overlap, and a file is not opened again before it was closed.
 	Open(ctx context.Context, s *Session, file content.Digest, fetching bool) (have content.Bits, peers []PeerID, err error)
 
 	// Closed says that the other side no longer follows file, or that the session ends: it is called exactly once for

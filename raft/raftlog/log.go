@@ -42,8 +42,8 @@ const maxSegment = segmentSize + MaxBatch*(maxBody+recordHeader)
 
 // Store is a Raft log on disk: raft.LogStore. Its methods may be called from several goroutines at once.
 //
-// The stores of others, raft-wal v0.4.1 and raft-boltdb v2.3.0, work with hashicorp/raft v1.8.0 as well. But they open a log
-// that was cut short or damaged with fewer entries or with wrong ones and say nothing, or they end the process:
+// The stores of others, raft-wal v0.4.1 and raft-boltdb v2.3.0, work with hashicorp/raft v1.8.0 as well. But they open
+// a log that was cut short or damaged with fewer entries or with wrong ones and say nothing, or they end the process:
 // docs/decisions/raft-log.md has what was measured.
 //
 // What StoreLogs acknowledged survives the loss of power. Every entry has a checksum that is verified at Open and at

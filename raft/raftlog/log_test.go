@@ -352,8 +352,8 @@ func TestLogGoesOnAfterAFullDisk(t *testing.T) {
 	}
 }
 
-// After a suffix was deleted, a write that fails for want of space must not be taken for one that can simply be repeated:
-// Raft believes that the suffix is still there.
+// After a suffix was deleted, a write that fails for want of space must not be taken for one that can simply be
+// repeated: Raft believes that the suffix is still there.
 func TestLogRefusesToGoOnAfterAFullDiskAndADeletedSuffix(t *testing.T) {
 	fault, err := disktest.NewFault(disk.OS{}, t.TempDir(), 1)
 	if err != nil {

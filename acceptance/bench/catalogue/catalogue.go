@@ -1,5 +1,5 @@
-// Package catalogue measures the catalogue at the size of a large cluster: real Raft nodes, each with its directory on a
-// real disk, over loopback TCP, in one process. It prints a table of what an operator feels (how long a publication
+// Package catalogue measures the catalogue at the size of a large cluster: real Raft nodes, each with its directory on
+// a real disk, over loopback TCP, in one process. It prints a table of what an operator feels (how long a publication
 // takes, a listing, a restart) and of what it costs (bytes of log and snapshot, memory).
 package catalogue
 

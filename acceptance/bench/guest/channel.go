@@ -59,8 +59,8 @@ func (l *lab) channels(ctx context.Context) error {
 	return nil
 }
 
-// channel measures one once, by what run says of peer's arguments at the guest's end, where the channel has an address of its
-// own: figures send and receive in MB/s, median and p99 in seconds.
+// channel measures one once, by what run says of peer's arguments at the guest's end, where the channel has an address
+// of its own: figures send and receive in MB/s, median and p99 in seconds.
 func (l *lab) channel(place string, w way, run func(args ...string) (found, error), address string, trips int) error {
 	if w.network != "tcp" && place == "native" {
 		defer os.Remove(w.address)

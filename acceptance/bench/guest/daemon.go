@@ -11,8 +11,8 @@ import (
 	"github.com/virtswarm/virtswarm/acceptance/netlab"
 )
 
-// daemon is virtswarmd on the host. Its guests are the domain "test" of libvirt's test driver, which is a socket in this
-// lab's directory, and whatever QEMU has its QMP there.
+// daemon is virtswarmd on the host. Its guests are the domain "test" of libvirt's test driver, which is a socket in
+// this lab's directory, and whatever QEMU has its QMP there.
 type daemon struct {
 	lab    *lab
 	proc   *netlab.Process

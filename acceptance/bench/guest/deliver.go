@@ -119,8 +119,8 @@ func (g *guest) hash() error {
 	return err
 }
 
-// deliveries brings a file to the guest's disk by all ways that are wanted, in turn so that all see the same moods of the
-// machine.
+// deliveries brings a file to the guest's disk by all ways that are wanted, in turn so that all see the same moods of
+// the machine.
 func (g *guest) deliveries(ctx context.Context, d *daemon) error {
 	l := g.lab
 	wanted := slices.DeleteFunc(slices.Clone(rivals), func(r rival) bool { return !l.wants(r.key) })

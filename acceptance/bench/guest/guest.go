@@ -38,8 +38,8 @@ const commandPatience = 10 * time.Minute
 // ready is what the guest's console says when it takes commands.
 const ready = "benchguest: ready"
 
-// guestScript is what the guest runs: it mounts its disk, takes its network, starts what rivals need, and then does what comes
-// by the second serial line.
+// guestScript is what the guest runs: it mounts its disk, takes its network, starts what rivals need, and then does
+// what comes by the second serial line.
 const guestScript = `ip addr add ` + guestAddr + `/24 dev eth0 && ip link set eth0 up
 mkdir -p /disk /share
 mount -t ext4 /dev/vda /disk || echo "benchguest: no disk"

@@ -1,12 +1,13 @@
 // Package guest measures what goes between a host and its guests beside its rivals. It is for root.
 //
-// Two parts stand side by side. Natively, the guest is a process of this machine: what shared memory and a verified delivery
-// cost themselves. In a guest that QEMU emulates (TCG, one processor), beside what else brings a file into a guest: there
-// every instruction of the guest costs about ten, hashing more, so that ratios to other ways of the same guest say something,
-// and MB/s little. virtio-vsock is not measured: the machine's own AF_VSOCK may lead to its hypervisor, and vhost-vsock
-// only works nested here, two emulations deep.
+// Two parts stand side by side. Natively, the guest is a process of this machine: what shared memory and a verified
+// delivery cost themselves. In a guest that QEMU emulates (TCG, one processor), beside what else brings a file into a
+// guest: there every instruction of the guest costs about ten, hashing more, so that ratios to other ways of the same
+// guest say something, and MB/s little. virtio-vsock is not measured: the machine's own AF_VSOCK may lead to its
+// hypervisor, and vhost-vsock only works nested here, two emulations deep.
 //
-// All of it runs in a network namespace (package netlab) with files in memory; nothing of the machine's network is touched.
+// All of it runs in a network namespace (package netlab) with files in memory; nothing of the machine's network is
+// touched.
 package guest
 
 import (

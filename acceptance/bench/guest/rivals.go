@@ -16,7 +16,8 @@ import (
 	"github.com/virtswarm/virtswarm/acceptance/netlab"
 )
 
-// rival is a way to bring a file to the guest's disk. Where it is /disk/got afterwards, it is made durable within the clock.
+// rival is a way to bring a file to the guest's disk. Where it is /disk/got afterwards, it is made durable within the
+// clock.
 type rival struct {
 	key, name, note string
 	inside          []string                     // programs of this machine that the guest needs

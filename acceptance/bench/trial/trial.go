@@ -1,4 +1,5 @@
-// Package trial is what all benches share: their settings, the files that they move, one kind of table, and results on disk.
+// Package trial is what all benches share: their settings, the files that they move, one kind of table, and results on
+// disk.
 package trial
 
 import (
@@ -24,8 +25,9 @@ func EnvOr(key, def string) string {
 // RandomFile makes a file of random bytes.
 func RandomFile(path string, size int64) error { return fill(path, rand.Reader, size) }
 
-// Warm touches as much memory as will be used, by a file of zeros that goes again. On a virtual machine memory that is used for the
-// first time costs page faults in the machine's own hypervisor, and the tool that happens to touch it would pay.
+// Warm touches as much memory as will be used, by a file of zeros that goes again. On a virtual machine memory that is
+// used for the first time costs page faults in the machine's own hypervisor, and the tool that happens to touch it
+// would pay.
 func Warm(path string, size int64) error {
 	return errors.Join(fill(path, zeros{}, size), os.Remove(path))
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 )
 
-// dataDisk stands in for that of cmd/virtswarmd/osdisk.go where the acceptance tests build a daemon whose power fails: at
-// SIGUSR1 the disk loses what was not synced, and the process ends before it learns of it. VIRTSWARM_ATTIC names a directory
-// on the file system of the data, for the disk's own use; without it the disk is the real one.
+// dataDisk stands in for that of cmd/virtswarmd/osdisk.go where the acceptance tests build a daemon whose power fails:
+// at SIGUSR1 the disk loses what was not synced, and the process ends before it learns of it. VIRTSWARM_ATTIC names a
+// directory on the file system of the data, for the disk's own use; without it the disk is the real one.
 func dataDisk() disk.FS {
 	attic := os.Getenv("VIRTSWARM_ATTIC")
 	if attic == "" {

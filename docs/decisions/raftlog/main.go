@@ -3,7 +3,8 @@
 //
 //	go run . [-dir DIR] [-entries N] [-runs N]
 //
-// DIR must be on a disk whose speed matters; each store gets directories of its own below it, which are removed in the end.
+// DIR must be on a disk whose speed matters; each store gets directories of its own below it, which are removed in the
+// end.
 package main
 
 import (

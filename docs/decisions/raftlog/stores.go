@@ -73,8 +73,8 @@ type verified struct {
 // checkpointData marks an entry as a checkpoint.
 var checkpointData = []byte("checkpoint")
 
-// checkpoint does what Raft does with a host that comes back with a shorter log, and tells what the verifier makes of it:
-// the leader sends the entries that are missing, and then its checkpoint over all of them.
+// checkpoint does what Raft does with a host that comes back with a shorter log, and tells what the verifier makes of
+// it: the leader sends the entries that are missing, and then its checkpoint over all of them.
 func (v *verified) checkpoint(last, count uint64) string {
 	for i := last + 1; i <= count; i++ {
 		if err := v.StoreLogs([]*raft.Log{entry(i, 1)}); err != nil {

@@ -1,7 +1,7 @@
-// Package plan is the whole conversation of the swarm: whom a host meets, refuses and introduces, what it asks of whom, what it
-// sends to whom and when, what it tells, when it gives up. Its state machines are told what happened, with the time, and return
-// the actions that follow. Two drivers carry them out, and decide nothing themselves: hostd/swarm over sessions of internal/wire,
-// and hostd/swarm/sim over a modelled network.
+// Package plan is the whole conversation of the swarm: whom a host meets, refuses and introduces, what it asks of whom,
+// what it sends to whom and when, what it tells, when it gives up. Its state machines are told what happened, with the
+// time, and return the actions that follow. Two drivers carry them out, and decide nothing themselves: hostd/swarm over
+// sessions of internal/wire, and hostd/swarm/sim over a modelled network.
 //
 //   - A Job is a fetcher's side of one file. Its Picker chooses what to ask of which source next; a Pace measures each.
 //   - A Server is a holder's side of all files. Its Uplink orders what was asked for, and a Giver of each file chooses the
@@ -10,8 +10,8 @@
 //   - A Budget bounds what is on its way to a host, a Throttle the rate.
 //   - An Inquiry asks for a manifest.
 //
-// Everything here is pure: no I/O, no clock, no goroutine, no randomness. The same events in the same order give the same
-// actions. Nothing is safe for concurrent use: whoever owns a machine serialises its calls.
+// Everything here is pure: no I/O, no clock, no goroutine, no randomness. The same events in the same order give the
+// same actions. Nothing is safe for concurrent use: whoever owns a machine serialises its calls.
 //
 // # Words
 //
@@ -36,6 +36,6 @@
 //	slot        the right to send a chunk; lent to another when it is held for long
 //	near        in the same rack; place and distance say where hosts stand
 //
-// A source owes what it was asked for. A host meets others when it hears of them, connects to candidates, and parts with
-// sources. A Job drops a claim; a Server declines a draw and withdraws a pull.
+// A source owes what it was asked for. A host meets others when it hears of them, connects to candidates, and parts
+// with sources. A Job drops a claim; a Server declines a draw and withdraws a pull.
 package plan

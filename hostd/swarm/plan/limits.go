@@ -40,8 +40,8 @@ const (
 	// LookAround is how long a fetcher that has just begun hears of fellows before it dials any: fetchers that all know
 	// only those who came first become a swarm of their own. It dials the holders that the directory lists at once.
 	LookAround = 25 * time.Millisecond
-	// CrowdTime is the same for a fetcher that knows CrowdSize fellows: a holder cannot let all of a large crowd in at once,
-	// and the first hosts would fill their places with one another before the others come.
+	// CrowdTime is the same for a fetcher that knows CrowdSize fellows: a holder cannot let all of a large crowd in at
+	// once, and the first hosts would fill their places with one another before the others come.
 	CrowdTime = 400 * time.Millisecond
 	CrowdSize = 2 * MaxSources
 	// MaxCandidates bounds the hosts that a Job knows: as many as the catalogue has hosts.

@@ -15,8 +15,8 @@ import "math"
 //     well if that is faster than all fellows together.
 //  6. At the end, when nothing is open any more, a source may be asked for a chunk that a much slower one owes.
 //
-// Of equally rare chunks the first is taken, from a place in the file where each host begins by itself and around its end:
-// hosts that do not know of each other yet seldom ask for the same, and the disks at both ends see runs.
+// Of equally rare chunks the first is taken, from a place in the file where each host begins by itself and around its
+// end: hosts that do not know of each other yet seldom ask for the same, and the disks at both ends see runs.
 const (
 	// maxRarity is the highest rarity that is told apart. With that many holders a chunk is not scarce, and to sort
 	// them further buys nothing.
@@ -27,8 +27,8 @@ const (
 	// twice. Among equals nothing is.
 	twinGain = 2.0
 	// maxBusy is how many chunks may be on their way from all sources together, beside what their windows have grown by. A
-	// chunk that is new to a large swarm is asked for by all who know its one holder; the less each asks for at a time, the
-	// sooner the next who has it is asked instead.
+	// chunk that is new to a large swarm is asked for by all who know its one holder; the less each asks for at a time,
+	// the sooner the next who has it is asked instead.
 	maxBusy = 16
 	// demandWindow is how many windows a source may owe when a reader waits for the chunk.
 	demandWindow = 2
@@ -104,8 +104,8 @@ func (p *Picker) pick(s *Source, set, part mask) (Request, bool) {
 	return p.take(s, c), true
 }
 
-// fromFellow asks for the rarest chunk that a source has which is not drawn from (rule 3). Of a seed it asks for what is read
-// ahead.
+// fromFellow asks for the rarest chunk that a source has which is not drawn from (rule 3). Of a seed it asks for what
+// is read ahead.
 func fromFellow(p *Picker, s *Source) (Request, bool) {
 	switch {
 	case s.seed():
@@ -142,8 +142,8 @@ func draw(p *Picker, s *Source) (Request, bool) {
 	return Request{}, false
 }
 
-// span returns what a draw for an open chunk may range over: all around it that is or was wanted, as far as nothing is open
-// there at a lower priority, which the source might choose instead.
+// span returns what a draw for an open chunk may range over: all around it that is or was wanted, as far as nothing is
+// open there at a lower priority, which the source might choose instead.
 func (p *Picker) span(c int, prio Priority) (lo, hi int) {
 	lo, hi = run(p.scope, c, p.n)
 	for less := prio - 1; less >= Repair; less-- {
@@ -233,8 +233,8 @@ func (p *Picker) learn(c int, before uint16) {
 	}
 }
 
-// rarest finds the chunk in set that is worth most to ask of s, among those in part (nil is all): by priority and rarity, but
-// what is read ahead in its order, and whatever part it is in.
+// rarest finds the chunk in set that is worth most to ask of s, among those in part (nil is all): by priority and
+// rarity, but what is read ahead in its order, and whatever part it is in.
 func (p *Picker) rarest(s *Source, set, part mask) (int, bool) {
 	if p.opens[ReadAhead] > 0 {
 		if c, ok := firstIn(0, p.open[ReadAhead], set, nil, nil); ok {
@@ -335,9 +335,9 @@ func (p *Picker) room(s *Source, windows int) bool {
 }
 
 // divide finds the chunks that fall to this host: those for which it has the highest random weight (Thaler and
-// Ravishankar 1996) among the fellows that it knows in its rack, in its zone, and everywhere; and those for which it has the
-// second highest. What a source in the circle has already falls to nobody in it; everywhere, only fellows count. Every fetcher
-// comes to the same division by itself, and one that joins or leaves moves only its own part.
+// Ravishankar 1996) among the fellows that it knows in its rack, in its zone, and everywhere; and those for which it
+// has the second highest. What a source in the circle has already falls to nobody in it; everywhere, only fellows
+// count. Every fetcher comes to the same division by itself, and one that joins or leaves moves only its own part.
 func (p *Picker) divide() {
 	p.ownStale = false
 	per := (p.n + ownGroups - 1) / ownGroups

@@ -135,8 +135,8 @@ func (f *Fault) PowerOff() (err error) {
 	return err
 }
 
-// PowerOffThen is PowerOff, and calls then while all who use the Fault still wait for an answer: a process that ends there
-// never learns of its death.
+// PowerOffThen is PowerOff, and calls then while all who use the Fault still wait for an answer: a process that ends
+// there never learns of its death.
 func (f *Fault) PowerOffThen(then func(error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -8,9 +8,9 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
-// Ghost is the disk, for tests, of a daemon whose goroutines live on for a moment after a [Fault] killed it. Nothing they
-// do reaches the disk; but hashicorp/raft panics, and every other daemon of the test with it, if it is told that its vote
-// could not be saved.
+// Ghost is the disk, for tests, of a daemon whose goroutines live on for a moment after a [Fault] killed it. Nothing
+// they do reaches the disk; but hashicorp/raft panics, and every other daemon of the test with it, if it is told that
+// its vote could not be saved.
 type Ghost struct {
 	disk.FS
 	Vote string // how the path of the file ends that a dead daemon is told it has written and synced

@@ -18,8 +18,8 @@ import (
 // memoryTotal is the size of a Memory without a limit.
 const memoryTotal = 1 << 40
 
-// Memory is an FS in memory, for tests that must not touch a real one, such as those in a testing/synctest bubble.
-// It knows no symbolic links, no owners, and no blocks shared between files. It keeps everything until it is garbage: to
+// Memory is an FS in memory, for tests that must not touch a real one, such as those in a testing/synctest bubble. It
+// knows no symbolic links, no owners, and no blocks shared between files. It keeps everything until it is garbage: to
 // lose what was not synced, put a Fault over it.
 type Memory struct {
 	mu    sync.RWMutex

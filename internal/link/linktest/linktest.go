@@ -1,10 +1,10 @@
-// Package linktest has what tests of links need. [Conn] checks that a kind of connection behaves as net.Conn says, where the
-// protocols of this project rely on it: every byte once and in order however small or large the writes and however many
-// goroutines use it at once, deadlines that interrupt and do no harm, an end of either side that is noticed, and Close that
-// frees whoever waits. A new kind of link joins with one call of Conn in its tests.
+// Package linktest has what tests of links need. [Conn] checks that a kind of connection behaves as net.Conn says,
+// where the protocols of this project rely on it: every byte once and in order however small or large the writes and
+// however many goroutines use it at once, deadlines that interrupt and do no harm, an end of either side that is
+// noticed, and Close that frees whoever waits. A new kind of link joins with one call of Conn in its tests.
 //
-// [Fabric] is a network of hosts within the process with all that goes wrong in networks, [Memory] one in which nothing does,
-// and [Pipe] a single connection. All of them work in a testing/synctest bubble.
+// [Fabric] is a network of hosts within the process with all that goes wrong in networks, [Memory] one in which nothing
+// does, and [Pipe] a single connection. All of them work in a testing/synctest bubble.
 package linktest
 
 import (

@@ -30,8 +30,8 @@ func checkLargeWrites(t *testing.T, _ Kind, a, b net.Conn) {
 	wg.Wait()
 }
 
-// checkManyAtOnce has many goroutines write and read on both ends, with deadlines set and addresses asked for in between.
-// Who reads what is left to chance, but every byte must be read by somebody, once.
+// checkManyAtOnce has many goroutines write and read on both ends, with deadlines set and addresses asked for in
+// between. Who reads what is left to chance, but every byte must be read by somebody, once.
 func checkManyAtOnce(t *testing.T, _ Kind, a, b net.Conn) {
 	const each, many, size = 8, 60, 3001
 	var wg sync.WaitGroup

@@ -19,8 +19,8 @@ import (
 const memoryBacklog = 128
 
 // Memory is a network within the process, for tests: no sockets and no time but package time's, so that it works in a
-// testing/synctest bubble. Anything that is a URL of a link may be listened at; who listens at vsock://:port is called at any
-// CID. It is a Fabric with one host.
+// testing/synctest bubble. Anything that is a URL of a link may be listened at; who listens at vsock://:port is called
+// at any CID. It is a Fabric with one host.
 type Memory struct{ *Plug }
 
 // NewMemory returns an empty network.

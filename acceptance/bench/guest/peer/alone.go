@@ -12,8 +12,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/shmring"
 )
 
-// memcpy is what one copy costs. Both ends are larger than most caches of a core and smaller than those of a processor, as the
-// rings of a region are.
+// memcpy is what one copy costs. Both ends are larger than most caches of a core and smaller than those of a processor,
+// as the rings of a region are.
 func memcpy(limit string) (found Found, err error) {
 	long, err := time.ParseDuration(limit)
 	if err != nil {
@@ -48,8 +48,8 @@ func blake3(path string) (found Found, err error) {
 // regions is how many there are at which nothing happens: more than a host has guests.
 const regions = 500
 
-// idle measures the processor time that they take, each with a listener and, or not, with a connection of which both ends
-// wait to read.
+// idle measures the processor time that they take, each with a listener and, or not, with a connection of which both
+// ends wait to read.
 func idle(connected bool, limit string) (found Found, err error) {
 	long, err := time.ParseDuration(limit)
 	if err != nil {

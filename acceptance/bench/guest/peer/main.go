@@ -1,5 +1,5 @@
-// Command peer is one end of a bare channel, for package benchguest: it moves bytes that nobody looks at. It runs on the host
-// and, static, in the guest.
+// Command peer is one end of a bare channel, for package benchguest: it moves bytes that nobody looks at. It runs on
+// the host and, static, in the guest.
 //
 //	peer serve NETWORK ADDRESS [SPIN]        the host's end, call after call, until it is killed; says "ready"
 //	peer run OP NETWORK ADDRESS LIMIT [SPIN] the guest's end: OP is send or receive, and LIMIT how long, or it is echo,
@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// Found is what a run found: of send, receive, memcpy and blake3 the bytes and how long they took, of echo the times of a
-// round trip in seconds, of idle the part of a processor that it took.
+// Found is what a run found: of send, receive, memcpy and blake3 the bytes and how long they took, of echo the times of
+// a round trip in seconds, of idle the part of a processor that it took.
 type Found struct {
 	Bytes   int64   `json:"bytes,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"`
