@@ -159,7 +159,7 @@ func (d *director) followMembers() error {
 		default:
 			done = d.raft.AddNonvoter(step.id, step.address, index, transportTimeout)
 		}
-		if err := done.Error(); err != nil {
+		if err := d.committed(done); err != nil {
 			return fmt.Errorf("%s: %w", step, err)
 		}
 		d.n.logger.Info("changed the Raft configuration", "step", step.String())
@@ -169,6 +169,26 @@ func (d *director) followMembers() error {
 		index = done.Index()
 	}
 	return nil
+}
+
+// committed waits until a change of the configuration is. A new voter may acknowledge the change before the library
+// counts it among the voters, and then it is not counted until it acknowledges a later entry (hashicorp/raft v1.8.0,
+// appendConfigurationEntry: the entry is sent before commitment.setConfiguration). Where its vote is needed, the change
+// would wait for somebody to write. So an entry follows each change that is not committed at once.
+func (d *director) committed(change hraft.Future) error {
+	done := make(chan error, 1)
+	if !d.n.spawn(func() { done <- change.Error() }) {
+		return ErrClosed
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(d.n.cfg.Timing.Reconcile):
+	}
+	if err := d.raft.Barrier(transportTimeout).Error(); err != nil {
+		d.n.logger.Debug("cannot follow a change of the configuration with an entry", "error", err)
+	}
+	return <-done
 }
 
 // maxChanges bounds the steps that are taken in a row: more than any configuration needs.
@@ -213,7 +233,7 @@ func (d *director) take(c change, index uint64) error {
 	default:
 		done = d.raft.LeadershipTransferToServer(c.id, address)
 	}
-	if err := done.Error(); err != nil {
+	if err := d.committed(done); err != nil {
 		return fmt.Errorf("%s: %w", c, err)
 	}
 	d.n.logger.Info("changed the voters", "step", c.String())
