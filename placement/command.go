@@ -30,6 +30,7 @@ type Command struct {
 	ReportDomains *ReportDomains `json:"report_domains,omitempty"`
 
 	RaiseVersion *RaiseVersion `json:"raise_version,omitempty"`
+	SetAuthority *SetAuthority `json:"set_authority,omitempty" since:"4"`
 
 	Ticket *Ticket `json:"ticket,omitempty"` // none: each time that the command comes it is carried out
 }
@@ -72,6 +73,8 @@ type UpdateHost struct {
 	Life    uint64            `json:"life,omitempty"`    // see Host; one below the last is ErrLaterLife
 	Version int               `json:"version,omitempty"` // see Host; one below the cluster's is ErrTooOld
 	Program string            `json:"program,omitempty"` // see Host
+
+	Authority string `json:"authority,omitempty" since:"4"` // see Host
 }
 
 // SetHostState moves a host from state From to state To. If From is not empty and the host is in another state,
@@ -223,6 +226,7 @@ func (c Command) Kind() string {
 		{"report", c.Report != nil},
 		{"report_domains", c.ReportDomains != nil},
 		{"raise_version", c.RaiseVersion != nil},
+		{"set_authority", c.SetAuthority != nil},
 	} {
 		if !k.set {
 			continue

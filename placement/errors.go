@@ -35,6 +35,7 @@ var (
 	ErrNewer           = reason.Sentinel(reason.TooOld, "written by a newer version of virtswarm")
 	ErrTooOld          = reason.Sentinel(reason.TooOld, "its virtswarm is too old for the cluster")
 	ErrMixedVersions   = reason.Sentinel(reason.MixedVersions, "not all hosts are upgraded")
+	ErrAuthority       = reason.Sentinel(reason.Usage, "the certificate authority cannot be changed so")
 	ErrContentConflict = errors.New("content does not match what the catalogue knows of it")
 )
 
@@ -65,6 +66,7 @@ var codes = map[string]error{
 	"newer":            ErrNewer,
 	"too_old":          ErrTooOld,
 	"mixed_versions":   ErrMixedVersions,
+	"authority":        ErrAuthority,
 	"content_conflict": ErrContentConflict,
 }
 

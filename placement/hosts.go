@@ -92,6 +92,9 @@ func (s *State) updateHost(index uint64, c *UpdateHost) (bool, error) {
 		}
 		h.Version, h.Program = c.Version, c.Program
 	}
+	if c.Authority != "" {
+		h.Authority = c.Authority
+	}
 	if c.Name != "" {
 		if err := s.nameFree(c.Name, c.ID); err != nil {
 			return false, fmt.Errorf("update host %q: %w", c.ID, err)
@@ -113,7 +116,7 @@ func (s *State) updateHost(index uint64, c *UpdateHost) (bool, error) {
 	if err := validateHost(h); err != nil { // the watermarks together, the number of labels
 		return false, fmt.Errorf("update: %w", err)
 	}
-	same := h.Life == old.Life && h.Version == old.Version && h.Program == old.Program && h.Name == old.Name && h.Addr == old.Addr
+	same := h.Life == old.Life && h.Version == old.Version && h.Program == old.Program && h.Authority == old.Authority && h.Name == old.Name && h.Addr == old.Addr
 	if same && h.Weight == old.Weight && h.Limits == old.Limits && maps.Equal(h.Labels, old.Labels) {
 		return false, nil
 	}

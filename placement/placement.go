@@ -98,6 +98,8 @@ type Host struct {
 	// Version is the highest cluster version that its program can, 0 if it tells none; Program is what that calls itself.
 	Version int    `json:"version,omitempty"`
 	Program string `json:"program,omitempty"`
+	// Authority is the id of the certificate authority that has signed the host's certificate; empty if it has told none.
+	Authority string `json:"authority,omitempty" since:"4"`
 }
 
 // Limits are what a host is told to keep to, while it runs. The zero value means no limit, or the default.

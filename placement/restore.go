@@ -152,6 +152,10 @@ func (p *restorer) head(h *snapshotHead) error {
 	}
 	p.s.applied, p.s.removed, p.s.moved, p.s.cluster, p.s.recoveries = h.Applied, h.Removed, h.Moved, h.Cluster, h.Recoveries
 	p.s.version = h.ClusterVersion
+	if err := validateAuthorities(h.Authorities); err != nil {
+		return err
+	}
+	p.s.authorities = h.Authorities
 	return nil
 }
 

@@ -16,7 +16,8 @@ import (
 
 // A snapshot is gzip around lines of JSON, one record a line, so that `zcat FILE | jq` shows the catalogue:
 //
-//	{"catalogue":{"version":5,"applied":…,"removed":…,"moved":…,"cluster":"…","recoveries":[…],"cluster_version":…}}
+//	{"catalogue":{"version":5,"applied":…,"removed":…,"moved":…,"cluster":"…","recoveries":[…],"cluster_version":…,
+//	  "authorities":[…]}}
 //	{"host":{…}}       sorted by id
 //	{"gone":{…}}       removed hosts, sorted by id
 //	{"token":{…}}      sorted by id
@@ -67,6 +68,8 @@ type snapshotHead struct {
 	Recoveries []Recovery `json:"recoveries,omitempty"`
 
 	ClusterVersion int `json:"cluster_version,omitempty"`
+
+	Authorities []Authority `json:"authorities,omitempty"` // since cluster version 4
 }
 
 type snapshotGone struct {
@@ -124,7 +127,7 @@ type Frozen struct {
 
 // Freeze takes a picture. It copies pointers only: about a millisecond for 10,000 files.
 func (s *State) Freeze() *Frozen {
-	f := &Frozen{head: snapshotHead{snapshotVersion, s.applied, s.removed, s.moved, s.cluster, s.recoveries, s.version}}
+	f := &Frozen{head: snapshotHead{snapshotVersion, s.applied, s.removed, s.moved, s.cluster, s.recoveries, s.version, s.authorities}}
 	for _, id := range s.hostIDs {
 		f.hosts = append(f.hosts, s.hosts[id])
 	}

@@ -17,7 +17,8 @@ type State struct {
 	cluster string // id; "" until InitCluster
 	version int    // see Version
 
-	recoveries []Recovery // the oldest first; replaced when one is added
+	recoveries  []Recovery  // the oldest first; replaced when one is added
+	authorities []Authority // the oldest first; replaced when one changes
 
 	hosts    map[HostID]*Host
 	hostIDs  []HostID // sorted
@@ -146,6 +147,8 @@ func (s *State) carryOut(index uint64, c Command) (r Result, err error) {
 		r.Changed, err = s.reportDomains(index, c.ReportDomains)
 	case c.RaiseVersion != nil:
 		r.Changed, err = s.raiseVersion(c.RaiseVersion)
+	case c.SetAuthority != nil:
+		r.Changed, err = s.setAuthority(c.SetAuthority)
 	}
 	return r, err
 }

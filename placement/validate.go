@@ -38,6 +38,8 @@ func (c Command) Validate() error {
 		return c.ReportDomains.validate()
 	case c.RaiseVersion != nil:
 		return c.RaiseVersion.validate()
+	case c.SetAuthority != nil:
+		return c.SetAuthority.validate()
 	}
 	return nil // RemoveHost and RemoveFile name something that is there or is not
 }
@@ -68,6 +70,9 @@ func (c *UpdateHost) validate() error {
 		if p := deref(percent); p < 0 || p > 100 {
 			return fmt.Errorf("host %q: watermark of %d %%: %w", c.ID, p, ErrInvalidHost)
 		}
+	}
+	if c.Authority != "" && (len(c.Authority) != 64 || !isHex(c.Authority)) {
+		return fmt.Errorf("host %q: authority %.80q is not 64 hex digits: %w", c.ID, c.Authority, ErrInvalidHost)
 	}
 	if err := validateLabels(c.ID, c.Relabel); err != nil {
 		return err

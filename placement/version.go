@@ -14,12 +14,13 @@ import (
 // releases live in one cluster while it is upgraded, and a host may go back to the older release as long as the version
 // has not been raised.
 //
-// Version 1 is that of release 0.1.0, whose hosts tell no version; 2 is release 0.2.0; 3 adds who made a join token.
+// Version 1 is that of release 0.1.0, whose hosts tell no version; 2 is release 0.2.0; 3 adds who made a join token;
+// 4 adds certificate authorities to the catalogue, whose keys stand at the hosts that vote.
 //
 // A command or a field of a later version has the tag `since:"N"`. Whoever makes a command sets such a field only if
 // State.Version allows it; EncodeCommand writes down which version a command needs, the leader refuses it below that,
 // and a program that is older than a command refuses it in words.
-const Newest = 3
+const Newest = 4
 
 // version is that of a catalogue or host that tells none.
 const untold = 1

@@ -120,7 +120,7 @@ func TestNoFieldIsNewWithoutAVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := strings.Split(strings.TrimSpace(string(text)), "\n")
-	now := fieldsOf(reflect.TypeFor[Command](), "", nil)
+	now := fieldsOf(reflect.TypeFor[Command](), "", 0, nil)
 	for _, line := range old {
 		if !slices.Contains(now, line) {
 			t.Errorf("commands have no more %s: the logs of clusters do", line)
@@ -142,8 +142,9 @@ func TestNoFieldIsNewWithoutAVersion(t *testing.T) {
 	}
 }
 
-// fieldsOf lists the fields of a type and below: path, kind and since, 0 if it is not said.
-func fieldsOf(t reflect.Type, path string, within []reflect.Type) (lines []string) {
+// fieldsOf lists the fields of a type and below: path, kind and since, 0 if it is not said. Fields are as new as what they
+// are in.
+func fieldsOf(t reflect.Type, path string, since int, within []reflect.Type) (lines []string) {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
 	}
@@ -153,12 +154,13 @@ func fieldsOf(t reflect.Type, path string, within []reflect.Type) (lines []strin
 	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if f.Anonymous && name == "" {
-			lines = append(lines, fieldsOf(f.Type, path, append(within, t))...)
+			lines = append(lines, fieldsOf(f.Type, path, since, append(within, t))...)
 			continue
 		}
-		since, _ := strconv.Atoi(f.Tag.Get("since"))
-		lines = append(lines, fmt.Sprintf("%s.%s %s %d", path, name, f.Type, since))
-		lines = append(lines, fieldsOf(f.Type, path+"."+name, append(within, t))...)
+		own, _ := strconv.Atoi(f.Tag.Get("since"))
+		own = max(own, since)
+		lines = append(lines, fmt.Sprintf("%s.%s %s %d", path, name, f.Type, own))
+		lines = append(lines, fieldsOf(f.Type, path+"."+name, own, append(within, t))...)
 	}
 	return lines
 }
