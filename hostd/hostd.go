@@ -208,7 +208,7 @@ func (h *Host) open() error {
 	h.ports.Port = h.mux.Listen(link.ProtoHTTP2, link.ProtoHTTP1)
 	h.ports.Join = h.mux.Listen(link.ProtoJoin)
 	dialer := &link.Dialer{Network: h.network, Identity: h.id, Allow: h.allow, Live: &h.live}
-	h.peers = server.NewPeers(apiDialer(dialer))
+	h.peers = peersBy(dialer)
 
 	var err error
 	changes, damages := observe.NewChanges(), new(observe.Damages)
@@ -337,7 +337,7 @@ func (h *Host) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { h.introduce(ctx); return nil })
 	group.Go(func() error { h.followSettings(ctx); return nil })
-	group.Go(func() error { h.renew(ctx); return nil })
+	group.Go(func() error { h.keepAuthority(ctx); return nil })
 	group.Go(func() error { h.closeRemoved(ctx); return nil })
 	group.Go(func() error { h.vouch(ctx); return nil })
 	group.Go(func() error { h.locate(ctx); return nil })

@@ -18,12 +18,8 @@ import (
 	"github.com/virtswarm/virtswarm/raft"
 )
 
-const (
-	// renewEvery is how often the certificate's dates are looked at: the clock may be set at any moment.
-	renewEvery = time.Minute
-	// introduceRetry is the pause between attempts to tell the catalogue who this host is.
-	introduceRetry = time.Second
-)
+// introduceRetry is the pause between attempts to tell the catalogue who this host is.
+const introduceRetry = time.Second
 
 // errNoCatalogue: the host has an identity, but what it knew and promised as a member is gone.
 var errNoCatalogue = reason.Sentinel(reason.OldCopy, "there are certificates, but no Raft data")
@@ -46,7 +42,10 @@ func (h *Host) identify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return h.renewIfDue()
+	if h.id.CA().Signs() && h.id.NeedsRenewal() {
+		return h.id.Renew()
+	}
+	return nil // a host that does not sign renews once it can ask one that does
 }
 
 // loadIdentity reads the identity on disk, after it has finished a join that a crash interrupted.
@@ -69,7 +68,7 @@ func (h *Host) resume(ctx context.Context, id *pki.Identity) error {
 		if err != nil && !errors.Is(err, pki.ErrTokenExpired) { // an old token may stay in a unit file for years
 			return err
 		}
-		if token.Pin != id.CA().Pin() {
+		if !id.Knew(token.Pin) {
 			return h.otherCluster(id)
 		}
 		if !known || h.removedAt(ctx, id) {
@@ -115,13 +114,6 @@ func (h *Host) otherCluster(id *pki.Identity) error {
 	err := fmt.Errorf("this host is a member of cluster %s, and the token admits to another one", id.Cluster())
 	return reason.Wrap(reason.NotMember, h.cfg.Name, err).WithHint(fmt.Sprintf("to stay in this cluster, start without `join` and `token`; "+
 		"to move, run virtswarm leave here first, or delete %s and %s if nobody needs the cluster %s", h.pkiDir(), h.raftDir(), id.Cluster()))
-}
-
-func (h *Host) renewIfDue() error {
-	if !h.id.NeedsRenewal() {
-		return nil
-	}
-	return h.id.Renew()
 }
 
 // found makes a new cluster of this host alone. A mark on disk, removed once the catalogue knows the cluster, lets a
@@ -206,25 +198,4 @@ func (h *Host) introduceOnce(ctx context.Context) error {
 		return err
 	}
 	return h.noteSettings()
-}
-
-// renew renews this host's certificate in time.
-func (h *Host) renew(ctx context.Context) {
-	tick := time.NewTicker(renewEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if !h.id.NeedsRenewal() {
-			continue
-		}
-		err := h.id.Renew()
-		h.findings.Renewed(err)
-		if err != nil {
-			h.log.Error("cannot renew this host's certificate", "expires", h.id.Expires(), "error", err)
-		}
-	}
 }

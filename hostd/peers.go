@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/virtswarm/virtswarm/hostd/server"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/link"
@@ -13,11 +14,14 @@ import (
 	"github.com/virtswarm/virtswarm/raft"
 )
 
-// apiDialer opens connections to the API of other hosts.
-func apiDialer(d *link.Dialer) func(ctx context.Context, addr string, host placement.HostID) (net.Conn, error) {
-	return func(ctx context.Context, addr string, host placement.HostID) (net.Conn, error) {
-		return d.Dial(ctx, addr, link.ProtoHTTP2, string(host))
+// peersBy calls the API of other hosts.
+func peersBy(d *link.Dialer) *server.Peers {
+	dial := func(proto string) func(ctx context.Context, addr string, host placement.HostID) (net.Conn, error) {
+		return func(ctx context.Context, addr string, host placement.HostID) (net.Conn, error) {
+			return d.Dial(ctx, addr, proto, string(host))
+		}
 	}
+	return server.NewPeers(dial(link.ProtoHTTP2), dial(link.ProtoJoin))
 }
 
 // wireDialer opens wire connections for the swarm.

@@ -66,7 +66,7 @@ func OpenRecovery(cfg Config, o Options) (_ *Recovery, err error) {
 		return nil, err
 	}
 	h.self = placement.HostID(h.id.HostID())
-	h.peers = server.NewPeers(apiDialer(&link.Dialer{Network: h.network, Identity: h.id, Allow: h.allow}))
+	h.peers = peersBy(&link.Dialer{Network: h.network, Identity: h.id, Allow: h.allow})
 	r.raft, err = raft.OpenOffline(raft.Config{
 		ID: h.self, Dir: h.raftDir(), Forwarder: h.peers, Advertise: "recover:0", FS: h.fs, Logger: h.log.Named("raft"),
 	})

@@ -133,8 +133,8 @@ func TestWaitAfterFailedJoin(t *testing.T) {
 		"no address":               {"nowhere", token.GetToken(), reason.Usage},
 		"nobody answers":           {"127.0.0.1:1", token.GetToken(), reason.Unreachable},
 		"no token":                 {other.advertise, "vst1.x", reason.BadToken},
-		"token of another cluster": {other.advertise, ca.NewToken(time.Hour).Encode(), reason.NotMember},
-		"unknown token":            {other.advertise, other.id.CA().NewToken(time.Hour).Encode(), reason.BadToken},
+		"token of another cluster": {other.advertise, newToken(t, ca).Encode(), reason.NotMember},
+		"unknown token":            {other.advertise, newToken(t, other.id.CA()).Encode(), reason.BadToken},
 	} {
 		_, err := client.Setup.JoinCluster(ctx, &v1.JoinClusterRequest{Address: tt.addr, Token: tt.token})
 		if got := api.AsError(err).Reason; err == nil || got != tt.reason {
@@ -216,4 +216,14 @@ func TestKilledWhileSettingUp(t *testing.T) {
 			}
 		}
 	}
+}
+
+// newToken makes a token that no catalogue knows, by the authority's own key.
+func newToken(t *testing.T, ca *pki.CA) pki.Token {
+	t.Helper()
+	token, err := ca.NewToken(time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/virtswarm/virtswarm/placement"
 )
 
-// Who may speak to this host: the members of the catalogue. A certificate alone is not enough, for a host that was
-// removed keeps its own, and, as each host holds the key of the CA, can make others.
+// Who may speak to this host: the members of the catalogue, which are known by their keys. A certificate alone is not
+// enough, for a host that was removed keeps its own, and if it has voted may have kept the key of the authority too.
 //
 // A host that comes back after a while has not heard of those who joined meanwhile, and one of them may lead. It does
 // not believe them either: it asks members that it knows whether they are members.
@@ -32,9 +32,12 @@ const (
 )
 
 // allow says whether another host may connect to this one, or be connected to.
-func (h *Host) allow(id string) error {
+func (h *Host) allow(id string, signed bool) error {
 	node := h.members.Load()
-	if node == nil || node.Known(id) || node.MayBeNew(id) && h.vouched.are(id) {
+	switch {
+	case node != nil && node.Member(id):
+		return nil
+	case signed && (node == nil || node.Known(id) || node.MayBeNew(id) && h.vouched.are(id)):
 		return nil
 	}
 	return pki.ErrNotMember

@@ -63,6 +63,7 @@ func (r rogue) out(client *api.Client, what string) {
 // get in, also not at a host that starts and has nobody to ask.
 func TestRemovedMeansOut(t *testing.T) {
 	inCrowd(t, 3, func(t *testing.T, c *crowd) {
+		c.eventuallySettled(3, c.hosts...) // so that it has the key
 		r := rogue{c, c.hosts[2].id}
 		old := r.client("hv1")
 		if _, err := old.Control.CreateToken(c.ctx(), &v1.CreateTokenRequest{}); err != nil {

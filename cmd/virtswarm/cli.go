@@ -56,7 +56,7 @@ Exit codes say what went wrong, --json makes output for programs; docs/operation
 	root.AddGroup(&cobra.Group{ID: groupFiles, Title: "Files:"}, &cobra.Group{ID: groupCluster, Title: "Cluster:"})
 	for _, verb := range []func(*cli) *cobra.Command{
 		newPublish, newPull, newDistribute, newUnpin, newLs, newShow, newRm, newStrays, newAdopt, newVerify, newScrub,
-		newHosts, newHost, newStatus, newHealth, newInit, newJoin, newToken, newDrain, newUndrain, newLeave, newCatalogue,
+		newHosts, newHost, newStatus, newHealth, newInit, newJoin, newToken, newCA, newDrain, newUndrain, newLeave, newCatalogue,
 		newGuests, newGuest, newHook,
 	} {
 		cmd := verb(c)

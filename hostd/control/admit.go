@@ -28,7 +28,7 @@ type Applicant struct {
 type Admission struct {
 	Cluster                string
 	ID                     placement.HostID
-	Certificate, CA, CAKey []byte // DER
+	Certificate, CA, CAKey []byte // DER; no key since cluster version 4
 	Members                []placement.Host
 }
 
@@ -38,7 +38,7 @@ func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error)
 	if err != nil {
 		return r, reason.Explain(err, "")
 	}
-	if err := h.Identity.CA().Made(token); err != nil { // before anything that costs more than arithmetic: anybody may ask
+	if err := h.Identity.CA().Made(token, h.tokenKey()); err != nil { // before anything that costs more than arithmetic: anybody may ask
 		return r, reason.Explain(err, "")
 	}
 	if err := h.Node.ReadIndex(ctx); err != nil { // the token may be a moment old
@@ -48,7 +48,7 @@ func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error)
 	if err := h.checkToken(tokenID, token); err != nil {
 		return r, reason.Explain(err, "")
 	}
-	cert, id, err := h.Identity.CA().SignCSR(a.CSR)
+	id, err := pki.HostOfCSR(a.CSR)
 	if err != nil {
 		return r, reason.Explain(err, "certificate request")
 	}
@@ -63,10 +63,18 @@ func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error)
 		return r, err
 	}
 	h.Logger.Info("admitted a host", "name", a.Name, "id", id, "address", a.Address)
-	r = Admission{
-		Cluster: h.Identity.Cluster(), ID: placement.HostID(id), Certificate: cert, CA: h.Identity.CA().Certificate(), CAKey: h.Identity.CA().Key(),
+	// It is a member now, and members have their requests signed. If that fails, it comes again with the same token.
+	signed, err := h.Sign(ctx, a.CSR)
+	if err != nil {
+		return r, err
 	}
-	h.Node.View(func(s *placement.State) { r.Members = s.Hosts() })
+	r = Admission{Cluster: h.Identity.Cluster(), ID: placement.HostID(id), Certificate: signed.Certificate, CA: signed.CA}
+	h.Node.View(func(s *placement.State) {
+		r.Members = s.Hosts()
+		if s.Version() < authorityVersion {
+			r.CAKey = h.Identity.CA().Key()
+		}
+	})
 	return r, nil
 }
 

@@ -59,6 +59,10 @@ type Peers interface {
 	Report(ctx context.Context, host placement.Host, rates bool) (Report, error)
 	// Strays lists the strays of a host, ordered by id; with hold they are kept for a while from now on.
 	Strays(ctx context.Context, host placement.Host, hold bool) ([]Stray, error)
+	// Renew is Hosts.Renew at another host.
+	Renew(ctx context.Context, host placement.Host, csr []byte) (Renewed, error)
+	// AuthorityKey is Hosts.AuthorityKey at another host, asked by this one.
+	AuthorityKey(ctx context.Context, host placement.Host, authority string) (held bool, key []byte, err error)
 	// SetGuest, AttachShm and DetachShm are Guests' operations, carried out by the host where the domain is.
 	SetGuest(ctx context.Context, host placement.Host, change GuestChange) (Guest, error)
 	AttachShm(ctx context.Context, host placement.Host, guest string, size int64) (Guest, error)

@@ -30,7 +30,10 @@ func (h *Hosts) CreateToken(ctx context.Context, life time.Duration) (Invitation
 		return Invitation{}, reason.Wrap(reason.Usage, "`ttl`", fmt.Errorf("at most %s", maxTokenLife))
 	}
 	life = cmp.Or(life, defaultTokenLife)
-	token := h.Identity.CA().NewToken(life)
+	token, err := h.Identity.CA().NewToken(life, h.tokenKey())
+	if err != nil {
+		return Invitation{}, reason.Explain(err, "")
+	}
 	hash := token.Hash()
 	cmd := &placement.CreateToken{
 		ID: hex.EncodeToString(token.ID[:]), Hash: hex.EncodeToString(hash[:]), Expires: token.Expires.Unix(), Now: time.Now().Unix(),

@@ -113,8 +113,8 @@ func TestFindingsOfTheWhole(t *testing.T) {
 }
 
 func TestFindingsOfAHost(t *testing.T) {
-	const month = 30 * 24 * time.Hour
-	well := own{now: noon, host: "hv1", bytes: 5, high: 90, free: 100, reserve: 10, expires: noon.Add(6 * month)}
+	const day = 24 * time.Hour
+	well := own{now: noon, host: "hv1", bytes: 5, high: 90, free: 100, reserve: 10, expires: noon.Add(6 * day)}
 	with := func(change func(*own)) own {
 		o := well
 		change(&o)
@@ -132,7 +132,7 @@ func TestFindingsOfAHost(t *testing.T) {
 		"no room":                  {with(func(o *own) { o.noRoom, o.free = 2, 9 }), []string{"critical disk-nearly-full hv1"}},
 		"damage":                   {with(func(o *own) { o.damaged = []damage{{name: "a", chunks: 2, since: noon}} }), []string{"warning damaged-chunks a"}},
 		"damage beyond healing":    {with(func(o *own) { o.damaged = []damage{{name: "a", chunks: 1, lost: true}} }), []string{"critical damaged-chunks a"}},
-		"renewed in good time":     {with(func(o *own) { o.expires = noon.Add(month) }), nil},
+		"renewed in good time":     {with(func(o *own) { o.expires = noon.Add(3 * day) }), nil},
 		"renewal fails early":      {with(func(o *own) { o.renewal = errors.New("read-only") }), []string{"warning certificate-expiring hv1"}},
 		"clocks that nearly agree": {with(func(o *own) { o.skews = map[string]time.Duration{"hv2": 29 * time.Second, "hv3": -time.Second} }), nil},
 		"clocks that do not": {with(func(o *own) { o.skews = map[string]time.Duration{"hv2": time.Hour, "hv3": -time.Minute} }),
@@ -143,8 +143,8 @@ func TestFindingsOfAHost(t *testing.T) {
 		"an old copy knocks": {with(func(o *own) {
 			o.trouble = []trouble{{raft.Trouble{Kind: raft.TroubleOldCopy, Text: "an old copy"}, "hv2"}}
 		}), []string{"warning old-copy hv2"}},
-		"expires in some weeks":   {with(func(o *own) { o.expires = noon.Add(month - 1) }), []string{"warning certificate-expiring hv1"}},
-		"expires in some days":    {with(func(o *own) { o.expires = noon.Add(6 * 24 * time.Hour) }), []string{"critical certificate-expiring hv1"}},
+		"expires in some days":    {with(func(o *own) { o.expires = noon.Add(3*day - 1) }), []string{"warning certificate-expiring hv1"}},
+		"expires today":           {with(func(o *own) { o.expires = noon.Add(day - 1) }), []string{"critical certificate-expiring hv1"}},
 		"expired, renewal failed": {with(func(o *own) { o.expires, o.renewal = noon.Add(-1), errors.New("x") }), []string{"critical certificate-expiring hv1"}},
 	} {
 		got := judgeOwn(tt.own)

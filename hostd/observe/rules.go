@@ -22,8 +22,8 @@ const (
 	// crowdPatience is how long a store may be above its high watermark while what may go is evicted.
 	crowdPatience = time.Minute
 	// expiresSoon and expiresNow are what is left of a certificate that should have been renewed long before.
-	expiresSoon = 30 * 24 * time.Hour
-	expiresNow  = 7 * 24 * time.Hour
+	expiresSoon = 3 * 24 * time.Hour
+	expiresNow  = 24 * time.Hour
 	// skewAllowed is how far two clocks may be apart: NTP keeps them within milliseconds.
 	skewAllowed = 30 * time.Second
 )
@@ -235,10 +235,10 @@ func certificateRule(o own) []Finding {
 	if left <= 0 {
 		text = fmt.Sprintf("the certificate of %s expired at %s: other hosts refuse it", o.host, o.expires.UTC().Format(time.RFC3339))
 	}
-	next := "check the clock of the host, then restart virtswarmd there: it renews its certificate"
+	next := "check the clock of the host, and that a host that votes is up: it signs certificates"
 	if o.renewal != nil {
 		text += fmt.Sprintf(", and could not be renewed: %v", o.renewal)
-		next = "mend what is named, then restart virtswarmd there: it renews its certificate"
+		next = "mend what is named: the host tries again by itself"
 	}
 	return []Finding{finding(s, kindCertificate, o.host, time.Time{}, text, next)}
 }

@@ -36,6 +36,12 @@ func (c controlHandler) Drain(ctx context.Context, req *v1.DrainRequest, s *conn
 	return c.ControlHost.Drain(ctx, req, s.Send)
 }
 
+func (c controlHandler) RotateAuthority(
+	ctx context.Context, req *v1.RotateAuthorityRequest, s *connect.ServerStream[v1.RotateAuthorityProgress],
+) error {
+	return c.ControlHost.RotateAuthority(ctx, req, s.Send)
+}
+
 func (c controlHandler) Leave(ctx context.Context, req *v1.LeaveRequest, s *connect.ServerStream[v1.LeaveProgress]) error {
 	return c.ControlHost.Leave(ctx, req, s.Send)
 }

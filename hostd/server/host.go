@@ -46,6 +46,8 @@ type ControlHost interface {
 	Verify(ctx context.Context, req *v1.VerifyRequest, send func(*v1.CheckProgress) error) error
 	Scrub(ctx context.Context, req *v1.ScrubRequest, send func(*v1.CheckProgress) error) error
 	CreateToken(ctx context.Context, req *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error)
+	Authorities(ctx context.Context, req *v1.AuthoritiesRequest) (*v1.AuthoritiesResponse, error)
+	RotateAuthority(ctx context.Context, req *v1.RotateAuthorityRequest, send func(*v1.RotateAuthorityProgress) error) error
 	Drain(ctx context.Context, req *v1.DrainRequest, send func(*v1.DrainProgress) error) error
 	Undrain(ctx context.Context, req *v1.UndrainRequest) (*v1.UndrainResponse, error)
 	Leave(ctx context.Context, req *v1.LeaveRequest, send func(*v1.LeaveProgress) error) error
@@ -62,6 +64,7 @@ type ClusterHost interface {
 	Progress(ctx context.Context, req *v1.ProgressRequest) (*v1.ProgressResponse, error)
 	Report(ctx context.Context, req *v1.ReportRequest) (*v1.HostReport, error)
 	Locate(ctx context.Context, req *v1.LocateRequest) (*v1.LocateResponse, error)
+	AuthorityKey(ctx context.Context, req *v1.AuthorityKeyRequest) (*v1.AuthorityKeyResponse, error)
 	StraysHere(ctx context.Context, req *v1.StraysHereRequest) (*v1.StraysHereResponse, error)
 }
 
@@ -69,4 +72,5 @@ type ClusterHost interface {
 // request carries.
 type JoinHost interface {
 	Join(ctx context.Context, req *v1.JoinRequest) (*v1.JoinResponse, error)
+	Renew(ctx context.Context, req *v1.RenewRequest) (*v1.RenewResponse, error)
 }

@@ -58,10 +58,12 @@ func Members(ctx context.Context, dial func(context.Context) (net.Conn, error)) 
 
 // joinError says why joining failed; what the member said is passed on as it is.
 func joinError(addr string, err error) error {
-	for _, known := range []error{pki.ErrPinMismatch, link.ErrNoProtocol} {
-		if errors.Is(err, known) {
-			return fmt.Errorf("join at %s: %w", addr, err)
-		}
+	if errors.Is(err, pki.ErrPinMismatch) {
+		return reason.Wrap(reason.NotMember, addr, err).
+			WithHint("make a token at a member: virtswarm token; one that was made before 'virtswarm ca rotate' is good no more")
+	}
+	if errors.Is(err, link.ErrNoProtocol) {
+		return fmt.Errorf("join at %s: %w", addr, err)
 	}
 	e := api.AsError(err)
 	if e.Reason == reason.Unreachable || errors.Is(err, context.DeadlineExceeded) || connect.CodeOf(err) == connect.CodeDeadlineExceeded {

@@ -16,7 +16,8 @@ import (
 // Peers calls other hosts: control.Peers, and raft.Forwarder. It keeps one client a host and address, and is safe for
 // concurrent use.
 type Peers struct {
-	dial func(ctx context.Context, addr string, host placement.HostID) (net.Conn, error)
+	dial     func(ctx context.Context, addr string, host placement.HostID) (net.Conn, error)
+	dialJoin func(ctx context.Context, addr string, host placement.HostID) (net.Conn, error)
 
 	mu      sync.Mutex
 	clients map[peerAddress]*api.Client
@@ -29,9 +30,10 @@ type peerAddress struct {
 	addr string
 }
 
-// NewPeers makes Peers. dial opens a connection to the API of a host, and proves that it is that host.
-func NewPeers(dial func(ctx context.Context, addr string, host placement.HostID) (net.Conn, error)) *Peers {
-	return &Peers{dial: dial, clients: map[peerAddress]*api.Client{}}
+// NewPeers makes Peers. dial opens a connection to the API of a host, dialJoin one to that for strangers; both prove that
+// it is that host.
+func NewPeers(dial, dialJoin func(ctx context.Context, addr string, host placement.HostID) (net.Conn, error)) *Peers {
+	return &Peers{dial: dial, dialJoin: dialJoin, clients: map[peerAddress]*api.Client{}}
 }
 
 func (p *Peers) client(host placement.HostID, addr string) *api.Client {
@@ -110,6 +112,26 @@ func (p *Peers) Strays(ctx context.Context, host placement.Host, hold bool) (all
 			return all, nil
 		}
 	}
+}
+
+// Renew implements control.Peers. It needs no certificate of this host that is still good.
+func (p *Peers) Renew(ctx context.Context, host placement.Host, csr []byte) (control.Renewed, error) {
+	client := api.NewClient(func(ctx context.Context) (net.Conn, error) { return p.dialJoin(ctx, host.Addr, host.ID) })
+	defer client.Close()
+	r, err := client.Join.Renew(ctx, &v1.RenewRequest{Csr: csr})
+	if err != nil {
+		return control.Renewed{}, api.AsError(err)
+	}
+	return control.Renewed{Certificate: r.GetHostCertificate(), CA: r.GetCaCertificate()}, nil
+}
+
+// AuthorityKey implements control.Peers.
+func (p *Peers) AuthorityKey(ctx context.Context, host placement.Host, authority string) (held bool, key []byte, err error) {
+	r, err := p.client(host.ID, host.Addr).Cluster.AuthorityKey(ctx, &v1.AuthorityKeyRequest{Authority: authority})
+	if err != nil {
+		return false, nil, api.AsError(err)
+	}
+	return r.GetHeld(), r.GetKey(), nil
 }
 
 // SetGuest implements control.Peers.

@@ -122,7 +122,7 @@ func TestMux(t *testing.T) {
 			there.Close()
 		}
 
-		c, err := link.DialJoin(t.Context(), p.network, p.url, here.CA().NewToken(time.Hour))
+		c, err := link.DialJoin(t.Context(), p.network, p.url, newToken(t, here))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +142,7 @@ func TestMuxRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here := newCluster(t, "one")
 		member, removed, stranger := newMember(t, here), newMember(t, here), newCluster(t, "two")
-		allow := func(host string) error {
+		allow := func(host string, _ bool) error {
 			if host == removed.HostID() {
 				return errors.New("it has left")
 			}
@@ -162,7 +162,7 @@ func TestMuxRefusals(t *testing.T) {
 				t.Errorf("%s: %v", proto, err)
 			}
 		}
-		if _, err := link.DialJoin(t.Context(), p.network, p.url, here.CA().NewToken(time.Hour)); !errors.Is(err, link.ErrNoProtocol) {
+		if _, err := link.DialJoin(t.Context(), p.network, p.url, newToken(t, here)); !errors.Is(err, link.ErrNoProtocol) {
 			t.Errorf("joining where nobody admits: %v", err)
 		}
 		c, err := p.dial(t, removed, link.ProtoWire, "")
@@ -410,4 +410,13 @@ func TestHTTP(t *testing.T) {
 		theirs := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: proto == "HTTP/2.0"}
 		get(&http.Client{Transport: theirs}, "https://"+ln.Addr().String(), proto+" "+member.HostID())
 	}
+}
+
+func newToken(t *testing.T, of *pki.Identity) pki.Token {
+	t.Helper()
+	token, err := of.CA().NewToken(time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
 }

@@ -15,10 +15,11 @@ import (
 // maxCSR bounds a certificate request before it is parsed, in bytes; those of this package have about 200.
 const maxCSR = 4 << 10
 
-// A CA is the certificate authority of one cluster. It does not change and is safe for concurrent use.
+// A CA is a certificate authority of one cluster: its certificate and, at hosts that sign, its key. It does not change
+// and is safe for concurrent use.
 type CA struct {
 	cert    *x509.Certificate
-	key     ed25519.PrivateKey
+	key     ed25519.PrivateKey // nil: this host does not sign
 	cluster string
 	pin     [sha256.Size]byte
 }
@@ -50,9 +51,12 @@ func NewCA(cluster string) (*CA, error) {
 	return newCA(der, key)
 }
 
-// ParseCA reads what Certificate and Key returned: a certificate and a PKCS #8 key in DER. It makes sure that they
-// belong together; whether they are the right ones is for the caller to know (see CA.Pin).
+// ParseCA reads what Certificate and Key returned: a certificate and a PKCS #8 key in DER, which may be empty. It makes
+// sure that they belong together; whether they are the right ones is for the caller to know (see CA.Pin).
 func ParseCA(certDER, keyDER []byte) (*CA, error) {
+	if len(keyDER) == 0 {
+		return newCA(certDER, nil)
+	}
 	key, err := parseKey(keyDER)
 	if err != nil {
 		return nil, fmt.Errorf("parse key of the cluster: %w", err)
@@ -72,7 +76,7 @@ func newCA(certDER []byte, key ed25519.PrivateKey) (*CA, error) {
 	if !cert.IsCA || host != "" {
 		return nil, fmt.Errorf("certificate of cluster %s: %w: not that of an authority", cluster, ErrBadCertificate)
 	}
-	if !key.Public().(ed25519.PublicKey).Equal(cert.PublicKey) {
+	if key != nil && !key.Public().(ed25519.PublicKey).Equal(cert.PublicKey) {
 		return nil, fmt.Errorf("certificate of cluster %s: its key is another one", cluster)
 	}
 	return &CA{cert: cert, key: key, cluster: cluster, pin: pinOf(cert)}, nil
@@ -87,13 +91,38 @@ func (ca *CA) Pin() [sha256.Size]byte { return ca.pin }
 // Certificate returns the authority's certificate in DER. The caller must not change it.
 func (ca *CA) Certificate() []byte { return ca.cert.Raw }
 
-// Key returns the authority's private key in PKCS #8 DER. Whoever has it can admit hosts: it goes to members only.
-func (ca *CA) Key() []byte { return marshalKey(ca.key) }
+// Signs reports whether this host holds the authority's key.
+func (ca *CA) Signs() bool { return ca.key != nil }
 
-// SignCSR checks a certificate request (PKCS #10, DER) and issues the certificate of the host that made it. Of the
-// request only the key is used; names that it asks for beyond its own host id are refused, not dropped, so that nobody
-// believes to have got them. It returns the certificate in DER and the host's id.
+// Key returns the authority's private key in PKCS #8 DER, nil if this host does not hold it. Whoever has it can make
+// certificates of hosts: it goes to voters only.
+func (ca *CA) Key() []byte {
+	if ca.key == nil {
+		return nil
+	}
+	return marshalKey(ca.key)
+}
+
+// SignCSR checks a certificate request (PKCS #10, DER) and issues the certificate of the host that made it. It returns
+// the certificate in DER and the host's id; ErrNoKey without the authority's key.
 func (ca *CA) SignCSR(csrDER []byte) (certDER []byte, host string, err error) {
+	pub, host, err := parseCSR(csrDER)
+	if err != nil {
+		return nil, "", err
+	}
+	certDER, err = ca.issue(pub, host)
+	return certDER, host, err
+}
+
+// HostOfCSR checks a certificate request (PKCS #10, DER) and returns the id of the host that made it.
+func HostOfCSR(csrDER []byte) (host string, err error) {
+	_, host, err = parseCSR(csrDER)
+	return host, err
+}
+
+// parseCSR returns the key of a request, and the id of the host that has it. Names that the request asks for beyond its
+// own host id are refused, not dropped, so that nobody believes to have got them.
+func parseCSR(csrDER []byte) (_ ed25519.PublicKey, host string, err error) {
 	if len(csrDER) > maxCSR {
 		return nil, "", fmt.Errorf("%w: %d bytes, at most %d", ErrBadRequest, len(csrDER), maxCSR)
 	}
@@ -112,13 +141,15 @@ func (ca *CA) SignCSR(csrDER []byte) (certDER []byte, host string, err error) {
 	if csr.Subject.String() != "CN="+host || len(csr.Extensions) != 0 {
 		return nil, "", fmt.Errorf("%w: it asks for more than the name of its key, %s", ErrBadRequest, host)
 	}
-	certDER, err = ca.issue(pub, host)
-	return certDER, host, err
+	return pub, host, nil
 }
 
-// issue signs a certificate for the host with this key, good for HostLife from now on, and for as long as it is
-// backdated.
+// issue signs a certificate for the host with this key. It is good for HostLife from now on, and was for as long as it
+// is backdated.
 func (ca *CA) issue(pub ed25519.PublicKey, host string) ([]byte, error) {
+	if ca.key == nil {
+		return nil, fmt.Errorf("issue certificate of host %s: %w", host, ErrNoKey)
+	}
 	now := time.Now()
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: host},

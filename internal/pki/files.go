@@ -13,8 +13,10 @@ import (
 
 // The files of an identity, all in PEM and mode 0600. The host certificate is written last: it makes the identity.
 const (
-	caCertFile   = "ca.crt"
-	caKeyFile    = "ca.key"
+	caCertFile   = "ca.crt"      // of the authority that signs, then of others that are trusted
+	caKeyFile    = "ca.key"      // at hosts that sign
+	nextKeyFile  = "ca.next.key" // of the authority that will sign
+	pastFile     = "ca.past"     // certificates of authorities that are not trusted any more, by which old tokens are known
 	hostCertFile = "host.crt"
 	hostKeyFile  = "host.key"
 )
@@ -44,6 +46,18 @@ func (f folder) path(name string) string { return filepath.Join(f.dir, name) }
 
 // read returns the only block of a file.
 func (f folder) read(name, kind string) ([]byte, error) {
+	blocks, err := f.readAll(name, kind)
+	if err != nil {
+		return nil, err
+	}
+	if len(blocks) != 1 {
+		return nil, fmt.Errorf("%w: %s is not one PEM block of type %s", ErrDamaged, f.path(name), kind)
+	}
+	return blocks[0], nil
+}
+
+// readAll returns the blocks of a file, at least one.
+func (f folder) readAll(name, kind string) (blocks [][]byte, err error) {
 	path := f.path(name)
 	text, err := disk.ReadFile(f.fs, path, maxPEM)
 	if errors.Is(err, disk.ErrTooLarge) {
@@ -52,17 +66,29 @@ func (f folder) read(name, kind string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, rest := pem.Decode(text)
-	if block == nil || block.Type != kind || len(rest) != 0 {
-		return nil, fmt.Errorf("%w: %s is not one PEM block of type %s", ErrDamaged, path, kind)
+	for len(text) > 0 || blocks == nil {
+		block, rest := pem.Decode(text)
+		if block == nil || block.Type != kind {
+			return nil, fmt.Errorf("%w: %s holds something else than PEM blocks of type %s", ErrDamaged, path, kind)
+		}
+		blocks, text = append(blocks, block.Bytes), rest
 	}
-	return block.Bytes, nil
+	return blocks, nil
 }
 
 // write replaces a file as a whole: after a crash it has the old content or the new.
 func (f folder) write(name, kind string, der []byte) error {
+	return f.writeAll(name, kind, [][]byte{der})
+}
+
+// writeAll is write with several blocks.
+func (f folder) writeAll(name, kind string, blocks [][]byte) error {
 	path := f.path(name)
-	if err := disk.WriteFile(f.fs, path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+	var text []byte
+	for _, der := range blocks {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})...)
+	}
+	if err := disk.WriteFile(f.fs, path, text, 0o600); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil

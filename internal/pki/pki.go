@@ -1,10 +1,14 @@
 // Package pki decides who belongs to a cluster: its certificate authority, the certificates of its hosts, the tokens by
 // which a new host joins, and the TLS configurations in which the hosts meet.
 //
-// A host is its key: the host id is a hash of the public key, and the certificate binds it to the cluster. Every member
-// holds the key of the authority, so that any member can admit a host and the loss of any host loses nothing; a
-// certificate alone therefore proves little. What counts is the catalogue's list of host ids, which the Allow hook of
-// every configuration asks at every handshake: a host that was removed is out at once, without revocation lists.
+// A host is its key: the host id is a hash of the public key. What counts is the catalogue's list of host ids, which the
+// Allow hook of every configuration asks at every handshake: a host that was removed is out at once, without revocation
+// lists, and a member is known by its key whichever authority signed its certificate. The signature of an authority
+// matters where the catalogue cannot decide: to a machine that joins, which knows the authority by its token, and to a
+// host that has not heard of another one yet.
+//
+// A cluster has one authority that signs, and may trust others beside it while one takes the place of another. The key
+// of the authority stands at the hosts that vote; certificates are good for days and are renewed there.
 //
 // The package promises that the configurations it returns speak TLS 1.3 only, resume no session (each one is checked
 // anew), accept no certificate but one of this cluster whose key is the host id it names, and say in plain words why
@@ -42,6 +46,8 @@ var (
 	ErrBadCertificate = errors.New("not the certificate of a host")
 	// ErrBadRequest: a certificate request that the authority does not sign.
 	ErrBadRequest = errors.New("not a certificate request of a host")
+	// ErrNoKey: this host does not hold the key of the authority. Hosts that vote do.
+	ErrNoKey = errors.New("this host does not hold the key of the certificate authority")
 	// ErrPinMismatch: the cluster that answers a joining host is not the one that made its token.
 	ErrPinMismatch = reason.Sentinel(reason.NotMember, "the cluster that answers is not the one that made the token")
 
@@ -59,11 +65,12 @@ var (
 )
 
 const (
-	// HostLife is how long the certificate of a host is good. A host renews its own once less than RenewBelow is left.
-	HostLife = 365 * 24 * time.Hour
-	// RenewBelow leaves a host that was switched off for months time to renew.
-	RenewBelow = HostLife / 3
-	// CALife outlasts the hardware: a cluster cannot change its authority, which its hosts' tokens and pins name.
+	// HostLife is how long the certificate of a host is good. A host has its own renewed once less than RenewBelow is left.
+	HostLife = 7 * 24 * time.Hour
+	// RenewBelow leaves days to bring back hosts that can sign. A host that was switched off for longer renews when it
+	// starts: that takes its key, and no certificate that is still good.
+	RenewBelow = 5 * 24 * time.Hour
+	// CALife outlasts the hardware: an authority is replaced because its key is known to others, and never by its age.
 	CALife = 50 * 365 * 24 * time.Hour
 	// backdated is how long before its signing a certificate begins: so far a clock may be behind that of the one who
 	// signed.

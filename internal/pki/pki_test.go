@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
 	"os"
@@ -79,12 +80,12 @@ func TestMembersMeet(t *testing.T) {
 	b := join(t, a)
 	c := join(t, b) // any member can admit
 	var asked []string
-	allow := func(host string) error { asked = append(asked, host); return nil }
+	allow := func(host string, signed bool) error { asked = append(asked, fmt.Sprint(host, " ", signed)); return nil }
 	s, cl := handshake(t, a.ServerConfig(allow), c.ClientConfig(a.HostID(), nil))
 	if s != nil || cl != nil {
 		t.Errorf("server: %v, client: %v", s, cl)
 	}
-	if len(asked) != 1 || asked[0] != c.HostID() || len(c.HostID()) != 32 {
+	if len(asked) != 1 || asked[0] != c.HostID()+" true" || len(c.HostID()) != 32 {
 		t.Errorf("asked about %v", asked)
 	}
 	if a.Cluster() != "one" || c.Cluster() != "one" {
@@ -98,8 +99,8 @@ func TestRefusals(t *testing.T) {
 	b := join(t, a)
 	other := mustInit(t, "two")
 	namesake := mustInit(t, "one") // another cluster that was given the same name
-	deny := func(string) error { return errors.New("removed last week") }
-	token := a.CA().NewToken(time.Hour)
+	deny := func(string, bool) error { return errors.New("removed last week") }
+	token := newToken(t, a.CA())
 	wrongPin := token
 	wrongPin.Pin[3]++
 	nobody := b.ClientConfig("", nil)
@@ -127,7 +128,7 @@ func TestRefusals(t *testing.T) {
 		"joining a namesake":          {namesake.JoinServerConfig(), JoinClientConfig(token), nil, ErrPinMismatch, ""},
 		"joining at the members' end": {a.ServerConfig(nil), JoinClientConfig(token), errAny, nil, ""},
 		"a host as authority":         {chain(b, b.cert.Load().Leaf.Raw, b.cert.Load().Leaf.Raw), JoinClientConfig(token), nil, ErrPinMismatch, ""},
-		"authority without its host":  {chain(other, other.cert.Load().Leaf.Raw, a.ca.cert.Raw), JoinClientConfig(token), nil, ErrOtherCluster, ""},
+		"authority without its host":  {chain(other, other.cert.Load().Leaf.Raw, a.CA().cert.Raw), JoinClientConfig(token), nil, ErrOtherCluster, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, c := handshake(t, test.server, test.client)
@@ -164,7 +165,7 @@ func chain(id *Identity, certs ...[]byte) *tls.Config {
 
 func TestJoin(t *testing.T) {
 	a := mustInit(t, "one")
-	token := a.CA().NewToken(time.Hour)
+	token := newToken(t, a.CA())
 	if s, c := handshake(t, a.JoinServerConfig(), JoinClientConfig(token)); s != nil || c != nil {
 		t.Fatalf("server: %v, client: %v", s, c)
 	}
@@ -260,8 +261,8 @@ func copyFile(from, to, name string) error {
 	return os.WriteFile(filepath.Join(to, name), p, 0o600)
 }
 
-// TestYears lets certificates grow old in a bubble's time.
-func TestYears(t *testing.T) {
+// TestDays lets certificates grow old in a bubble's time.
+func TestDays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := mustInit(t, "one")
 		b := join(t, a)
@@ -375,7 +376,7 @@ func TestStrangeCertificates(t *testing.T) {
 			BasicConstraintsValid: true,
 		}
 		change(template)
-		der, err := sign(template, id.ca.cert, pub, id.ca.key)
+		der, err := sign(template, id.CA().cert, pub, id.CA().key)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -383,7 +384,8 @@ func TestStrangeCertificates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		forger := &Identity{ca: id.ca, key: key}
+		forger := &Identity{cluster: "one", key: key}
+		forger.trust.Store(id.trust.Load())
 		forger.use(leaf)
 		got, _ := handshake(t, id.ServerConfig(nil), forger.ClientConfig("", nil))
 		if good := name == ""; good != (got == nil) || !good && !errors.Is(got, ErrBadCertificate) && !errors.Is(got, ErrOtherCluster) {
@@ -408,7 +410,7 @@ func TestStandardClients(t *testing.T) {
 	a := mustInit(t, "one")
 	b := join(t, a)
 	roots := x509.NewCertPool()
-	roots.AddCert(a.ca.cert)
+	roots.AddCert(a.CA().cert)
 	config := &tls.Config{
 		RootCAs: roots, ServerName: a.HostID(), MinVersion: tls.VersionTLS13,
 		Certificates: []tls.Certificate{*b.cert.Load()},

@@ -1,15 +1,18 @@
 package pki
 
 import (
+	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"time"
 )
 
-// Allow says whether a host whose certificate is in order may take part: nil, or why not. It is called in every
-// handshake, concurrently, and must not block.
-type Allow func(hostID string) error
+// Allow says whether a host that has proven its key may take part: nil, or why not. signed says that an authority which
+// this host trusts has signed the certificate; a member that is known by its key needs no such signature. It is called
+// in every handshake, concurrently, and must not block.
+type Allow func(hostID string, signed bool) error
 
 // ServerConfig returns the configuration for listening: only hosts of this cluster that allow lets in get through. A
 // nil allow lets in every host with a certificate. ALPN is the caller's to add.
@@ -31,15 +34,26 @@ func (id *Identity) JoinServerConfig() *tls.Config {
 	return c
 }
 
-// ClientConfig returns the configuration for calling the host with id expect, or any member if expect is empty.
+// ClientConfig returns the configuration for calling the host with id expect, or any member if expect is empty. A nil
+// allow believes whoever has the key of expect, or a certificate if it is empty.
 func (id *Identity) ClientConfig(expect string, allow Allow) *tls.Config {
 	c := baseConfig()
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return id.cert.Load(), nil }
 	// Not insecure: hosts are known by their keys, not by the DNS names that the standard check would compare.
 	c.InsecureSkipVerify = true
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
-		host, err := id.verifyPeer(cs, allow)
-		if err == nil && expect != "" && host != expect {
+		if expect == "" {
+			_, err := id.verifyPeer(cs, allow)
+			return err
+		}
+		// Whoever has the key of the host that is called is that host.
+		host, err := id.verifyPeer(cs, func(host string, signed bool) error {
+			if allow == nil {
+				return nil
+			}
+			return allow(host, signed)
+		})
+		if err == nil && host != expect {
 			return fmt.Errorf("%w: host %s, expected %s", ErrWrongHost, host, expect)
 		}
 		return err
@@ -84,15 +98,31 @@ func (id *Identity) verifyPeer(cs tls.ConnectionState, allow Allow) (string, err
 	if len(cs.PeerCertificates) == 0 {
 		return "", fmt.Errorf("%w: none was shown", ErrBadCertificate)
 	}
-	host, err := verifyHost(cs.PeerCertificates[0], id.ca.cert, id.ca.cluster)
-	if err != nil || allow == nil {
-		return host, err
+	leaf := cs.PeerCertificates[0]
+	host, err := checkHost(leaf, id.cluster)
+	if err != nil {
+		return "", err
 	}
-	if err := allow(host); err != nil {
+	signed := id.trust.Load().signer(leaf) != nil
+	if allow == nil {
+		allow = func(_ string, signed bool) error {
+			if !signed {
+				return errNotSigned
+			}
+			return nil
+		}
+	}
+	switch err := allow(host, signed); {
+	case err == nil:
+		return host, nil
+	case !signed:
+		return "", fmt.Errorf("%w: host %s: %w", ErrOtherCluster, host, errNotSigned)
+	default:
 		return "", fmt.Errorf("%w: host %s: %w", ErrNotMember, host, err)
 	}
-	return host, nil
 }
+
+var errNotSigned = errors.New("its certificate is signed by another authority")
 
 // CheckTime is ErrExpired unless a connection's certificate of the other side is good at a time. It is asked once the
 // handshake is done, and apart from it, so that the other side is not told that its certificate is refused: that would
@@ -114,6 +144,19 @@ func CheckTime(cs tls.ConnectionState, at time.Time) error {
 // host. Whether it is good now, CheckTime says. That of the authority has no end that counts: whoever replaces it
 // replaces its key.
 func verifyHost(leaf, ca *x509.Certificate, cluster string) (string, error) {
+	host, err := checkHost(leaf, cluster)
+	if err != nil {
+		return "", err
+	}
+	if err := leaf.CheckSignatureFrom(ca); err != nil {
+		return "", fmt.Errorf("%w: host %s: %w: %v", ErrOtherCluster, host, errNotSigned, err)
+	}
+	return host, nil
+}
+
+// checkHost checks that leaf is a certificate of the host that has its key, in this cluster, whoever signed it. It
+// returns the id of the host.
+func checkHost(leaf *x509.Certificate, cluster string) (string, error) {
 	named, claimed, err := namesOf(leaf)
 	if err != nil {
 		return "", err
@@ -121,8 +164,8 @@ func verifyHost(leaf, ca *x509.Certificate, cluster string) (string, error) {
 	if named != cluster {
 		return "", fmt.Errorf("%w: %s, not %s", ErrOtherCluster, named, cluster)
 	}
-	if err := leaf.CheckSignatureFrom(ca); err != nil {
-		return "", fmt.Errorf("%w: its authority is another one: %v", ErrOtherCluster, err)
+	if pub, ok := leaf.PublicKey.(ed25519.PublicKey); !ok || len(pub) != ed25519.PublicKeySize {
+		return "", fmt.Errorf("%w: its key is %v, want Ed25519", ErrBadCertificate, leaf.PublicKeyAlgorithm)
 	}
 	if len(leaf.UnhandledCriticalExtensions) > 0 {
 		return "", fmt.Errorf("%w: it has a critical extension that is not known", ErrBadCertificate)

@@ -22,9 +22,10 @@ import (
 //	  u8      16 random   a MAC, below    SHA-256 of  u64 Unix  first 4 of the
 //	                                      CA's SPKI   seconds   SHA-256 of 0..89
 //
-// The checksum finds typing errors before anything is dialled; it protects against nobody. The secret is HMAC-SHA256,
-// by a key that is derived from the CA's, of the id and the end: so whoever has the CA's key tells a token that was
-// never made from one that was, with nothing but arithmetic, and asks nobody about the former.
+// The checksum finds typing errors before anything is dialled; it protects against nobody. The secret is HMAC-SHA256 of
+// the id and the end, by a key that members have: so each member tells a token that was never made from one that was,
+// with nothing but arithmetic, and asks nobody about the former. The catalogue has that key, of TokenKeySize random
+// bytes, since cluster version 4; before that it is derived from the CA's.
 const (
 	tokenPrefix   = "vst1."
 	tokenVersion  = 1
@@ -46,31 +47,54 @@ type Token struct {
 	Expires time.Time         // whole seconds
 }
 
-// NewToken makes a token for this cluster that is good for ttl. The caller puts its hash into the catalogue.
-func (ca *CA) NewToken(ttl time.Duration) Token {
+// TokenKeySize is the size of the key by which members know tokens, in bytes.
+const TokenKeySize = 32
+
+// NewToken makes a token for this cluster that is good for ttl, by the catalogue's key for tokens or, if that is empty,
+// the authority's (ErrNoKey). The caller puts its hash into the catalogue.
+func (ca *CA) NewToken(ttl time.Duration, key []byte) (Token, error) {
 	t := Token{Pin: ca.pin, Expires: time.Unix(time.Now().Add(ttl).Unix(), 0)}
 	rand.Read(t.ID[:]) // never fails
-	t.Secret = ca.tokenSecret(t)
-	return t
+	if len(key) == 0 {
+		if key = ca.ownTokenKey(); key == nil {
+			return Token{}, fmt.Errorf("make join token: %w", ErrNoKey)
+		}
+	}
+	t.Secret = tokenSecret(t, key)
+	return t, nil
 }
 
-// tokenSecret returns the secret of a token of this cluster with that id and end.
-func (ca *CA) tokenSecret(t Token) (secret [sha256.Size]byte) {
+// ownTokenKey derives a key for tokens from that of the authority; nil if this host does not hold it.
+func (ca *CA) ownTokenKey() []byte {
+	if ca.key == nil {
+		return nil
+	}
 	key := sha256.Sum256(append([]byte("virtswarm join token 1"), ca.key.Seed()...))
-	mac := hmac.New(sha256.New, key[:])
+	return key[:]
+}
+
+// tokenSecret returns the secret of a token with that id and end.
+func tokenSecret(t Token, key []byte) (secret [sha256.Size]byte) {
+	mac := hmac.New(sha256.New, key)
 	mac.Write(t.ID[:])
 	mac.Write(binary.BigEndian.AppendUint64(nil, uint64(t.Expires.Unix())))
 	mac.Sum(secret[:0])
 	return secret
 }
 
-// Made is ErrBadToken unless the token was made with the key of this authority. Whether it was used, the catalogue
-// knows. It takes microseconds: ask it before anything that costs more.
-func (ca *CA) Made(t Token) error {
-	if own := ca.tokenSecret(t); t.Pin != ca.pin || !hmac.Equal(own[:], t.Secret[:]) {
-		return fmt.Errorf("%w: it was not made by this cluster", ErrBadToken)
+// Made is ErrBadToken unless the token was made for this authority, by the catalogue's key for tokens (which may be
+// empty) or the authority's. Whether it was used, the catalogue knows. It takes microseconds: ask it before anything
+// that costs more.
+func (ca *CA) Made(t Token, key []byte) error {
+	if t.Pin != ca.pin {
+		return fmt.Errorf("%w: it was not made by this cluster, or before `virtswarm ca rotate`", ErrBadToken)
 	}
-	return nil
+	for _, key := range [][]byte{key, ca.ownTokenKey()} {
+		if own := tokenSecret(t, key); len(key) > 0 && hmac.Equal(own[:], t.Secret[:]) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: it was not made by this cluster", ErrBadToken)
 }
 
 // Encode returns the token's text, secret included.

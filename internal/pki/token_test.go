@@ -16,7 +16,17 @@ func testToken(t testing.TB) Token {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ca.NewToken(time.Hour)
+	return newToken(t, ca)
+}
+
+// newToken makes a token by the authority's own key.
+func newToken(t testing.TB, ca *CA) Token {
+	t.Helper()
+	token, err := ca.NewToken(time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
 }
 
 func TestToken(t *testing.T) {
@@ -39,14 +49,14 @@ func TestToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		made := ca.NewToken(time.Hour)
+		made := newToken(t, ca)
 		later := made
 		later.Expires = later.Expires.Add(time.Hour)
-		if err := ca.Made(made); err != nil {
+		if err := ca.Made(made, nil); err != nil {
 			t.Errorf("a token of this cluster: %v", err)
 		}
 		for what, bad := range map[string]Token{"of another cluster": token, "whose end was moved": later} {
-			if err := ca.Made(bad); !errors.Is(err, ErrBadToken) {
+			if err := ca.Made(bad, nil); !errors.Is(err, ErrBadToken) {
 				t.Errorf("a token %s: %v", what, err)
 			}
 		}

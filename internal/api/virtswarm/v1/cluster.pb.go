@@ -708,6 +708,104 @@ func (x *StrayName) GetIndex() uint64 {
 	return 0
 }
 
+type AuthorityKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The authority's pin: 64 hex digits.
+	Authority     string `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorityKeyRequest) Reset() {
+	*x = AuthorityKeyRequest{}
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorityKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorityKeyRequest) ProtoMessage() {}
+
+func (x *AuthorityKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorityKeyRequest.ProtoReflect.Descriptor instead.
+func (*AuthorityKeyRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AuthorityKeyRequest) GetAuthority() string {
+	if x != nil {
+		return x.Authority
+	}
+	return ""
+}
+
+type AuthorityKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Held  bool                   `protobuf:"varint,1,opt,name=held,proto3" json:"held,omitempty"`
+	// PKCS #8, DER; empty unless the caller votes.
+	Key           []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorityKeyResponse) Reset() {
+	*x = AuthorityKeyResponse{}
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorityKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorityKeyResponse) ProtoMessage() {}
+
+func (x *AuthorityKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_cluster_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorityKeyResponse.ProtoReflect.Descriptor instead.
+func (*AuthorityKeyResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_cluster_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *AuthorityKeyResponse) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *AuthorityKeyResponse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 var File_virtswarm_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_cluster_proto_rawDesc = "" +
@@ -757,12 +855,18 @@ const file_virtswarm_v1_cluster_proto_rawDesc = "" +
 	"\x06guests\x18\x03 \x01(\tR\x06guests\x12\x1c\n" +
 	"\tpublisher\x18\x04 \x01(\tR\tpublisher\x12\x0e\n" +
 	"\x02at\x18\x05 \x01(\x03R\x02at\x12\x14\n" +
-	"\x05index\x18\x06 \x01(\x04R\x05index2\xf3\x02\n" +
+	"\x05index\x18\x06 \x01(\x04R\x05index\"3\n" +
+	"\x13AuthorityKeyRequest\x12\x1c\n" +
+	"\tauthority\x18\x01 \x01(\tR\tauthority\"<\n" +
+	"\x14AuthorityKeyResponse\x12\x12\n" +
+	"\x04held\x18\x01 \x01(\bR\x04held\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key2\xca\x03\n" +
 	"\aCluster\x12F\n" +
 	"\aForward\x12\x1c.virtswarm.v1.ForwardRequest\x1a\x1d.virtswarm.v1.ForwardResponse\x12I\n" +
 	"\bProgress\x12\x1d.virtswarm.v1.ProgressRequest\x1a\x1e.virtswarm.v1.ProgressResponse\x12?\n" +
 	"\x06Report\x12\x1b.virtswarm.v1.ReportRequest\x1a\x18.virtswarm.v1.HostReport\x12C\n" +
-	"\x06Locate\x12\x1b.virtswarm.v1.LocateRequest\x1a\x1c.virtswarm.v1.LocateResponse\x12O\n" +
+	"\x06Locate\x12\x1b.virtswarm.v1.LocateRequest\x1a\x1c.virtswarm.v1.LocateResponse\x12U\n" +
+	"\fAuthorityKey\x12!.virtswarm.v1.AuthorityKeyRequest\x1a\".virtswarm.v1.AuthorityKeyResponse\x12O\n" +
 	"\n" +
 	"StraysHere\x12\x1f.virtswarm.v1.StraysHereRequest\x1a .virtswarm.v1.StraysHereResponseBFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
 
@@ -778,40 +882,44 @@ func file_virtswarm_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_virtswarm_v1_cluster_proto_rawDescData
 }
 
-var file_virtswarm_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_virtswarm_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_virtswarm_v1_cluster_proto_goTypes = []any{
-	(*LocateRequest)(nil),      // 0: virtswarm.v1.LocateRequest
-	(*LocateResponse)(nil),     // 1: virtswarm.v1.LocateResponse
-	(*Location)(nil),           // 2: virtswarm.v1.Location
-	(*ForwardRequest)(nil),     // 3: virtswarm.v1.ForwardRequest
-	(*ForwardResponse)(nil),    // 4: virtswarm.v1.ForwardResponse
-	(*ReportRequest)(nil),      // 5: virtswarm.v1.ReportRequest
-	(*ProgressRequest)(nil),    // 6: virtswarm.v1.ProgressRequest
-	(*ProgressResponse)(nil),   // 7: virtswarm.v1.ProgressResponse
-	(*StraysHereRequest)(nil),  // 8: virtswarm.v1.StraysHereRequest
-	(*StraysHereResponse)(nil), // 9: virtswarm.v1.StraysHereResponse
-	(*StrayHere)(nil),          // 10: virtswarm.v1.StrayHere
-	(*StrayName)(nil),          // 11: virtswarm.v1.StrayName
-	(*Stray)(nil),              // 12: virtswarm.v1.Stray
-	(*HostReport)(nil),         // 13: virtswarm.v1.HostReport
+	(*LocateRequest)(nil),        // 0: virtswarm.v1.LocateRequest
+	(*LocateResponse)(nil),       // 1: virtswarm.v1.LocateResponse
+	(*Location)(nil),             // 2: virtswarm.v1.Location
+	(*ForwardRequest)(nil),       // 3: virtswarm.v1.ForwardRequest
+	(*ForwardResponse)(nil),      // 4: virtswarm.v1.ForwardResponse
+	(*ReportRequest)(nil),        // 5: virtswarm.v1.ReportRequest
+	(*ProgressRequest)(nil),      // 6: virtswarm.v1.ProgressRequest
+	(*ProgressResponse)(nil),     // 7: virtswarm.v1.ProgressResponse
+	(*StraysHereRequest)(nil),    // 8: virtswarm.v1.StraysHereRequest
+	(*StraysHereResponse)(nil),   // 9: virtswarm.v1.StraysHereResponse
+	(*StrayHere)(nil),            // 10: virtswarm.v1.StrayHere
+	(*StrayName)(nil),            // 11: virtswarm.v1.StrayName
+	(*AuthorityKeyRequest)(nil),  // 12: virtswarm.v1.AuthorityKeyRequest
+	(*AuthorityKeyResponse)(nil), // 13: virtswarm.v1.AuthorityKeyResponse
+	(*Stray)(nil),                // 14: virtswarm.v1.Stray
+	(*HostReport)(nil),           // 15: virtswarm.v1.HostReport
 }
 var file_virtswarm_v1_cluster_proto_depIdxs = []int32{
 	2,  // 0: virtswarm.v1.LocateResponse.locations:type_name -> virtswarm.v1.Location
 	10, // 1: virtswarm.v1.StraysHereResponse.strays:type_name -> virtswarm.v1.StrayHere
-	12, // 2: virtswarm.v1.StrayHere.stray:type_name -> virtswarm.v1.Stray
+	14, // 2: virtswarm.v1.StrayHere.stray:type_name -> virtswarm.v1.Stray
 	11, // 3: virtswarm.v1.StrayHere.names:type_name -> virtswarm.v1.StrayName
 	3,  // 4: virtswarm.v1.Cluster.Forward:input_type -> virtswarm.v1.ForwardRequest
 	6,  // 5: virtswarm.v1.Cluster.Progress:input_type -> virtswarm.v1.ProgressRequest
 	5,  // 6: virtswarm.v1.Cluster.Report:input_type -> virtswarm.v1.ReportRequest
 	0,  // 7: virtswarm.v1.Cluster.Locate:input_type -> virtswarm.v1.LocateRequest
-	8,  // 8: virtswarm.v1.Cluster.StraysHere:input_type -> virtswarm.v1.StraysHereRequest
-	4,  // 9: virtswarm.v1.Cluster.Forward:output_type -> virtswarm.v1.ForwardResponse
-	7,  // 10: virtswarm.v1.Cluster.Progress:output_type -> virtswarm.v1.ProgressResponse
-	13, // 11: virtswarm.v1.Cluster.Report:output_type -> virtswarm.v1.HostReport
-	1,  // 12: virtswarm.v1.Cluster.Locate:output_type -> virtswarm.v1.LocateResponse
-	9,  // 13: virtswarm.v1.Cluster.StraysHere:output_type -> virtswarm.v1.StraysHereResponse
-	9,  // [9:14] is the sub-list for method output_type
-	4,  // [4:9] is the sub-list for method input_type
+	12, // 8: virtswarm.v1.Cluster.AuthorityKey:input_type -> virtswarm.v1.AuthorityKeyRequest
+	8,  // 9: virtswarm.v1.Cluster.StraysHere:input_type -> virtswarm.v1.StraysHereRequest
+	4,  // 10: virtswarm.v1.Cluster.Forward:output_type -> virtswarm.v1.ForwardResponse
+	7,  // 11: virtswarm.v1.Cluster.Progress:output_type -> virtswarm.v1.ProgressResponse
+	15, // 12: virtswarm.v1.Cluster.Report:output_type -> virtswarm.v1.HostReport
+	1,  // 13: virtswarm.v1.Cluster.Locate:output_type -> virtswarm.v1.LocateResponse
+	13, // 14: virtswarm.v1.Cluster.AuthorityKey:output_type -> virtswarm.v1.AuthorityKeyResponse
+	9,  // 15: virtswarm.v1.Cluster.StraysHere:output_type -> virtswarm.v1.StraysHereResponse
+	10, // [10:16] is the sub-list for method output_type
+	4,  // [4:10] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -830,7 +938,7 @@ func file_virtswarm_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_cluster_proto_rawDesc), len(file_virtswarm_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

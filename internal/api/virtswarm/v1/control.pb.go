@@ -350,6 +350,61 @@ func (CheckPhase) EnumDescriptor() ([]byte, []int) {
 	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{5}
 }
 
+type AuthorityState int32
+
+const (
+	AuthorityState_AUTHORITY_STATE_UNSPECIFIED AuthorityState = 0
+	// It will sign, once most hosts that vote hold its key.
+	AuthorityState_AUTHORITY_STATE_NEXT AuthorityState = 1
+	// It signs.
+	AuthorityState_AUTHORITY_STATE_ACTIVE AuthorityState = 2
+	// Another one signs by now.
+	AuthorityState_AUTHORITY_STATE_FORMER AuthorityState = 3
+)
+
+// Enum value maps for AuthorityState.
+var (
+	AuthorityState_name = map[int32]string{
+		0: "AUTHORITY_STATE_UNSPECIFIED",
+		1: "AUTHORITY_STATE_NEXT",
+		2: "AUTHORITY_STATE_ACTIVE",
+		3: "AUTHORITY_STATE_FORMER",
+	}
+	AuthorityState_value = map[string]int32{
+		"AUTHORITY_STATE_UNSPECIFIED": 0,
+		"AUTHORITY_STATE_NEXT":        1,
+		"AUTHORITY_STATE_ACTIVE":      2,
+		"AUTHORITY_STATE_FORMER":      3,
+	}
+)
+
+func (x AuthorityState) Enum() *AuthorityState {
+	p := new(AuthorityState)
+	*p = x
+	return p
+}
+
+func (x AuthorityState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AuthorityState) Descriptor() protoreflect.EnumDescriptor {
+	return file_virtswarm_v1_control_proto_enumTypes[6].Descriptor()
+}
+
+func (AuthorityState) Type() protoreflect.EnumType {
+	return &file_virtswarm_v1_control_proto_enumTypes[6]
+}
+
+func (x AuthorityState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AuthorityState.Descriptor instead.
+func (AuthorityState) EnumDescriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
+}
+
 type LeavePhase int32
 
 const (
@@ -387,11 +442,11 @@ func (x LeavePhase) String() string {
 }
 
 func (LeavePhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_virtswarm_v1_control_proto_enumTypes[6].Descriptor()
+	return file_virtswarm_v1_control_proto_enumTypes[7].Descriptor()
 }
 
 func (LeavePhase) Type() protoreflect.EnumType {
-	return &file_virtswarm_v1_control_proto_enumTypes[6]
+	return &file_virtswarm_v1_control_proto_enumTypes[7]
 }
 
 func (x LeavePhase) Number() protoreflect.EnumNumber {
@@ -400,7 +455,7 @@ func (x LeavePhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LeavePhase.Descriptor instead.
 func (LeavePhase) EnumDescriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{7}
 }
 
 type InitRequest struct {
@@ -4061,6 +4116,290 @@ func (x *CreateTokenResponse) GetAddresses() []string {
 	return nil
 }
 
+type AuthoritiesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthoritiesRequest) Reset() {
+	*x = AuthoritiesRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthoritiesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthoritiesRequest) ProtoMessage() {}
+
+func (x *AuthoritiesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthoritiesRequest.ProtoReflect.Descriptor instead.
+func (*AuthoritiesRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{50}
+}
+
+type AuthoritiesResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Staleness *Staleness             `protobuf:"bytes,1,opt,name=staleness,proto3" json:"staleness,omitempty"`
+	// The oldest first; empty below cluster version 4, where each host holds the key of the only one.
+	Authorities   []*Authority `protobuf:"bytes,2,rep,name=authorities,proto3" json:"authorities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthoritiesResponse) Reset() {
+	*x = AuthoritiesResponse{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthoritiesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthoritiesResponse) ProtoMessage() {}
+
+func (x *AuthoritiesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthoritiesResponse.ProtoReflect.Descriptor instead.
+func (*AuthoritiesResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *AuthoritiesResponse) GetStaleness() *Staleness {
+	if x != nil {
+		return x.Staleness
+	}
+	return nil
+}
+
+func (x *AuthoritiesResponse) GetAuthorities() []*Authority {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+type Authority struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The SHA-256 of its SubjectPublicKeyInfo, 64 hex digits.
+	Id    string         `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	State AuthorityState `protobuf:"varint,2,opt,name=state,proto3,enum=virtswarm.v1.AuthorityState" json:"state,omitempty"`
+	// Since when it is in its state.
+	StateSince int64 `protobuf:"varint,3,opt,name=state_since,json=stateSince,proto3" json:"state_since,omitempty"`
+	// Hosts whose certificates it has signed, by name.
+	Hosts         []string `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authority) Reset() {
+	*x = Authority{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authority) ProtoMessage() {}
+
+func (x *Authority) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authority.ProtoReflect.Descriptor instead.
+func (*Authority) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *Authority) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Authority) GetState() AuthorityState {
+	if x != nil {
+		return x.State
+	}
+	return AuthorityState_AUTHORITY_STATE_UNSPECIFIED
+}
+
+func (x *Authority) GetStateSince() int64 {
+	if x != nil {
+		return x.StateSince
+	}
+	return 0
+}
+
+func (x *Authority) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+type RotateAuthorityRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateAuthorityRequest) Reset() {
+	*x = RotateAuthorityRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateAuthorityRequest) ProtoMessage() {}
+
+func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*RotateAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{53}
+}
+
+type RotateAuthorityProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new authority.
+	Authority string `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	// It signs by now.
+	Active bool `protobuf:"varint,2,opt,name=active,proto3" json:"active,omitempty"`
+	// Hosts that are up, and those of them that have a certificate of it.
+	Hosts   uint32 `protobuf:"varint,3,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	Renewed uint32 `protobuf:"varint,4,opt,name=renewed,proto3" json:"renewed,omitempty"`
+	// Hosts that are down: they renew when they come back.
+	Down          []string `protobuf:"bytes,5,rep,name=down,proto3" json:"down,omitempty"`
+	Done          bool     `protobuf:"varint,6,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateAuthorityProgress) Reset() {
+	*x = RotateAuthorityProgress{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateAuthorityProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateAuthorityProgress) ProtoMessage() {}
+
+func (x *RotateAuthorityProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateAuthorityProgress.ProtoReflect.Descriptor instead.
+func (*RotateAuthorityProgress) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *RotateAuthorityProgress) GetAuthority() string {
+	if x != nil {
+		return x.Authority
+	}
+	return ""
+}
+
+func (x *RotateAuthorityProgress) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *RotateAuthorityProgress) GetHosts() uint32 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+func (x *RotateAuthorityProgress) GetRenewed() uint32 {
+	if x != nil {
+		return x.Renewed
+	}
+	return 0
+}
+
+func (x *RotateAuthorityProgress) GetDown() []string {
+	if x != nil {
+		return x.Down
+	}
+	return nil
+}
+
+func (x *RotateAuthorityProgress) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 type DrainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name or id; empty means the host that is asked.
@@ -4075,7 +4414,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4087,7 +4426,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4100,7 +4439,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DrainRequest) GetHost() string {
@@ -4142,7 +4481,7 @@ type DrainProgress struct {
 
 func (x *DrainProgress) Reset() {
 	*x = DrainProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4154,7 +4493,7 @@ func (x *DrainProgress) String() string {
 func (*DrainProgress) ProtoMessage() {}
 
 func (x *DrainProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4167,7 +4506,7 @@ func (x *DrainProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainProgress.ProtoReflect.Descriptor instead.
 func (*DrainProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DrainProgress) GetHostId() string {
@@ -4236,7 +4575,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4248,7 +4587,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4261,7 +4600,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *UndrainRequest) GetHost() string {
@@ -4281,7 +4620,7 @@ type UndrainResponse struct {
 
 func (x *UndrainResponse) Reset() {
 	*x = UndrainResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4293,7 +4632,7 @@ func (x *UndrainResponse) String() string {
 func (*UndrainResponse) ProtoMessage() {}
 
 func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4306,7 +4645,7 @@ func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
 func (*UndrainResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *UndrainResponse) GetHost() *Host {
@@ -4335,7 +4674,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4347,7 +4686,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4360,7 +4699,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LeaveRequest) GetHost() string {
@@ -4390,7 +4729,7 @@ type LeaveProgress struct {
 
 func (x *LeaveProgress) Reset() {
 	*x = LeaveProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4402,7 +4741,7 @@ func (x *LeaveProgress) String() string {
 func (*LeaveProgress) ProtoMessage() {}
 
 func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4415,7 +4754,7 @@ func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveProgress.ProtoReflect.Descriptor instead.
 func (*LeaveProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{55}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LeaveProgress) GetPhase() LeavePhase {
@@ -4766,7 +5105,25 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1d\n" +
 	"\n" +
 	"expires_at\x18\x02 \x01(\x03R\texpiresAt\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"L\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\x14\n" +
+	"\x12AuthoritiesRequest\"\x87\x01\n" +
+	"\x13AuthoritiesResponse\x125\n" +
+	"\tstaleness\x18\x01 \x01(\v2\x17.virtswarm.v1.StalenessR\tstaleness\x129\n" +
+	"\vauthorities\x18\x02 \x03(\v2\x17.virtswarm.v1.AuthorityR\vauthorities\"\x86\x01\n" +
+	"\tAuthority\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x122\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1c.virtswarm.v1.AuthorityStateR\x05state\x12\x1f\n" +
+	"\vstate_since\x18\x03 \x01(\x03R\n" +
+	"stateSince\x12\x14\n" +
+	"\x05hosts\x18\x04 \x03(\tR\x05hosts\"\x18\n" +
+	"\x16RotateAuthorityRequest\"\xa7\x01\n" +
+	"\x17RotateAuthorityProgress\x12\x1c\n" +
+	"\tauthority\x18\x01 \x01(\tR\tauthority\x12\x16\n" +
+	"\x06active\x18\x02 \x01(\bR\x06active\x12\x14\n" +
+	"\x05hosts\x18\x03 \x01(\rR\x05hosts\x12\x18\n" +
+	"\arenewed\x18\x04 \x01(\rR\arenewed\x12\x12\n" +
+	"\x04down\x18\x05 \x03(\tR\x04down\x12\x12\n" +
+	"\x04done\x18\x06 \x01(\bR\x04done\"L\n" +
 	"\fDrainRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04wait\x18\x02 \x01(\bR\x04wait\x12\x14\n" +
@@ -4829,13 +5186,18 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x17CHECK_PHASE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14CHECK_PHASE_CHECKING\x10\x01\x12\x17\n" +
 	"\x13CHECK_PHASE_HEALING\x10\x02\x12\x14\n" +
-	"\x10CHECK_PHASE_DONE\x10\x03*s\n" +
+	"\x10CHECK_PHASE_DONE\x10\x03*\x83\x01\n" +
+	"\x0eAuthorityState\x12\x1f\n" +
+	"\x1bAUTHORITY_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14AUTHORITY_STATE_NEXT\x10\x01\x12\x1a\n" +
+	"\x16AUTHORITY_STATE_ACTIVE\x10\x02\x12\x1a\n" +
+	"\x16AUTHORITY_STATE_FORMER\x10\x03*s\n" +
 	"\n" +
 	"LeavePhase\x12\x1b\n" +
 	"\x17LEAVE_PHASE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14LEAVE_PHASE_DRAINING\x10\x01\x12\x18\n" +
 	"\x14LEAVE_PHASE_REMOVING\x10\x02\x12\x14\n" +
-	"\x10LEAVE_PHASE_DONE\x10\x032\xff\x0f\n" +
+	"\x10LEAVE_PHASE_DONE\x10\x032\xb5\x11\n" +
 	"\aControl\x12H\n" +
 	"\aPublish\x12\x1c.virtswarm.v1.PublishRequest\x1a\x1d.virtswarm.v1.PublishProgress0\x01\x12?\n" +
 	"\x04Pull\x12\x19.virtswarm.v1.PullRequest\x1a\x1a.virtswarm.v1.PullProgress0\x01\x12Q\n" +
@@ -4858,7 +5220,9 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x06Health\x12\x1b.virtswarm.v1.HealthRequest\x1a\x1c.virtswarm.v1.HealthResponse\x12D\n" +
 	"\x06Verify\x12\x1b.virtswarm.v1.VerifyRequest\x1a\x1b.virtswarm.v1.CheckProgress0\x01\x12B\n" +
 	"\x05Scrub\x12\x1a.virtswarm.v1.ScrubRequest\x1a\x1b.virtswarm.v1.CheckProgress0\x01\x12R\n" +
-	"\vCreateToken\x12 .virtswarm.v1.CreateTokenRequest\x1a!.virtswarm.v1.CreateTokenResponse\x12B\n" +
+	"\vCreateToken\x12 .virtswarm.v1.CreateTokenRequest\x1a!.virtswarm.v1.CreateTokenResponse\x12R\n" +
+	"\vAuthorities\x12 .virtswarm.v1.AuthoritiesRequest\x1a!.virtswarm.v1.AuthoritiesResponse\x12`\n" +
+	"\x0fRotateAuthority\x12$.virtswarm.v1.RotateAuthorityRequest\x1a%.virtswarm.v1.RotateAuthorityProgress0\x01\x12B\n" +
 	"\x05Drain\x12\x1a.virtswarm.v1.DrainRequest\x1a\x1b.virtswarm.v1.DrainProgress0\x01\x12F\n" +
 	"\aUndrain\x12\x1c.virtswarm.v1.UndrainRequest\x1a\x1d.virtswarm.v1.UndrainResponse\x12B\n" +
 	"\x05Leave\x12\x1a.virtswarm.v1.LeaveRequest\x1a\x1b.virtswarm.v1.LeaveProgress0\x01\x12C\n" +
@@ -4882,8 +5246,8 @@ func file_virtswarm_v1_control_proto_rawDescGZIP() []byte {
 	return file_virtswarm_v1_control_proto_rawDescData
 }
 
-var file_virtswarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_virtswarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_virtswarm_v1_control_proto_goTypes = []any{
 	(Wait)(0),                        // 0: virtswarm.v1.Wait
 	(PublishPhase)(0),                // 1: virtswarm.v1.PublishPhase
@@ -4891,193 +5255,206 @@ var file_virtswarm_v1_control_proto_goTypes = []any{
 	(PullPhase)(0),                   // 3: virtswarm.v1.PullPhase
 	(HoldState)(0),                   // 4: virtswarm.v1.HoldState
 	(CheckPhase)(0),                  // 5: virtswarm.v1.CheckPhase
-	(LeavePhase)(0),                  // 6: virtswarm.v1.LeavePhase
-	(*InitRequest)(nil),              // 7: virtswarm.v1.InitRequest
-	(*InitResponse)(nil),             // 8: virtswarm.v1.InitResponse
-	(*JoinClusterRequest)(nil),       // 9: virtswarm.v1.JoinClusterRequest
-	(*JoinClusterResponse)(nil),      // 10: virtswarm.v1.JoinClusterResponse
-	(*PublishRequest)(nil),           // 11: virtswarm.v1.PublishRequest
-	(*PublishProgress)(nil),          // 12: virtswarm.v1.PublishProgress
-	(*PublishResult)(nil),            // 13: virtswarm.v1.PublishResult
-	(*PullRequest)(nil),              // 14: virtswarm.v1.PullRequest
-	(*PullProgress)(nil),             // 15: virtswarm.v1.PullProgress
-	(*PullResult)(nil),               // 16: virtswarm.v1.PullResult
-	(*DistributeRequest)(nil),        // 17: virtswarm.v1.DistributeRequest
-	(*HostProgress)(nil),             // 18: virtswarm.v1.HostProgress
-	(*DistributeProgress)(nil),       // 19: virtswarm.v1.DistributeProgress
-	(*UnpinRequest)(nil),             // 20: virtswarm.v1.UnpinRequest
-	(*UnpinResponse)(nil),            // 21: virtswarm.v1.UnpinResponse
-	(*ListRequest)(nil),              // 22: virtswarm.v1.ListRequest
-	(*ListResponse)(nil),             // 23: virtswarm.v1.ListResponse
-	(*ShowRequest)(nil),              // 24: virtswarm.v1.ShowRequest
-	(*Holding)(nil),                  // 25: virtswarm.v1.Holding
-	(*ShowResponse)(nil),             // 26: virtswarm.v1.ShowResponse
-	(*RemoveRequest)(nil),            // 27: virtswarm.v1.RemoveRequest
-	(*RemoveResponse)(nil),           // 28: virtswarm.v1.RemoveResponse
-	(*HostsRequest)(nil),             // 29: virtswarm.v1.HostsRequest
-	(*HostsResponse)(nil),            // 30: virtswarm.v1.HostsResponse
-	(*ShowHostRequest)(nil),          // 31: virtswarm.v1.ShowHostRequest
-	(*ShowHostResponse)(nil),         // 32: virtswarm.v1.ShowHostResponse
-	(*SetHostRequest)(nil),           // 33: virtswarm.v1.SetHostRequest
-	(*SetHostResponse)(nil),          // 34: virtswarm.v1.SetHostResponse
-	(*StatusRequest)(nil),            // 35: virtswarm.v1.StatusRequest
-	(*ActiveFetch)(nil),              // 36: virtswarm.v1.ActiveFetch
-	(*StatusResponse)(nil),           // 37: virtswarm.v1.StatusResponse
-	(*HealthRequest)(nil),            // 38: virtswarm.v1.HealthRequest
-	(*HealthResponse)(nil),           // 39: virtswarm.v1.HealthResponse
-	(*Stray)(nil),                    // 40: virtswarm.v1.Stray
-	(*StraysRequest)(nil),            // 41: virtswarm.v1.StraysRequest
-	(*StraysResponse)(nil),           // 42: virtswarm.v1.StraysResponse
-	(*AdoptRequest)(nil),             // 43: virtswarm.v1.AdoptRequest
-	(*Adopted)(nil),                  // 44: virtswarm.v1.Adopted
-	(*AdoptResponse)(nil),            // 45: virtswarm.v1.AdoptResponse
-	(*SaveCatalogueRequest)(nil),     // 46: virtswarm.v1.SaveCatalogueRequest
-	(*SavedCatalogue)(nil),           // 47: virtswarm.v1.SavedCatalogue
-	(*SaveCatalogueChunk)(nil),       // 48: virtswarm.v1.SaveCatalogueChunk
-	(*RestoreCatalogueRequest)(nil),  // 49: virtswarm.v1.RestoreCatalogueRequest
-	(*RestoreCatalogueResponse)(nil), // 50: virtswarm.v1.RestoreCatalogueResponse
-	(*VerifyRequest)(nil),            // 51: virtswarm.v1.VerifyRequest
-	(*ScrubRequest)(nil),             // 52: virtswarm.v1.ScrubRequest
-	(*CheckProgress)(nil),            // 53: virtswarm.v1.CheckProgress
-	(*Damage)(nil),                   // 54: virtswarm.v1.Damage
-	(*CreateTokenRequest)(nil),       // 55: virtswarm.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 56: virtswarm.v1.CreateTokenResponse
-	(*DrainRequest)(nil),             // 57: virtswarm.v1.DrainRequest
-	(*DrainProgress)(nil),            // 58: virtswarm.v1.DrainProgress
-	(*UndrainRequest)(nil),           // 59: virtswarm.v1.UndrainRequest
-	(*UndrainResponse)(nil),          // 60: virtswarm.v1.UndrainResponse
-	(*LeaveRequest)(nil),             // 61: virtswarm.v1.LeaveRequest
-	(*LeaveProgress)(nil),            // 62: virtswarm.v1.LeaveProgress
-	nil,                              // 63: virtswarm.v1.SetHostRequest.LabelsEntry
-	(*Staleness)(nil),                // 64: virtswarm.v1.Staleness
-	(*File)(nil),                     // 65: virtswarm.v1.File
-	(HostState)(0),                   // 66: virtswarm.v1.HostState
-	(*Host)(nil),                     // 67: virtswarm.v1.Host
-	(*HostReport)(nil),               // 68: virtswarm.v1.HostReport
-	(*StoreUsage)(nil),               // 69: virtswarm.v1.StoreUsage
-	(*Finding)(nil),                  // 70: virtswarm.v1.Finding
-	(Reason)(0),                      // 71: virtswarm.v1.Reason
-	(*GuestsRequest)(nil),            // 72: virtswarm.v1.GuestsRequest
-	(*WatchGuestsRequest)(nil),       // 73: virtswarm.v1.WatchGuestsRequest
-	(*SetGuestRequest)(nil),          // 74: virtswarm.v1.SetGuestRequest
-	(*AttachShmRequest)(nil),         // 75: virtswarm.v1.AttachShmRequest
-	(*DetachShmRequest)(nil),         // 76: virtswarm.v1.DetachShmRequest
-	(*PrepareRequest)(nil),           // 77: virtswarm.v1.PrepareRequest
-	(*GuestsResponse)(nil),           // 78: virtswarm.v1.GuestsResponse
-	(*GuestEvent)(nil),               // 79: virtswarm.v1.GuestEvent
-	(*SetGuestResponse)(nil),         // 80: virtswarm.v1.SetGuestResponse
-	(*AttachShmResponse)(nil),        // 81: virtswarm.v1.AttachShmResponse
-	(*DetachShmResponse)(nil),        // 82: virtswarm.v1.DetachShmResponse
-	(*PrepareProgress)(nil),          // 83: virtswarm.v1.PrepareProgress
+	(AuthorityState)(0),              // 6: virtswarm.v1.AuthorityState
+	(LeavePhase)(0),                  // 7: virtswarm.v1.LeavePhase
+	(*InitRequest)(nil),              // 8: virtswarm.v1.InitRequest
+	(*InitResponse)(nil),             // 9: virtswarm.v1.InitResponse
+	(*JoinClusterRequest)(nil),       // 10: virtswarm.v1.JoinClusterRequest
+	(*JoinClusterResponse)(nil),      // 11: virtswarm.v1.JoinClusterResponse
+	(*PublishRequest)(nil),           // 12: virtswarm.v1.PublishRequest
+	(*PublishProgress)(nil),          // 13: virtswarm.v1.PublishProgress
+	(*PublishResult)(nil),            // 14: virtswarm.v1.PublishResult
+	(*PullRequest)(nil),              // 15: virtswarm.v1.PullRequest
+	(*PullProgress)(nil),             // 16: virtswarm.v1.PullProgress
+	(*PullResult)(nil),               // 17: virtswarm.v1.PullResult
+	(*DistributeRequest)(nil),        // 18: virtswarm.v1.DistributeRequest
+	(*HostProgress)(nil),             // 19: virtswarm.v1.HostProgress
+	(*DistributeProgress)(nil),       // 20: virtswarm.v1.DistributeProgress
+	(*UnpinRequest)(nil),             // 21: virtswarm.v1.UnpinRequest
+	(*UnpinResponse)(nil),            // 22: virtswarm.v1.UnpinResponse
+	(*ListRequest)(nil),              // 23: virtswarm.v1.ListRequest
+	(*ListResponse)(nil),             // 24: virtswarm.v1.ListResponse
+	(*ShowRequest)(nil),              // 25: virtswarm.v1.ShowRequest
+	(*Holding)(nil),                  // 26: virtswarm.v1.Holding
+	(*ShowResponse)(nil),             // 27: virtswarm.v1.ShowResponse
+	(*RemoveRequest)(nil),            // 28: virtswarm.v1.RemoveRequest
+	(*RemoveResponse)(nil),           // 29: virtswarm.v1.RemoveResponse
+	(*HostsRequest)(nil),             // 30: virtswarm.v1.HostsRequest
+	(*HostsResponse)(nil),            // 31: virtswarm.v1.HostsResponse
+	(*ShowHostRequest)(nil),          // 32: virtswarm.v1.ShowHostRequest
+	(*ShowHostResponse)(nil),         // 33: virtswarm.v1.ShowHostResponse
+	(*SetHostRequest)(nil),           // 34: virtswarm.v1.SetHostRequest
+	(*SetHostResponse)(nil),          // 35: virtswarm.v1.SetHostResponse
+	(*StatusRequest)(nil),            // 36: virtswarm.v1.StatusRequest
+	(*ActiveFetch)(nil),              // 37: virtswarm.v1.ActiveFetch
+	(*StatusResponse)(nil),           // 38: virtswarm.v1.StatusResponse
+	(*HealthRequest)(nil),            // 39: virtswarm.v1.HealthRequest
+	(*HealthResponse)(nil),           // 40: virtswarm.v1.HealthResponse
+	(*Stray)(nil),                    // 41: virtswarm.v1.Stray
+	(*StraysRequest)(nil),            // 42: virtswarm.v1.StraysRequest
+	(*StraysResponse)(nil),           // 43: virtswarm.v1.StraysResponse
+	(*AdoptRequest)(nil),             // 44: virtswarm.v1.AdoptRequest
+	(*Adopted)(nil),                  // 45: virtswarm.v1.Adopted
+	(*AdoptResponse)(nil),            // 46: virtswarm.v1.AdoptResponse
+	(*SaveCatalogueRequest)(nil),     // 47: virtswarm.v1.SaveCatalogueRequest
+	(*SavedCatalogue)(nil),           // 48: virtswarm.v1.SavedCatalogue
+	(*SaveCatalogueChunk)(nil),       // 49: virtswarm.v1.SaveCatalogueChunk
+	(*RestoreCatalogueRequest)(nil),  // 50: virtswarm.v1.RestoreCatalogueRequest
+	(*RestoreCatalogueResponse)(nil), // 51: virtswarm.v1.RestoreCatalogueResponse
+	(*VerifyRequest)(nil),            // 52: virtswarm.v1.VerifyRequest
+	(*ScrubRequest)(nil),             // 53: virtswarm.v1.ScrubRequest
+	(*CheckProgress)(nil),            // 54: virtswarm.v1.CheckProgress
+	(*Damage)(nil),                   // 55: virtswarm.v1.Damage
+	(*CreateTokenRequest)(nil),       // 56: virtswarm.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 57: virtswarm.v1.CreateTokenResponse
+	(*AuthoritiesRequest)(nil),       // 58: virtswarm.v1.AuthoritiesRequest
+	(*AuthoritiesResponse)(nil),      // 59: virtswarm.v1.AuthoritiesResponse
+	(*Authority)(nil),                // 60: virtswarm.v1.Authority
+	(*RotateAuthorityRequest)(nil),   // 61: virtswarm.v1.RotateAuthorityRequest
+	(*RotateAuthorityProgress)(nil),  // 62: virtswarm.v1.RotateAuthorityProgress
+	(*DrainRequest)(nil),             // 63: virtswarm.v1.DrainRequest
+	(*DrainProgress)(nil),            // 64: virtswarm.v1.DrainProgress
+	(*UndrainRequest)(nil),           // 65: virtswarm.v1.UndrainRequest
+	(*UndrainResponse)(nil),          // 66: virtswarm.v1.UndrainResponse
+	(*LeaveRequest)(nil),             // 67: virtswarm.v1.LeaveRequest
+	(*LeaveProgress)(nil),            // 68: virtswarm.v1.LeaveProgress
+	nil,                              // 69: virtswarm.v1.SetHostRequest.LabelsEntry
+	(*Staleness)(nil),                // 70: virtswarm.v1.Staleness
+	(*File)(nil),                     // 71: virtswarm.v1.File
+	(HostState)(0),                   // 72: virtswarm.v1.HostState
+	(*Host)(nil),                     // 73: virtswarm.v1.Host
+	(*HostReport)(nil),               // 74: virtswarm.v1.HostReport
+	(*StoreUsage)(nil),               // 75: virtswarm.v1.StoreUsage
+	(*Finding)(nil),                  // 76: virtswarm.v1.Finding
+	(Reason)(0),                      // 77: virtswarm.v1.Reason
+	(*GuestsRequest)(nil),            // 78: virtswarm.v1.GuestsRequest
+	(*WatchGuestsRequest)(nil),       // 79: virtswarm.v1.WatchGuestsRequest
+	(*SetGuestRequest)(nil),          // 80: virtswarm.v1.SetGuestRequest
+	(*AttachShmRequest)(nil),         // 81: virtswarm.v1.AttachShmRequest
+	(*DetachShmRequest)(nil),         // 82: virtswarm.v1.DetachShmRequest
+	(*PrepareRequest)(nil),           // 83: virtswarm.v1.PrepareRequest
+	(*GuestsResponse)(nil),           // 84: virtswarm.v1.GuestsResponse
+	(*GuestEvent)(nil),               // 85: virtswarm.v1.GuestEvent
+	(*SetGuestResponse)(nil),         // 86: virtswarm.v1.SetGuestResponse
+	(*AttachShmResponse)(nil),        // 87: virtswarm.v1.AttachShmResponse
+	(*DetachShmResponse)(nil),        // 88: virtswarm.v1.DetachShmResponse
+	(*PrepareProgress)(nil),          // 89: virtswarm.v1.PrepareProgress
 }
 var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.PublishRequest.wait:type_name -> virtswarm.v1.Wait
 	1,  // 1: virtswarm.v1.PublishProgress.phase:type_name -> virtswarm.v1.PublishPhase
-	13, // 2: virtswarm.v1.PublishProgress.result:type_name -> virtswarm.v1.PublishResult
+	14, // 2: virtswarm.v1.PublishProgress.result:type_name -> virtswarm.v1.PublishResult
 	2,  // 3: virtswarm.v1.PullRequest.mode:type_name -> virtswarm.v1.ExportMode
 	3,  // 4: virtswarm.v1.PullProgress.phase:type_name -> virtswarm.v1.PullPhase
-	16, // 5: virtswarm.v1.PullProgress.result:type_name -> virtswarm.v1.PullResult
+	17, // 5: virtswarm.v1.PullProgress.result:type_name -> virtswarm.v1.PullResult
 	4,  // 6: virtswarm.v1.HostProgress.state:type_name -> virtswarm.v1.HoldState
-	18, // 7: virtswarm.v1.DistributeProgress.hosts:type_name -> virtswarm.v1.HostProgress
-	64, // 8: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
-	65, // 9: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
-	66, // 10: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
-	64, // 11: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
-	65, // 12: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
-	25, // 13: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
-	65, // 14: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
-	65, // 15: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
-	64, // 16: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
-	67, // 17: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
-	64, // 18: virtswarm.v1.ShowHostResponse.staleness:type_name -> virtswarm.v1.Staleness
-	67, // 19: virtswarm.v1.ShowHostResponse.host:type_name -> virtswarm.v1.Host
-	68, // 20: virtswarm.v1.ShowHostResponse.report:type_name -> virtswarm.v1.HostReport
-	63, // 21: virtswarm.v1.SetHostRequest.labels:type_name -> virtswarm.v1.SetHostRequest.LabelsEntry
-	67, // 22: virtswarm.v1.SetHostResponse.host:type_name -> virtswarm.v1.Host
-	64, // 23: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
-	67, // 24: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
-	67, // 25: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
-	69, // 26: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
-	36, // 27: virtswarm.v1.StatusResponse.fetches:type_name -> virtswarm.v1.ActiveFetch
-	68, // 28: virtswarm.v1.StatusResponse.reports:type_name -> virtswarm.v1.HostReport
-	70, // 29: virtswarm.v1.StatusResponse.findings:type_name -> virtswarm.v1.Finding
-	64, // 30: virtswarm.v1.HealthResponse.staleness:type_name -> virtswarm.v1.Staleness
-	70, // 31: virtswarm.v1.HealthResponse.findings:type_name -> virtswarm.v1.Finding
-	40, // 32: virtswarm.v1.StraysResponse.strays:type_name -> virtswarm.v1.Stray
-	71, // 33: virtswarm.v1.Adopted.reason:type_name -> virtswarm.v1.Reason
-	44, // 34: virtswarm.v1.AdoptResponse.adopted:type_name -> virtswarm.v1.Adopted
-	64, // 35: virtswarm.v1.SavedCatalogue.staleness:type_name -> virtswarm.v1.Staleness
-	64, // 36: virtswarm.v1.SaveCatalogueChunk.staleness:type_name -> virtswarm.v1.Staleness
-	44, // 37: virtswarm.v1.RestoreCatalogueResponse.restored:type_name -> virtswarm.v1.Adopted
+	19, // 7: virtswarm.v1.DistributeProgress.hosts:type_name -> virtswarm.v1.HostProgress
+	70, // 8: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
+	71, // 9: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
+	72, // 10: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
+	70, // 11: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
+	71, // 12: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
+	26, // 13: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
+	71, // 14: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
+	71, // 15: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
+	70, // 16: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
+	73, // 17: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
+	70, // 18: virtswarm.v1.ShowHostResponse.staleness:type_name -> virtswarm.v1.Staleness
+	73, // 19: virtswarm.v1.ShowHostResponse.host:type_name -> virtswarm.v1.Host
+	74, // 20: virtswarm.v1.ShowHostResponse.report:type_name -> virtswarm.v1.HostReport
+	69, // 21: virtswarm.v1.SetHostRequest.labels:type_name -> virtswarm.v1.SetHostRequest.LabelsEntry
+	73, // 22: virtswarm.v1.SetHostResponse.host:type_name -> virtswarm.v1.Host
+	70, // 23: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
+	73, // 24: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
+	73, // 25: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
+	75, // 26: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
+	37, // 27: virtswarm.v1.StatusResponse.fetches:type_name -> virtswarm.v1.ActiveFetch
+	74, // 28: virtswarm.v1.StatusResponse.reports:type_name -> virtswarm.v1.HostReport
+	76, // 29: virtswarm.v1.StatusResponse.findings:type_name -> virtswarm.v1.Finding
+	70, // 30: virtswarm.v1.HealthResponse.staleness:type_name -> virtswarm.v1.Staleness
+	76, // 31: virtswarm.v1.HealthResponse.findings:type_name -> virtswarm.v1.Finding
+	41, // 32: virtswarm.v1.StraysResponse.strays:type_name -> virtswarm.v1.Stray
+	77, // 33: virtswarm.v1.Adopted.reason:type_name -> virtswarm.v1.Reason
+	45, // 34: virtswarm.v1.AdoptResponse.adopted:type_name -> virtswarm.v1.Adopted
+	70, // 35: virtswarm.v1.SavedCatalogue.staleness:type_name -> virtswarm.v1.Staleness
+	70, // 36: virtswarm.v1.SaveCatalogueChunk.staleness:type_name -> virtswarm.v1.Staleness
+	45, // 37: virtswarm.v1.RestoreCatalogueResponse.restored:type_name -> virtswarm.v1.Adopted
 	5,  // 38: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
-	54, // 39: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
-	67, // 40: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
-	6,  // 41: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
-	11, // 42: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
-	14, // 43: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
-	17, // 44: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
-	20, // 45: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
-	22, // 46: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
-	24, // 47: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
-	27, // 48: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
-	72, // 49: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
-	73, // 50: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
-	74, // 51: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
-	75, // 52: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
-	76, // 53: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
-	77, // 54: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
-	29, // 55: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
-	31, // 56: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
-	33, // 57: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
-	35, // 58: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
-	38, // 59: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
-	51, // 60: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
-	52, // 61: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
-	55, // 62: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
-	57, // 63: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
-	59, // 64: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
-	61, // 65: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
-	41, // 66: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
-	43, // 67: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
-	46, // 68: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
-	49, // 69: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
-	7,  // 70: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
-	9,  // 71: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
-	12, // 72: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
-	15, // 73: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
-	19, // 74: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
-	21, // 75: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
-	23, // 76: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
-	26, // 77: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
-	28, // 78: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
-	78, // 79: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
-	79, // 80: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
-	80, // 81: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
-	81, // 82: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
-	82, // 83: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
-	83, // 84: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
-	30, // 85: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
-	32, // 86: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
-	34, // 87: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
-	37, // 88: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
-	39, // 89: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
-	53, // 90: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
-	53, // 91: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
-	56, // 92: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
-	58, // 93: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
-	60, // 94: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
-	62, // 95: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
-	42, // 96: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
-	45, // 97: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
-	48, // 98: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
-	50, // 99: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
-	8,  // 100: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
-	10, // 101: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
-	72, // [72:102] is the sub-list for method output_type
-	42, // [42:72] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	55, // 39: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
+	70, // 40: virtswarm.v1.AuthoritiesResponse.staleness:type_name -> virtswarm.v1.Staleness
+	60, // 41: virtswarm.v1.AuthoritiesResponse.authorities:type_name -> virtswarm.v1.Authority
+	6,  // 42: virtswarm.v1.Authority.state:type_name -> virtswarm.v1.AuthorityState
+	73, // 43: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
+	7,  // 44: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
+	12, // 45: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
+	15, // 46: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
+	18, // 47: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
+	21, // 48: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
+	23, // 49: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
+	25, // 50: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
+	28, // 51: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
+	78, // 52: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
+	79, // 53: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
+	80, // 54: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
+	81, // 55: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
+	82, // 56: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
+	83, // 57: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
+	30, // 58: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
+	32, // 59: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
+	34, // 60: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
+	36, // 61: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
+	39, // 62: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
+	52, // 63: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
+	53, // 64: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
+	56, // 65: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
+	58, // 66: virtswarm.v1.Control.Authorities:input_type -> virtswarm.v1.AuthoritiesRequest
+	61, // 67: virtswarm.v1.Control.RotateAuthority:input_type -> virtswarm.v1.RotateAuthorityRequest
+	63, // 68: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
+	65, // 69: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
+	67, // 70: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
+	42, // 71: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
+	44, // 72: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
+	47, // 73: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
+	50, // 74: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
+	8,  // 75: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
+	10, // 76: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
+	13, // 77: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
+	16, // 78: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
+	20, // 79: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
+	22, // 80: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
+	24, // 81: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
+	27, // 82: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
+	29, // 83: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
+	84, // 84: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
+	85, // 85: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
+	86, // 86: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
+	87, // 87: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
+	88, // 88: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
+	89, // 89: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
+	31, // 90: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
+	33, // 91: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
+	35, // 92: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
+	38, // 93: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
+	40, // 94: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
+	54, // 95: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
+	54, // 96: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
+	57, // 97: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
+	59, // 98: virtswarm.v1.Control.Authorities:output_type -> virtswarm.v1.AuthoritiesResponse
+	62, // 99: virtswarm.v1.Control.RotateAuthority:output_type -> virtswarm.v1.RotateAuthorityProgress
+	64, // 100: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
+	66, // 101: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
+	68, // 102: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
+	43, // 103: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
+	46, // 104: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
+	49, // 105: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
+	51, // 106: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
+	9,  // 107: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
+	11, // 108: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
+	77, // [77:109] is the sub-list for method output_type
+	45, // [45:77] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_control_proto_init() }
@@ -5095,8 +5472,8 @@ func file_virtswarm_v1_control_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_control_proto_rawDesc), len(file_virtswarm_v1_control_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   57,
+			NumEnums:      8,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

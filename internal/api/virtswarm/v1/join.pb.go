@@ -140,7 +140,8 @@ type JoinResponse struct {
 	// Certificates and key in DER.
 	HostCertificate []byte `protobuf:"bytes,3,opt,name=host_certificate,json=hostCertificate,proto3" json:"host_certificate,omitempty"`
 	CaCertificate   []byte `protobuf:"bytes,4,opt,name=ca_certificate,json=caCertificate,proto3" json:"ca_certificate,omitempty"`
-	CaKey           []byte `protobuf:"bytes,5,opt,name=ca_key,json=caKey,proto3" json:"ca_key,omitempty"`
+	// Empty since cluster version 4: hosts that vote hold the key.
+	CaKey []byte `protobuf:"bytes,5,opt,name=ca_key,json=caKey,proto3" json:"ca_key,omitempty"`
 	// The members at this moment, the new host included.
 	Peers         []*JoinPeer `protobuf:"bytes,6,rep,name=peers,proto3" json:"peers,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -219,6 +220,104 @@ func (x *JoinResponse) GetPeers() []*JoinPeer {
 	return nil
 }
 
+type RenewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PKCS #10 certificate request, DER.
+	Csr           []byte `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewRequest) Reset() {
+	*x = RenewRequest{}
+	mi := &file_virtswarm_v1_join_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRequest) ProtoMessage() {}
+
+func (x *RenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_join_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
+func (*RenewRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_join_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RenewRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+type RenewResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Certificates in DER: the host's, and that of the authority which has signed it.
+	HostCertificate []byte `protobuf:"bytes,1,opt,name=host_certificate,json=hostCertificate,proto3" json:"host_certificate,omitempty"`
+	CaCertificate   []byte `protobuf:"bytes,2,opt,name=ca_certificate,json=caCertificate,proto3" json:"ca_certificate,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RenewResponse) Reset() {
+	*x = RenewResponse{}
+	mi := &file_virtswarm_v1_join_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewResponse) ProtoMessage() {}
+
+func (x *RenewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_join_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
+func (*RenewResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_join_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RenewResponse) GetHostCertificate() []byte {
+	if x != nil {
+		return x.HostCertificate
+	}
+	return nil
+}
+
+func (x *RenewResponse) GetCaCertificate() []byte {
+	if x != nil {
+		return x.CaCertificate
+	}
+	return nil
+}
+
 type JoinPeer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -230,7 +329,7 @@ type JoinPeer struct {
 
 func (x *JoinPeer) Reset() {
 	*x = JoinPeer{}
-	mi := &file_virtswarm_v1_join_proto_msgTypes[2]
+	mi := &file_virtswarm_v1_join_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -242,7 +341,7 @@ func (x *JoinPeer) String() string {
 func (*JoinPeer) ProtoMessage() {}
 
 func (x *JoinPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_join_proto_msgTypes[2]
+	mi := &file_virtswarm_v1_join_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -255,7 +354,7 @@ func (x *JoinPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinPeer.ProtoReflect.Descriptor instead.
 func (*JoinPeer) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_join_proto_rawDescGZIP(), []int{2}
+	return file_virtswarm_v1_join_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *JoinPeer) GetId() string {
@@ -304,13 +403,19 @@ const file_virtswarm_v1_join_proto_rawDesc = "" +
 	"\x10host_certificate\x18\x03 \x01(\fR\x0fhostCertificate\x12%\n" +
 	"\x0eca_certificate\x18\x04 \x01(\fR\rcaCertificate\x12\x15\n" +
 	"\x06ca_key\x18\x05 \x01(\fR\x05caKey\x12,\n" +
-	"\x05peers\x18\x06 \x03(\v2\x16.virtswarm.v1.JoinPeerR\x05peers\"H\n" +
+	"\x05peers\x18\x06 \x03(\v2\x16.virtswarm.v1.JoinPeerR\x05peers\" \n" +
+	"\fRenewRequest\x12\x10\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\"a\n" +
+	"\rRenewResponse\x12)\n" +
+	"\x10host_certificate\x18\x01 \x01(\fR\x0fhostCertificate\x12%\n" +
+	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\"H\n" +
 	"\bJoinPeer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x03 \x01(\tR\aaddress2L\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress2\x8e\x01\n" +
 	"\vJoinService\x12=\n" +
-	"\x04Join\x12\x19.virtswarm.v1.JoinRequest\x1a\x1a.virtswarm.v1.JoinResponseBFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
+	"\x04Join\x12\x19.virtswarm.v1.JoinRequest\x1a\x1a.virtswarm.v1.JoinResponse\x12@\n" +
+	"\x05Renew\x12\x1a.virtswarm.v1.RenewRequest\x1a\x1b.virtswarm.v1.RenewResponseBFZDgithub.com/virtswarm/virtswarm/internal/api/virtswarm/v1;virtswarmv1b\x06proto3"
 
 var (
 	file_virtswarm_v1_join_proto_rawDescOnce sync.Once
@@ -324,22 +429,26 @@ func file_virtswarm_v1_join_proto_rawDescGZIP() []byte {
 	return file_virtswarm_v1_join_proto_rawDescData
 }
 
-var file_virtswarm_v1_join_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_virtswarm_v1_join_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_virtswarm_v1_join_proto_goTypes = []any{
-	(*JoinRequest)(nil),  // 0: virtswarm.v1.JoinRequest
-	(*JoinResponse)(nil), // 1: virtswarm.v1.JoinResponse
-	(*JoinPeer)(nil),     // 2: virtswarm.v1.JoinPeer
-	nil,                  // 3: virtswarm.v1.JoinRequest.LabelsEntry
-	(*HostLimits)(nil),   // 4: virtswarm.v1.HostLimits
+	(*JoinRequest)(nil),   // 0: virtswarm.v1.JoinRequest
+	(*JoinResponse)(nil),  // 1: virtswarm.v1.JoinResponse
+	(*RenewRequest)(nil),  // 2: virtswarm.v1.RenewRequest
+	(*RenewResponse)(nil), // 3: virtswarm.v1.RenewResponse
+	(*JoinPeer)(nil),      // 4: virtswarm.v1.JoinPeer
+	nil,                   // 5: virtswarm.v1.JoinRequest.LabelsEntry
+	(*HostLimits)(nil),    // 6: virtswarm.v1.HostLimits
 }
 var file_virtswarm_v1_join_proto_depIdxs = []int32{
-	3, // 0: virtswarm.v1.JoinRequest.labels:type_name -> virtswarm.v1.JoinRequest.LabelsEntry
-	4, // 1: virtswarm.v1.JoinRequest.limits:type_name -> virtswarm.v1.HostLimits
-	2, // 2: virtswarm.v1.JoinResponse.peers:type_name -> virtswarm.v1.JoinPeer
+	5, // 0: virtswarm.v1.JoinRequest.labels:type_name -> virtswarm.v1.JoinRequest.LabelsEntry
+	6, // 1: virtswarm.v1.JoinRequest.limits:type_name -> virtswarm.v1.HostLimits
+	4, // 2: virtswarm.v1.JoinResponse.peers:type_name -> virtswarm.v1.JoinPeer
 	0, // 3: virtswarm.v1.JoinService.Join:input_type -> virtswarm.v1.JoinRequest
-	1, // 4: virtswarm.v1.JoinService.Join:output_type -> virtswarm.v1.JoinResponse
-	4, // [4:5] is the sub-list for method output_type
-	3, // [3:4] is the sub-list for method input_type
+	2, // 4: virtswarm.v1.JoinService.Renew:input_type -> virtswarm.v1.RenewRequest
+	1, // 5: virtswarm.v1.JoinService.Join:output_type -> virtswarm.v1.JoinResponse
+	3, // 6: virtswarm.v1.JoinService.Renew:output_type -> virtswarm.v1.RenewResponse
+	5, // [5:7] is the sub-list for method output_type
+	3, // [3:5] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
 	3, // [3:3] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
@@ -357,7 +466,7 @@ func file_virtswarm_v1_join_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_join_proto_rawDesc), len(file_virtswarm_v1_join_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

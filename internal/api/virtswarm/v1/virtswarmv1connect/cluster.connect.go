@@ -41,6 +41,8 @@ const (
 	ClusterReportProcedure = "/virtswarm.v1.Cluster/Report"
 	// ClusterLocateProcedure is the fully-qualified name of the Cluster's Locate RPC.
 	ClusterLocateProcedure = "/virtswarm.v1.Cluster/Locate"
+	// ClusterAuthorityKeyProcedure is the fully-qualified name of the Cluster's AuthorityKey RPC.
+	ClusterAuthorityKeyProcedure = "/virtswarm.v1.Cluster/AuthorityKey"
 	// ClusterStraysHereProcedure is the fully-qualified name of the Cluster's StraysHere RPC.
 	ClusterStraysHereProcedure = "/virtswarm.v1.Cluster/StraysHere"
 )
@@ -57,6 +59,8 @@ type ClusterClient interface {
 	Report(context.Context, *v1.ReportRequest) (*v1.HostReport, error)
 	// Locate tells where a host is whose address has changed, and is answered where others are.
 	Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error)
+	// AuthorityKey tells whether the host holds the key of a certificate authority, and gives it to hosts that vote.
+	AuthorityKey(context.Context, *v1.AuthorityKeyRequest) (*v1.AuthorityKeyResponse, error)
 	// StraysHere tells the contents in the host's store that no entry of the catalogue names, a page at a time.
 	StraysHere(context.Context, *v1.StraysHereRequest) (*v1.StraysHereResponse, error)
 }
@@ -96,6 +100,12 @@ func NewClusterClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(clusterMethods.ByName("Locate")),
 			connect.WithClientOptions(opts...),
 		),
+		authorityKey: connect.NewClient[v1.AuthorityKeyRequest, v1.AuthorityKeyResponse](
+			httpClient,
+			baseURL+ClusterAuthorityKeyProcedure,
+			connect.WithSchema(clusterMethods.ByName("AuthorityKey")),
+			connect.WithClientOptions(opts...),
+		),
 		straysHere: connect.NewClient[v1.StraysHereRequest, v1.StraysHereResponse](
 			httpClient,
 			baseURL+ClusterStraysHereProcedure,
@@ -107,11 +117,12 @@ func NewClusterClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 
 // clusterClient implements ClusterClient.
 type clusterClient struct {
-	forward    *connect.Client[v1.ForwardRequest, v1.ForwardResponse]
-	progress   *connect.Client[v1.ProgressRequest, v1.ProgressResponse]
-	report     *connect.Client[v1.ReportRequest, v1.HostReport]
-	locate     *connect.Client[v1.LocateRequest, v1.LocateResponse]
-	straysHere *connect.Client[v1.StraysHereRequest, v1.StraysHereResponse]
+	forward      *connect.Client[v1.ForwardRequest, v1.ForwardResponse]
+	progress     *connect.Client[v1.ProgressRequest, v1.ProgressResponse]
+	report       *connect.Client[v1.ReportRequest, v1.HostReport]
+	locate       *connect.Client[v1.LocateRequest, v1.LocateResponse]
+	authorityKey *connect.Client[v1.AuthorityKeyRequest, v1.AuthorityKeyResponse]
+	straysHere   *connect.Client[v1.StraysHereRequest, v1.StraysHereResponse]
 }
 
 // Forward calls virtswarm.v1.Cluster.Forward.
@@ -150,6 +161,15 @@ func (c *clusterClient) Locate(ctx context.Context, req *v1.LocateRequest) (*v1.
 	return nil, err
 }
 
+// AuthorityKey calls virtswarm.v1.Cluster.AuthorityKey.
+func (c *clusterClient) AuthorityKey(ctx context.Context, req *v1.AuthorityKeyRequest) (*v1.AuthorityKeyResponse, error) {
+	response, err := c.authorityKey.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // StraysHere calls virtswarm.v1.Cluster.StraysHere.
 func (c *clusterClient) StraysHere(ctx context.Context, req *v1.StraysHereRequest) (*v1.StraysHereResponse, error) {
 	response, err := c.straysHere.CallUnary(ctx, connect.NewRequest(req))
@@ -171,6 +191,8 @@ type ClusterHandler interface {
 	Report(context.Context, *v1.ReportRequest) (*v1.HostReport, error)
 	// Locate tells where a host is whose address has changed, and is answered where others are.
 	Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error)
+	// AuthorityKey tells whether the host holds the key of a certificate authority, and gives it to hosts that vote.
+	AuthorityKey(context.Context, *v1.AuthorityKeyRequest) (*v1.AuthorityKeyResponse, error)
 	// StraysHere tells the contents in the host's store that no entry of the catalogue names, a page at a time.
 	StraysHere(context.Context, *v1.StraysHereRequest) (*v1.StraysHereResponse, error)
 }
@@ -206,6 +228,12 @@ func NewClusterHandler(svc ClusterHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(clusterMethods.ByName("Locate")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterAuthorityKeyHandler := connect.NewUnaryHandlerSimple(
+		ClusterAuthorityKeyProcedure,
+		svc.AuthorityKey,
+		connect.WithSchema(clusterMethods.ByName("AuthorityKey")),
+		connect.WithHandlerOptions(opts...),
+	)
 	clusterStraysHereHandler := connect.NewUnaryHandlerSimple(
 		ClusterStraysHereProcedure,
 		svc.StraysHere,
@@ -222,6 +250,8 @@ func NewClusterHandler(svc ClusterHandler, opts ...connect.HandlerOption) (strin
 			clusterReportHandler.ServeHTTP(w, r)
 		case ClusterLocateProcedure:
 			clusterLocateHandler.ServeHTTP(w, r)
+		case ClusterAuthorityKeyProcedure:
+			clusterAuthorityKeyHandler.ServeHTTP(w, r)
 		case ClusterStraysHereProcedure:
 			clusterStraysHereHandler.ServeHTTP(w, r)
 		default:
@@ -247,6 +277,10 @@ func (UnimplementedClusterHandler) Report(context.Context, *v1.ReportRequest) (*
 
 func (UnimplementedClusterHandler) Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Cluster.Locate is not implemented"))
+}
+
+func (UnimplementedClusterHandler) AuthorityKey(context.Context, *v1.AuthorityKeyRequest) (*v1.AuthorityKeyResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Cluster.AuthorityKey is not implemented"))
 }
 
 func (UnimplementedClusterHandler) StraysHere(context.Context, *v1.StraysHereRequest) (*v1.StraysHereResponse, error) {

@@ -77,6 +77,10 @@ const (
 	ControlScrubProcedure = "/virtswarm.v1.Control/Scrub"
 	// ControlCreateTokenProcedure is the fully-qualified name of the Control's CreateToken RPC.
 	ControlCreateTokenProcedure = "/virtswarm.v1.Control/CreateToken"
+	// ControlAuthoritiesProcedure is the fully-qualified name of the Control's Authorities RPC.
+	ControlAuthoritiesProcedure = "/virtswarm.v1.Control/Authorities"
+	// ControlRotateAuthorityProcedure is the fully-qualified name of the Control's RotateAuthority RPC.
+	ControlRotateAuthorityProcedure = "/virtswarm.v1.Control/RotateAuthority"
 	// ControlDrainProcedure is the fully-qualified name of the Control's Drain RPC.
 	ControlDrainProcedure = "/virtswarm.v1.Control/Drain"
 	// ControlUndrainProcedure is the fully-qualified name of the Control's Undrain RPC.
@@ -145,6 +149,11 @@ type ControlClient interface {
 	Scrub(context.Context, *v1.ScrubRequest) (*connect.ServerStreamForClient[v1.CheckProgress], error)
 	// CreateToken makes a token that admits one host, once.
 	CreateToken(context.Context, *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error)
+	// Authorities lists the certificate authorities that the hosts trust.
+	Authorities(context.Context, *v1.AuthoritiesRequest) (*v1.AuthoritiesResponse, error)
+	// RotateAuthority makes a new certificate authority. It reports until it signs and every host that is up has a
+	// certificate of it; once committed, the replacement goes on whether the caller waits or not.
+	RotateAuthority(context.Context, *v1.RotateAuthorityRequest) (*connect.ServerStreamForClient[v1.RotateAuthorityProgress], error)
 	// Drain moves what a host must hold to others, before maintenance; it stays a member and serves on.
 	// Once committed, the order stands whether the caller waits or not.
 	Drain(context.Context, *v1.DrainRequest) (*connect.ServerStreamForClient[v1.DrainProgress], error)
@@ -299,6 +308,18 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("CreateToken")),
 			connect.WithClientOptions(opts...),
 		),
+		authorities: connect.NewClient[v1.AuthoritiesRequest, v1.AuthoritiesResponse](
+			httpClient,
+			baseURL+ControlAuthoritiesProcedure,
+			connect.WithSchema(controlMethods.ByName("Authorities")),
+			connect.WithClientOptions(opts...),
+		),
+		rotateAuthority: connect.NewClient[v1.RotateAuthorityRequest, v1.RotateAuthorityProgress](
+			httpClient,
+			baseURL+ControlRotateAuthorityProcedure,
+			connect.WithSchema(controlMethods.ByName("RotateAuthority")),
+			connect.WithClientOptions(opts...),
+		),
 		drain: connect.NewClient[v1.DrainRequest, v1.DrainProgress](
 			httpClient,
 			baseURL+ControlDrainProcedure,
@@ -367,6 +388,8 @@ type controlClient struct {
 	verify           *connect.Client[v1.VerifyRequest, v1.CheckProgress]
 	scrub            *connect.Client[v1.ScrubRequest, v1.CheckProgress]
 	createToken      *connect.Client[v1.CreateTokenRequest, v1.CreateTokenResponse]
+	authorities      *connect.Client[v1.AuthoritiesRequest, v1.AuthoritiesResponse]
+	rotateAuthority  *connect.Client[v1.RotateAuthorityRequest, v1.RotateAuthorityProgress]
 	drain            *connect.Client[v1.DrainRequest, v1.DrainProgress]
 	undrain          *connect.Client[v1.UndrainRequest, v1.UndrainResponse]
 	leave            *connect.Client[v1.LeaveRequest, v1.LeaveProgress]
@@ -537,6 +560,20 @@ func (c *controlClient) CreateToken(ctx context.Context, req *v1.CreateTokenRequ
 	return nil, err
 }
 
+// Authorities calls virtswarm.v1.Control.Authorities.
+func (c *controlClient) Authorities(ctx context.Context, req *v1.AuthoritiesRequest) (*v1.AuthoritiesResponse, error) {
+	response, err := c.authorities.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RotateAuthority calls virtswarm.v1.Control.RotateAuthority.
+func (c *controlClient) RotateAuthority(ctx context.Context, req *v1.RotateAuthorityRequest) (*connect.ServerStreamForClient[v1.RotateAuthorityProgress], error) {
+	return c.rotateAuthority.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // Drain calls virtswarm.v1.Control.Drain.
 func (c *controlClient) Drain(ctx context.Context, req *v1.DrainRequest) (*connect.ServerStreamForClient[v1.DrainProgress], error) {
 	return c.drain.CallServerStream(ctx, connect.NewRequest(req))
@@ -635,6 +672,11 @@ type ControlHandler interface {
 	Scrub(context.Context, *v1.ScrubRequest, *connect.ServerStream[v1.CheckProgress]) error
 	// CreateToken makes a token that admits one host, once.
 	CreateToken(context.Context, *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error)
+	// Authorities lists the certificate authorities that the hosts trust.
+	Authorities(context.Context, *v1.AuthoritiesRequest) (*v1.AuthoritiesResponse, error)
+	// RotateAuthority makes a new certificate authority. It reports until it signs and every host that is up has a
+	// certificate of it; once committed, the replacement goes on whether the caller waits or not.
+	RotateAuthority(context.Context, *v1.RotateAuthorityRequest, *connect.ServerStream[v1.RotateAuthorityProgress]) error
 	// Drain moves what a host must hold to others, before maintenance; it stays a member and serves on.
 	// Once committed, the order stands whether the caller waits or not.
 	Drain(context.Context, *v1.DrainRequest, *connect.ServerStream[v1.DrainProgress]) error
@@ -785,6 +827,18 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("CreateToken")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlAuthoritiesHandler := connect.NewUnaryHandlerSimple(
+		ControlAuthoritiesProcedure,
+		svc.Authorities,
+		connect.WithSchema(controlMethods.ByName("Authorities")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlRotateAuthorityHandler := connect.NewServerStreamHandlerSimple(
+		ControlRotateAuthorityProcedure,
+		svc.RotateAuthority,
+		connect.WithSchema(controlMethods.ByName("RotateAuthority")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlDrainHandler := connect.NewServerStreamHandlerSimple(
 		ControlDrainProcedure,
 		svc.Drain,
@@ -871,6 +925,10 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlScrubHandler.ServeHTTP(w, r)
 		case ControlCreateTokenProcedure:
 			controlCreateTokenHandler.ServeHTTP(w, r)
+		case ControlAuthoritiesProcedure:
+			controlAuthoritiesHandler.ServeHTTP(w, r)
+		case ControlRotateAuthorityProcedure:
+			controlRotateAuthorityHandler.ServeHTTP(w, r)
 		case ControlDrainProcedure:
 			controlDrainHandler.ServeHTTP(w, r)
 		case ControlUndrainProcedure:
@@ -976,6 +1034,14 @@ func (UnimplementedControlHandler) Scrub(context.Context, *v1.ScrubRequest, *con
 
 func (UnimplementedControlHandler) CreateToken(context.Context, *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.CreateToken is not implemented"))
+}
+
+func (UnimplementedControlHandler) Authorities(context.Context, *v1.AuthoritiesRequest) (*v1.AuthoritiesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Authorities is not implemented"))
+}
+
+func (UnimplementedControlHandler) RotateAuthority(context.Context, *v1.RotateAuthorityRequest, *connect.ServerStream[v1.RotateAuthorityProgress]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.RotateAuthority is not implemented"))
 }
 
 func (UnimplementedControlHandler) Drain(context.Context, *v1.DrainRequest, *connect.ServerStream[v1.DrainProgress]) error {

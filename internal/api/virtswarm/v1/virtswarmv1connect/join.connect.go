@@ -35,11 +35,16 @@ const (
 const (
 	// JoinServiceJoinProcedure is the fully-qualified name of the JoinService's Join RPC.
 	JoinServiceJoinProcedure = "/virtswarm.v1.JoinService/Join"
+	// JoinServiceRenewProcedure is the fully-qualified name of the JoinService's Renew RPC.
+	JoinServiceRenewProcedure = "/virtswarm.v1.JoinService/Renew"
 )
 
 // JoinServiceClient is a client for the virtswarm.v1.JoinService service.
 type JoinServiceClient interface {
 	Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
+	// Renew signs the request of a member anew. It stands here because the certificate of the caller may have
+	// expired: what it gets is of use to the one that has the member's key alone, so nothing else is asked for.
+	Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error)
 }
 
 // NewJoinServiceClient constructs a client for the virtswarm.v1.JoinService service. By default, it
@@ -59,12 +64,19 @@ func NewJoinServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(joinServiceMethods.ByName("Join")),
 			connect.WithClientOptions(opts...),
 		),
+		renew: connect.NewClient[v1.RenewRequest, v1.RenewResponse](
+			httpClient,
+			baseURL+JoinServiceRenewProcedure,
+			connect.WithSchema(joinServiceMethods.ByName("Renew")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // joinServiceClient implements JoinServiceClient.
 type joinServiceClient struct {
-	join *connect.Client[v1.JoinRequest, v1.JoinResponse]
+	join  *connect.Client[v1.JoinRequest, v1.JoinResponse]
+	renew *connect.Client[v1.RenewRequest, v1.RenewResponse]
 }
 
 // Join calls virtswarm.v1.JoinService.Join.
@@ -76,9 +88,21 @@ func (c *joinServiceClient) Join(ctx context.Context, req *v1.JoinRequest) (*v1.
 	return nil, err
 }
 
+// Renew calls virtswarm.v1.JoinService.Renew.
+func (c *joinServiceClient) Renew(ctx context.Context, req *v1.RenewRequest) (*v1.RenewResponse, error) {
+	response, err := c.renew.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // JoinServiceHandler is an implementation of the virtswarm.v1.JoinService service.
 type JoinServiceHandler interface {
 	Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
+	// Renew signs the request of a member anew. It stands here because the certificate of the caller may have
+	// expired: what it gets is of use to the one that has the member's key alone, so nothing else is asked for.
+	Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error)
 }
 
 // NewJoinServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -94,10 +118,18 @@ func NewJoinServiceHandler(svc JoinServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(joinServiceMethods.ByName("Join")),
 		connect.WithHandlerOptions(opts...),
 	)
+	joinServiceRenewHandler := connect.NewUnaryHandlerSimple(
+		JoinServiceRenewProcedure,
+		svc.Renew,
+		connect.WithSchema(joinServiceMethods.ByName("Renew")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/virtswarm.v1.JoinService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case JoinServiceJoinProcedure:
 			joinServiceJoinHandler.ServeHTTP(w, r)
+		case JoinServiceRenewProcedure:
+			joinServiceRenewHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -109,4 +141,8 @@ type UnimplementedJoinServiceHandler struct{}
 
 func (UnimplementedJoinServiceHandler) Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.JoinService.Join is not implemented"))
+}
+
+func (UnimplementedJoinServiceHandler) Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.JoinService.Renew is not implemented"))
 }
