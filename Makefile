@@ -57,7 +57,7 @@ bench-catalogue: ## 10,000 files and 50 hosts in the catalogue: times, bytes, me
 bench-raftlog: ## our Raft log beside raft-wal and raft-boltdb: appends, and what each says of damage. BENCHARGS='-dir /var/tmp'
 	cd docs/decisions/raftlog && $(GO) run . $(BENCHARGS)
 
-sim: ## the swarm's plan under up to 10,000 simulated hosts, as ratios to the bound; minutes. SIMARGS='-run fetchers'
+sim: ## the swarm's plan under up to 1,000 simulated hosts, as ratios to the bound; minutes. SIMARGS='-run fetchers'
 	$(GO) run ./hostd/swarm/sim/swarmsim $(SIMARGS)
 
 generate: ## the API's code from its .proto files

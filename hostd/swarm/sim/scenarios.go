@@ -19,8 +19,8 @@ func Scenarios() []*Spec {
 	}
 	return []*Spec{
 		{Name: "1,000 hosts, 10 GiB", Size: 10 * gib, Chunk: 8 * mib, seg: 4, seeds: one(gbit), members: many(999, gbit)},
-		{Name: "10,000 hosts, 10 GiB", Size: 10 * gib, Chunk: 64 * mib, seg: 4, seeds: one(gbit), members: many(9999, gbit)},
-		with(&Spec{Name: "1,000 hosts, unequal, 1 % die", Size: 10 * gib, Chunk: 16 * mib, seg: 4, seeds: one(10 * gbit), members: mixed(999)}, someDie),
+		{Name: "10,000 hosts, 10 GiB", Long: true, Size: 10 * gib, Chunk: 64 * mib, seg: 4, seeds: one(gbit), members: many(9999, gbit)},
+		with(&Spec{Name: "1,000 hosts, unequal, 1 % die", Long: true, Size: 10 * gib, Chunk: 16 * mib, seg: 4, seeds: one(10 * gbit), members: mixed(999)}, someDie),
 		{Name: "100 hosts, 10 GiB", Size: 10 * gib, Chunk: 2 * mib, seg: 4, seeds: one(gbit), members: many(99, gbit)},
 		with(&Spec{Name: "100 hosts, unequal, 1 % die", Size: 10 * gib, Chunk: 2 * mib, seg: 4, seeds: one(10 * gbit), members: mixed(99)}, someDie),
 		{Name: "10 hosts, 10 GiB", Size: 10 * gib, Chunk: mib, seg: 4, seeds: one(gbit), members: many(9, gbit)},

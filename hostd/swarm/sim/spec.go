@@ -25,6 +25,7 @@ type Spec struct {
 	Name    string
 	Size    int64 // of the file, in bytes
 	Chunk   int   // of its chunks, in bytes
+	Long    bool  // takes hours and gigabytes of memory: run by name only
 	seeds   []member
 	members []member  // that fetch
 	trunks  []float64 // of each rack, bytes a second; 0 = no limit. Without any, all stand in one rack

@@ -15,13 +15,13 @@ import (
 )
 
 func main() {
-	only := flag.String("run", "", "only scenarios whose name contains this")
+	only := flag.String("run", "", "only scenarios whose name contains this, the long ones too")
 	workers := flag.Int("workers", 2, "scenarios at a time")
 	flag.Parse()
 	debug.SetGCPercent(200) // much lives, little dies: most of a collection is for nothing
 	var todo []*sim.Spec
 	for _, s := range sim.Scenarios() {
-		if strings.Contains(s.Name, *only) {
+		if strings.Contains(s.Name, *only) && (!s.Long || *only != "") {
 			todo = append(todo, s)
 		}
 	}
