@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/virtswarm/virtswarm/placement"
 )
 
 const (
@@ -19,14 +21,19 @@ const (
 	untold = "af128b6"
 )
 
+// next is the cluster version of the release after this one.
+const next = placement.Newest + 1
+
+var since = fmt.Sprintf("since:%q", fmt.Sprint(next))
+
 // later are the edits that make the daemon under test one of a later release: it has a command and a field more, which
-// the cluster may have from version 4 on.
+// the cluster may have from version next on.
 var later = map[string][][2]string{
-	"placement/version.go": {{"const Newest = 3", "const Newest = 4"}},
+	"placement/version.go": {{fmt.Sprint("const Newest = ", placement.Newest), fmt.Sprint("const Newest = ", next)}},
 	"placement/command.go": {
-		{"RaiseVersion *RaiseVersion `json:\"raise_version,omitempty\"`", "RaiseVersion *RaiseVersion `json:\"raise_version,omitempty\"`\n\tRemark *Remark `json:\"remark,omitempty\" since:\"4\"`"},
+		{"RaiseVersion *RaiseVersion `json:\"raise_version,omitempty\"`", "RaiseVersion *RaiseVersion `json:\"raise_version,omitempty\"`\n\tRemark *Remark `json:\"remark,omitempty\" " + since + "`"},
 		{"{\"raise_version\", c.RaiseVersion != nil},", "{\"raise_version\", c.RaiseVersion != nil},\n\t\t{\"remark\", c.Remark != nil},"},
-		{"type Publish struct {", "type Remark struct {\n\tText string `json:\"text\"`\n}\n\ntype Publish struct {\n\tOrigin string `json:\"origin,omitempty\" since:\"4\"`"},
+		{"type Publish struct {", "type Remark struct {\n\tText string `json:\"text\"`\n}\n\ntype Publish struct {\n\tOrigin string `json:\"origin,omitempty\" " + since + "`"},
 	},
 	"placement/state.go": {
 		{"	case c.RaiseVersion != nil:", "	case c.Remark != nil:\n\t\ts.remarks++\n\t\tr.Changed = true\n\tcase c.RaiseVersion != nil:"},
@@ -34,22 +41,22 @@ var later = map[string][][2]string{
 	},
 	"placement/snapshot.go": {
 		{"	ClusterVersion int `json:\"cluster_version,omitempty\"`", "	ClusterVersion int `json:\"cluster_version,omitempty\"`\n\tRemarks int `json:\"remarks,omitempty\"`"},
-		{"s.recoveries, s.version}", "s.recoveries, s.version, s.remarks}"},
+		{"s.recoveries, s.version, s.authorities}", "s.recoveries, s.version, s.remarks, s.authorities}"},
 	},
 	"placement/restore.go": {{"	p.s.version = h.ClusterVersion", "	p.s.version, p.s.remarks = h.ClusterVersion, h.Remarks"}},
 	"hostd/control/publish.go": {
-		{"	done, err := f.write(ctx, placement.Command{Publish: cmd}, cmd.Name)\n\tif err != nil {\n\t\treturn err\n\t}", `	can := 0
+		{"	done, err := f.write(ctx, placement.Command{Publish: cmd}, cmd.Name)\n\tif err != nil {\n\t\treturn err\n\t}", strings.ReplaceAll(`	can := 0
 	f.Node.View(func(s *placement.State) { can = s.Version() })
-	if can >= 4 {
+	if can >= NEXT {
 		cmd.Origin = "somewhere"
 	}
 	done, err := f.write(ctx, placement.Command{Publish: cmd}, cmd.Name)
-	if err == nil && can >= 4 {
+	if err == nil && can >= NEXT {
 		_, err = f.write(ctx, placement.Command{Remark: &placement.Remark{Text: cmd.Name}}, cmd.Name)
 	}
 	if err != nil {
 		return err
-	}`},
+	}`, "NEXT", fmt.Sprint(next))},
 	},
 }
 
@@ -207,7 +214,7 @@ func TestUpgradeWhileItRuns(t *testing.T) {
 			order[0].become(fresh)
 			order[2].become(fresh)
 			for _, h := range l.hosts {
-				l.await("the version rises at "+h.name, func() bool { return h.clusterVersion() == 4 })
+				l.await("the version rises at "+h.name, func() bool { return h.clusterVersion() == next })
 			}
 			l.hosts[0].must("publish", l.random("last", 1000, 9), "last")
 			files := stop()
@@ -272,7 +279,7 @@ func TestUpgradeFromTheFirstRelease(t *testing.T) {
 		h.launch()
 	}
 	for _, h := range l.hosts {
-		l.await("the version rises at "+h.name, func() bool { return h.run("status", "--wait", "1s").code == 0 && h.clusterVersion() == 3 })
+		l.await("the version rises at "+h.name, func() bool { return h.run("status", "--wait", "1s").code == 0 && h.clusterVersion() == placement.Newest })
 	}
 	l.hosts[2].must("publish", l.random("new", 1000, 9), "new")
 	l.wantAll(files)
