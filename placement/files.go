@@ -70,7 +70,7 @@ func (s *State) withVersion(name string, v Version) ([]Version, bool, error) {
 		return versions, true, nil
 	}
 	for _, old := range f.versions {
-		if old.ID == v.ID && old.Publisher == v.Publisher && old.At == v.At {
+		if s.Version() < ownTimes && old.ID == v.ID && old.Publisher == v.Publisher && old.At == v.At {
 			return nil, false, nil // a repeat of a publish that newer ones have overtaken
 		}
 	}

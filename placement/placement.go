@@ -88,7 +88,7 @@ type Host struct {
 	Limits Limits            `json:"limits,omitzero"`  // what the host is to keep to
 	State  HostState         `json:"state"`
 	Since  uint64            `json:"since"`   // index of the command that put it into State
-	At     int64             `json:"at"`      // unix seconds of the same, as the proposer's clock had it
+	At     int64             `json:"at"`      // unix seconds of the same, by the leader's clock
 	Joined uint64            `json:"joined"`  // index of its AddHost
 	JoinAt int64             `json:"join_at"` // unix seconds of the same
 	// DomainSeq is the number of its last ReportDomains.
@@ -131,7 +131,7 @@ type Version struct {
 	Guests    string         `json:"guests"`   // who among the guests may read it
 	Publisher HostID         `json:"publisher"`
 	Index     uint64         `json:"index"` // of the Publish
-	At        int64          `json:"at"`    // unix seconds, the publisher's clock
+	At        int64          `json:"at"`    // unix seconds, the leader's clock; below cluster version 4 the publisher's
 }
 
 // File is a name with its versions, oldest first, never empty.

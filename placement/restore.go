@@ -156,6 +156,9 @@ func (p *restorer) head(h *snapshotHead) error {
 		return err
 	}
 	p.s.authorities = h.Authorities
+	for _, a := range h.Authorities {
+		p.s.noteTime(a.Since)
+	}
 	return nil
 }
 
@@ -173,6 +176,7 @@ func (p *restorer) host(h *Host) error {
 		return err
 	}
 	p.s.putHost(h)
+	p.s.noteTime(max(h.At, h.JoinAt))
 	return nil
 }
 
@@ -201,6 +205,9 @@ func (p *restorer) file(f *snapshotFile) error {
 	}
 	p.s.files[f.Name] = &fileRecord{f.Name, f.Versions}
 	p.s.names = append(p.s.names, f.Name)
+	for _, v := range f.Versions {
+		p.s.noteTime(v.At)
+	}
 	return nil
 }
 

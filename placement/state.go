@@ -16,6 +16,7 @@ type State struct {
 	applied uint64 // index of the last command
 	cluster string // id; "" until InitCluster
 	version int    // see Version
+	latest  int64  // see Latest
 
 	recoveries  []Recovery  // the oldest first; replaced when one is added
 	authorities []Authority // the oldest first; replaced when one changes
@@ -111,6 +112,9 @@ func (s *State) Apply(index uint64, c Command) (Result, error) {
 		return told, err
 	}
 	r, err := s.carryOut(index, c)
+	if at := c.time(); at != nil && err == nil {
+		s.noteTime(*at)
+	}
 	s.record(c.Ticket, r, err)
 	return r, err
 }

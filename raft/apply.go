@@ -241,6 +241,11 @@ func (n *Node) propose(ctx context.Context, data []byte) (placement.Result, erro
 	if err := n.mayPropose(c); err != nil {
 		return placement.Result{}, err
 	}
+	if n.stamp(c) {
+		if data, err = placement.EncodeCommand(c); err != nil {
+			return placement.Result{}, err
+		}
+	}
 	if u := c.UpdateHost; u != nil && u.Life != 0 {
 		if d := n.director.Load(); d != nil && d.hasTwin(u.ID, u.Life) {
 			return placement.Result{}, fmt.Errorf("update host %s: %w", u.ID, ErrTwin)
@@ -345,6 +350,26 @@ func (n *Node) waitApplied(ctx context.Context, index uint64) error {
 			return n.stopped()
 		}
 	}
+}
+
+// stamp gives a command the time of this host's clock, whoever made it, and reports whether the command has one.
+func (n *Node) stamp(c placement.Command) bool {
+	var latest int64
+	var version int
+	n.machine.view(func(s *placement.State) { latest, version = s.Latest(), s.Version() })
+	return c.Stamp(clock(time.Now(), latest), version)
+}
+
+// maxBack bounds by how much the clock of a leader may be behind that of the one before, and be taken for late. If it is
+// behind by more, the other one was wrong.
+const maxBack = 5 * time.Minute
+
+// clock returns the time for a command, unix seconds: now, but not before the latest time in the catalogue.
+func clock(now time.Time, latest int64) int64 {
+	if behind := time.Unix(latest, 0).Sub(now); behind > 0 && behind <= maxBack {
+		return latest
+	}
+	return now.Unix()
 }
 
 // mayPropose is ErrMixedVersions if a host of the cluster could not read the command.

@@ -384,8 +384,10 @@ func (d *director) markHosts(hosts []placement.Host) error {
 		if to == h.State {
 			continue
 		}
-		c := placement.SetHostState{ID: h.ID, From: h.State, To: to, Now: now.Unix()}
-		data, err := placement.EncodeCommand(placement.Command{SetHostState: &c})
+		c := placement.SetHostState{ID: h.ID, From: h.State, To: to}
+		cmd := placement.Command{SetHostState: &c}
+		d.n.stamp(cmd)
+		data, err := placement.EncodeCommand(cmd)
 		if err != nil {
 			return err
 		}
