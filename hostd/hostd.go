@@ -242,7 +242,8 @@ func (h *Host) open() error {
 	h.holdings = observe.NewHoldings(observe.HoldingsConfig{
 		Self: h.self, Node: h.node, Store: h.store, Changes: changes, Told: withdrawn.Told, Logger: h.log.Named("holdings"),
 	})
-	reader := fetch.New(fetch.Config{Store: h.store, Swarm: h.swarm, Logger: h.log.Named("fetch")})
+	network := patient{Swarm: h.swarm, self: h.self, node: h.node, until: h.started.Add(comingPatience)}
+	reader := fetch.New(fetch.Config{Store: h.store, Swarm: network, Logger: h.log.Named("fetch")})
 	h.keeper = keeper.New(keeper.Config{
 		Self: h.self, Catalogue: h.node, Store: h.store, Fetch: reader, Reporter: h.holdings, Withdrawn: withdrawn,
 		KeepStrays: h.cfg.KeepStrays, Fetches: h.cfg.Fetches, Logger: h.log.Named("keeper"), Metrics: h.registry,
