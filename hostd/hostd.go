@@ -269,6 +269,9 @@ func (h *Host) openControl() error {
 		Self: h.self, Name: h.cfg.Name, Advertise: h.advertise, Version: h.version, Data: h.cfg.Data, Started: h.started,
 		Identity: h.id, FS: h.fs, Node: h.node, Store: h.store, Swarm: h.swarm, Fetch: h.fetch, Keeper: h.keeper,
 		Findings: h.findings, Pulls: control.NewPullMetrics(h.registry), Peers: h.peers, Logger: h.log.Named("control"),
+		Probe: func(ctx context.Context, addr string, host placement.HostID) error {
+			return link.Probe(ctx, h.network, addr, string(host))
+		},
 	}
 	files := &control.Files{Rooms: rooms}
 	h.openGuests(files)

@@ -12,6 +12,7 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
+	"github.com/virtswarm/virtswarm/internal/link/linktest"
 	"github.com/virtswarm/virtswarm/internal/pki"
 	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
@@ -29,6 +30,16 @@ func (c *crowd) opens(h *crowdHost, join, token string) error {
 	}
 	plug.Unplug(false)
 	return err
+}
+
+// listens listens at an address of a host.
+func (c *crowd) listens(plug *linktest.Plug, addr string) net.Listener {
+	c.t.Helper()
+	l, err := plug.Listen(c.ctx(), "tcp://"+addr)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return l
 }
 
 func (c *crowd) token(h *crowdHost) string {
@@ -234,7 +245,7 @@ func TestKilledWhileJoiningAnew(t *testing.T) {
 				cfg := h.cfg
 				cfg.Join, cfg.Token = "hv1:7117", c.token(c.hosts[0])
 				plug := c.fabric.Plug(cfg.Name)
-				host := &Host{cfg: cfg, fs: faulty, network: plug, log: h.log, advertise: cfg.Advertise}
+				host := &Host{cfg: cfg, fs: faulty, network: plug, log: h.log, port: c.listens(plug, cfg.Listen), advertise: cfg.Advertise}
 				if err := host.cfg.Validate(); err != nil {
 					t.Fatal(err)
 				}

@@ -85,10 +85,14 @@ func (h *Host) join(ctx context.Context, addr, text string) error {
 		return err
 	}
 	dial := func(ctx context.Context) (net.Conn, error) { return link.DialJoin(ctx, h.network, addr, token) }
+	stop := h.answerProbe(request)
 	answer, asked, err := server.Apply(ctx, addr, dial, control.Applicant{
 		Token: token.Encode(), CSR: request.CSR(), Name: h.cfg.Name, Address: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels,
 		Limits: h.cfg.limits(), Version: placement.Newest, Program: h.version,
 	})
+	if stopped := stop(); err == nil {
+		err = stopped
+	}
 	if err != nil {
 		if !again && (!asked || refusedToJoin(err)) {
 			h.warn("remove the key of a failed join", h.fs.RemoveAll(dir))
@@ -113,6 +117,19 @@ func (h *Host) join(ctx context.Context, addr, text string) error {
 	h.id, h.founding = id, false
 	h.log.Info("joined", "cluster", id.Cluster(), "at", addr)
 	return nil
+}
+
+// answerProbe lets a member find out whether this machine is where it says, until stop is called.
+func (h *Host) answerProbe(request *pki.Request) (stop func() error) {
+	door, ended := lend(h.port), make(chan error, 1)
+	go func() { ended <- link.AnswerProbe(door, request) }()
+	return func() error {
+		door.Close()
+		if err := <-ended; err != nil && !errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("answer at %s: %w", h.port.Addr(), err)
+		}
+		return door.giveBack()
+	}
 }
 
 // refusedToJoin says whether an error is the word of a member that has not admitted this host.

@@ -173,7 +173,7 @@ func TestKilledWhileSettingUp(t *testing.T) {
 				faulty.KillAt(step)
 				token := c.token(c.hosts[0])
 				plug := c.fabric.Plug("hv2")
-				host := &Host{cfg: h.cfg, fs: faulty, network: plug, log: c.hosts[0].log, advertise: "hv2:7117"}
+				host := &Host{cfg: h.cfg, fs: faulty, network: plug, log: c.hosts[0].log, port: c.listens(plug, "hv2:7117"), advertise: "hv2:7117"}
 				if err := host.cfg.Validate(); err != nil {
 					t.Fatal(err)
 				}

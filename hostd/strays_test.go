@@ -141,9 +141,9 @@ func TestAdoptingIsCareful(t *testing.T) {
 			t.Errorf("the catalogue has %s", got)
 		}
 		c.startAnew()
-		if _, err := c.hosts[0].node.Apply(c.ctx(), placement.Command{Publish: &placement.Publish{
+		if _, err := c.hosts[0].node.Apply(c.ctx(), placement.Command{Adopt: &placement.Adopt{Publish: placement.Publish{
 			Name: "a", ID: content.Sum([]byte("x")), Size: 1, DataBytes: 1, ChunkSize: content.MinChunkSize, Shards: 1, Replicas: 1, Publisher: c.hosts[0].self, At: 1,
-		}}); err != nil {
+		}}}); err != nil {
 			t.Fatal(err)
 		}
 		r, err := c.hosts[0].control.Adopt(c.ctx(), &v1.AdoptRequest{All: true})

@@ -52,6 +52,9 @@ func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error)
 	if err != nil {
 		return r, reason.Explain(err, "certificate request")
 	}
+	if err := h.callBack(ctx, a, placement.HostID(id)); err != nil {
+		return r, err
+	}
 	_, err = h.write(ctx, placement.Command{AddHost: &placement.AddHost{
 		Host: placement.Host{
 			ID: placement.HostID(id), Name: a.Name, Addr: a.Address, Weight: max(1, a.Weight), Labels: a.Labels, Limits: a.Limits,
@@ -76,6 +79,19 @@ func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error)
 		}
 	})
 	return r, nil
+}
+
+// callBack makes sure that hosts reach the applicant where it says, for otherwise it would be a member that is never
+// heard. Only those that can the cluster version which brought this listen for it.
+func (h *Hosts) callBack(ctx context.Context, a Applicant, id placement.HostID) error {
+	if a.Version < authorityVersion {
+		return nil
+	}
+	if err := h.Probe(ctx, a.Address, id); err != nil {
+		return reason.Wrap(reason.InvalidConfig, a.Address, fmt.Errorf("%s cannot reach the new host there: %w", h.Name, err)).
+			WithHint("say in its configuration at which address the others reach it (`advertise`), and open the port")
+	}
+	return nil
 }
 
 // checkToken compares a token's secret with what the catalogue keeps of it. Whether it was used is checked once more,

@@ -47,8 +47,10 @@ type Rooms struct {
 	Keeper    *keeper.Keeper
 	Findings  *observe.Findings
 	Pulls     *PullMetrics
-	Peers     Peers
-	Logger    hclog.Logger
+	// Probe finds out whether a machine that joins answers at an address.
+	Probe  func(ctx context.Context, addr string, host placement.HostID) error
+	Peers  Peers
+	Logger hclog.Logger
 }
 
 // Peers asks other hosts to carry out a part of an operation. Errors carry their reason. It is called concurrently.

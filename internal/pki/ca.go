@@ -145,18 +145,22 @@ func parseCSR(csrDER []byte) (_ ed25519.PublicKey, host string, err error) {
 }
 
 // issue signs a certificate for the host with this key. It is good for HostLife from now on, and was for as long as it
-// is backdated.
+// is backdated, as far as the authority was.
 func (ca *CA) issue(pub ed25519.PublicKey, host string) ([]byte, error) {
 	if ca.key == nil {
 		return nil, fmt.Errorf("issue certificate of host %s: %w", host, ErrNoKey)
 	}
 	now := time.Now()
+	from := now.Add(-backdated)
+	if ca.cert.NotBefore.After(from) { // no certificate is older than its authority; release 0.2.0 takes one that is for damage
+		from = ca.cert.NotBefore
+	}
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: host},
 		URIs:    []*url.URL{clusterURI(ca.cluster, host)},
 		// For the likes of curl and Prometheus, which check a name: they can be told to expect this one.
 		DNSNames:              []string{host},
-		NotBefore:             now.Add(-backdated),
+		NotBefore:             from,
 		NotAfter:              now.Add(HostLife),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},

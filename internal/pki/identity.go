@@ -166,12 +166,11 @@ func (id *Identity) SignedBy() (pin [sha256.Size]byte, ok bool) {
 func (id *Identity) Expires() time.Time { return id.cert.Load().Leaf.NotAfter }
 
 // NeedsRenewal reports whether less than RenewBelow of the certificate's life is left, whether another authority signs
-// by now than the one that has signed it, or whether it was signed by a clock that was ahead of this one: others may
-// take it for one of the future.
+// by now than the one that has signed it, or whether it is one of the future: a clock was far ahead that signed it.
 func (id *Identity) NeedsRenewal() bool {
 	leaf := id.cert.Load().Leaf
 	by, ok := id.SignedBy()
-	return time.Until(leaf.NotAfter) < RenewBelow || time.Until(leaf.NotBefore.Add(backdated)) > clockSkew || !ok || by != id.CA().pin
+	return time.Until(leaf.NotAfter) < RenewBelow || time.Until(leaf.NotBefore) > 0 || !ok || by != id.CA().pin
 }
 
 // Renew issues this host a new certificate for its key, writes it to disk and uses it from now on. ErrNoKey if this host

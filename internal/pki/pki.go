@@ -75,9 +75,6 @@ const (
 	// backdated is how long before its signing a certificate begins: so far a clock may be behind that of the one who
 	// signed.
 	backdated = 30 * 24 * time.Hour
-	// clockSkew is how far a signing may lie in the future before a host has its certificate renewed: a clock was wrong
-	// then.
-	clockSkew = time.Minute
 )
 
 const (

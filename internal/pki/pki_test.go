@@ -447,3 +447,27 @@ func TestClocks(t *testing.T) {
 		}
 	})
 }
+
+// TestNoCertificateIsOlderThanItsAuthority: release 0.2.0, to which hosts may go back, takes such a one for damage.
+func TestNoCertificateIsOlderThanItsAuthority(t *testing.T) {
+	a := mustInit(t, "one")
+	begun := time.Now().Add(-time.Hour).Truncate(time.Second).UTC()
+	template := *a.CA().cert
+	template.NotBefore = begun
+	der, err := sign(&template, &template, template.PublicKey.(ed25519.PublicKey), a.CA().key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Trust(der, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Renew(); err != nil {
+		t.Fatal(err)
+	}
+	if from := a.cert.Load().Leaf.NotBefore; !from.Equal(begun) {
+		t.Errorf("it is good from %s, its authority from %s", from, begun)
+	}
+	if a.NeedsRenewal() {
+		t.Error("it is to be renewed at once")
+	}
+}

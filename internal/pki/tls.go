@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"time"
@@ -79,6 +80,34 @@ func JoinClientConfig(token Token) *tls.Config {
 			return err
 		}
 		return ErrPinMismatch
+	}
+	return c
+}
+
+// ProbeConfig returns the configuration for answering a member that wants to know whether this machine, which has no
+// certificate yet, is where it says. It proves its key, and nothing else.
+func (r *Request) ProbeConfig() (*tls.Config, error) {
+	now := time.Now()
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: r.host}, NotBefore: now.Add(-backdated), NotAfter: now.Add(HostLife)}
+	der, err := sign(template, template, r.key.Public().(ed25519.PublicKey), r.key)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate of host %s: %w", r.host, err)
+	}
+	c := baseConfig()
+	c.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: r.key}}
+	return c, nil
+}
+
+// ProbeClientConfig returns the configuration for finding out whether the machine with that host id answers. Nothing may
+// be said under it.
+func ProbeClientConfig(host string) *tls.Config {
+	c := baseConfig()
+	c.InsecureSkipVerify = true // as in ClientConfig; whoever has the key is the host
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		if len(cs.PeerCertificates) == 0 || HostIDOf(cs.PeerCertificates[0]) != host {
+			return fmt.Errorf("%w: it is not host %s", ErrWrongHost, host)
+		}
+		return nil
 	}
 	return c
 }

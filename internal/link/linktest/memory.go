@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/mdlayher/vsock"
 
@@ -70,7 +71,7 @@ func (p *Plug) Listen(_ context.Context, url string) (net.Listener, error) {
 	case f.listeners[addr] != nil:
 		return fail(syscall.EADDRINUSE)
 	}
-	l := &memoryListener{plug: p, addr: addr, queue: make(chan net.Conn, memoryBacklog), closed: make(chan struct{})}
+	l := &memoryListener{plug: p, addr: addr, queue: make(chan net.Conn, memoryBacklog), closed: make(chan struct{}), expired: make(chan struct{})}
 	f.listeners[addr] = l
 	f.owners[addr] = p.host
 	return l, nil
@@ -122,6 +123,34 @@ type memoryListener struct {
 	queue  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
+
+	mu      sync.Mutex
+	expired chan struct{} // closed when the deadline has passed
+}
+
+// SetDeadline has Accept fail at once if t is past, and wait again if t is the zero time. It knows no other times.
+func (l *memoryListener) SetDeadline(t time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.IsZero() {
+		l.expired = make(chan struct{})
+		return nil
+	}
+	if t.After(time.Now()) {
+		panic("linktest: a deadline that is still to come")
+	}
+	select {
+	case <-l.expired:
+	default:
+		close(l.expired)
+	}
+	return nil
+}
+
+func (l *memoryListener) deadline() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.expired
 }
 
 func (l *memoryListener) Addr() net.Addr { return l.addr }
@@ -129,10 +158,14 @@ func (l *memoryListener) Addr() net.Addr { return l.addr }
 func (l *memoryListener) Accept() (net.Conn, error) {
 	select {
 	case <-l.closed:
+	case <-l.deadline():
+		return nil, &net.OpError{Op: "accept", Net: l.addr.network, Addr: l.addr, Err: os.ErrDeadlineExceeded}
 	default:
 		select {
 		case c := <-l.queue:
 			return c, nil
+		case <-l.deadline():
+			return nil, &net.OpError{Op: "accept", Net: l.addr.network, Addr: l.addr, Err: os.ErrDeadlineExceeded}
 		case <-l.closed:
 		}
 	}
