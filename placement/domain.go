@@ -19,7 +19,7 @@ const (
 	DomainOff DomainState = "off"
 	// DomainCrashed: defined, and its process died.
 	DomainCrashed DomainState = "crashed"
-	// DomainUnknown is said by nobody: the host that had it is down or lost.
+	// DomainUnknown is said by nobody: the host that had it is down or lost, or finds it Silent.
 	DomainUnknown DomainState = "unknown"
 )
 
@@ -62,6 +62,9 @@ type Domain struct {
 	Shm       int64       `json:"shm,omitempty"`       // bytes of the shared memory of its guest link now; 0 = none
 	WantShm   int64       `json:"want_shm,omitempty"`  // bytes that its metadata asks for; 0 = none
 	Push      *Push       `json:"push,omitempty"`      // what its guest may publish; nil = nothing
+
+	// Silent: its process lives and says nothing; the rest is what it said last.
+	Silent bool `json:"silent,omitempty" since:"4"`
 }
 
 // Push is what a domain's metadata lets its guest publish.
@@ -152,7 +155,7 @@ func (s *State) view(claims []claim) DomainView {
 	}
 	c := &claims[best]
 	v := DomainView{Domain: c.Domain, Host: c.Host, Since: c.Since}
-	if h := s.hosts[c.Host]; c.Domain.State.Active() && (h == nil || !h.State.Serves()) {
+	if h := s.hosts[c.Host]; c.Domain.State.Active() && (h == nil || !h.State.Serves() || c.Domain.Silent) {
 		v.State = DomainUnknown
 	}
 	for i := range claims {
@@ -174,7 +177,8 @@ func (v DomainView) same(o DomainView) bool {
 func (d Domain) Equal(o Domain) bool {
 	return d.UUID == o.UUID && d.Name == o.Name && d.State == o.State && d.Manager == o.Manager && d.VCPUs == o.VCPUs &&
 		d.Memory == o.Memory && d.CID == o.CID && d.Migration == o.Migration && slices.EqualFunc(d.Disks, o.Disks, Disk.equal) &&
-		slices.Equal(d.Needs, o.Needs) && slices.Equal(d.Tags, o.Tags) && d.Shm == o.Shm && d.WantShm == o.WantShm && d.Push.equal(o.Push)
+		slices.Equal(d.Needs, o.Needs) && slices.Equal(d.Tags, o.Tags) && d.Shm == o.Shm && d.WantShm == o.WantShm && d.Push.equal(o.Push) &&
+		d.Silent == o.Silent
 }
 
 func (p *Push) equal(o *Push) bool { return p == o || p != nil && o != nil && *p == *o }

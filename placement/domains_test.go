@@ -337,3 +337,23 @@ func TestDomainsAreValidated(t *testing.T) {
 		}
 	}
 }
+
+// TestSilentDomainIsUnknown: it stays where it is, and nobody says that it runs.
+func TestSilentDomainIsUnknown(t *testing.T) {
+	w := &world{State: New()}
+	host := hostNumbered(1)
+	host.Version = Newest
+	w.do(t, Command{InitCluster: &InitCluster{ID: "c", Host: host, Now: 1}})
+	d := Domain{UUID: "a1330000-0000-4000-8000-000000000001", Name: "web", State: DomainRunning, Manager: ManagedByQMP}
+	for seq, silent := range []bool{false, true, false} {
+		d.Silent = silent
+		w.do(t, Command{ReportDomains: &ReportDomains{Host: hostID(1), Seq: uint64(seq + 1), Domains: []Domain{d}}})
+		want := DomainRunning
+		if silent {
+			want = DomainUnknown
+		}
+		if v, ok := w.Domain(d.UUID); !ok || v.State != want || v.Host != hostID(1) {
+			t.Errorf("silent %v: it is %s", silent, v.State)
+		}
+	}
+}

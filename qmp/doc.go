@@ -2,7 +2,7 @@
 // are, what each runs on, and what changes; and it plugs devices into them and unplugs them.
 //
 // A [Watcher] looks after the sockets at some paths. It promises that a [Guest] is in its picture soon after its socket
-// answers, leaves it at once when the connection ends, and that whatever one peer does (say nothing, nonsense or too
+// answers, leaves it at once when its process ends, and that whatever one peer does (say nothing, nonsense or too
 // much, stop in the middle, come and go) costs bounded memory and time and changes nothing for the others. What a
 // guest's picture says is the word of that QEMU process: who grants anything by it must settle for himself what happens
 // when two processes claim the same.
@@ -37,7 +37,7 @@ var (
 	// ErrTooLarge: the peer says more than a limit of this package allows.
 	ErrTooLarge = errors.New("the peer says too much")
 	// ErrSilent: the peer did not answer in time, or stopped in the middle of a message.
-	ErrSilent = errors.New("the peer does not answer")
+	ErrSilent = reason.Sentinel(reason.NoGuestLink, "QEMU does not answer")
 	// ErrRefused: QEMU refused a command; the error has its words.
 	ErrRefused = reason.Sentinel(reason.NoGuestLink, "QEMU refused")
 	// ErrBadDevice: the device is not one that can be plugged.
@@ -82,6 +82,7 @@ type times struct {
 	gap      time.Duration // between looks at a guest at the least
 	rescan   time.Duration // between looks at the paths
 	settle   time.Duration // from a change at the paths to the look at them
+	end      time.Duration // for a process to end whose connection has ended
 	retryMin time.Duration // before a socket is tried again, first,
 	retryMax time.Duration // and doubled up to
 }
@@ -95,6 +96,7 @@ var usual = times{
 	gap:      100 * time.Millisecond,
 	rescan:   15 * time.Second,
 	settle:   20 * time.Millisecond,
+	end:      time.Second,
 	retryMin: 100 * time.Millisecond,
 	retryMax: 30 * time.Second,
 }

@@ -24,6 +24,8 @@ type Guest struct {
 	CID   uint32
 	Shm   int64  // bytes of the memory that PlugMemory plugged, which is there now; 0 = none
 	Disks []Disk // those that have a medium, in QEMU's order
+	// Silent: its process lives and does not answer, or another client has its monitor. The rest is what it said last.
+	Silent bool
 }
 
 // Disk is a drive of a guest and what its medium is made of.
@@ -39,7 +41,7 @@ type Disk struct {
 // Equal reports whether both are the same.
 func (g Guest) Equal(o Guest) bool {
 	return g.Socket == o.Socket && g.UUID == o.UUID && g.Name == o.Name && g.Status == o.Status && g.VCPUs == o.VCPUs &&
-		g.Memory == o.Memory && g.CID == o.CID && g.Shm == o.Shm &&
+		g.Memory == o.Memory && g.CID == o.CID && g.Shm == o.Shm && g.Silent == o.Silent &&
 		slices.EqualFunc(g.Disks, o.Disks, func(a, b Disk) bool { return a.Target == b.Target && slices.Equal(a.Chain, b.Chain) })
 }
 

@@ -34,6 +34,7 @@ type Watcher struct {
 
 	mu      sync.Mutex
 	seats   map[string]seat // by socket
+	unclear map[string]bool // sockets of which it is not known yet which guest they are, if any
 	guests  []Guest         // sorted; replaced, never changed
 	changed chan struct{}
 }
@@ -41,12 +42,12 @@ type Watcher struct {
 // seat is a guest and the connection that it is seen by.
 type seat struct {
 	guest   Guest
-	session *session
+	session *session // nil while the guest is silent
 }
 
 // New makes a Watcher, which sees nothing before it runs.
 func New(cfg Config) *Watcher {
-	w := &Watcher{host: cfg.Host, log: cfg.Logger, times: usual, seats: map[string]seat{}, changed: make(chan struct{})}
+	w := &Watcher{host: cfg.Host, log: cfg.Logger, times: usual, seats: map[string]seat{}, unclear: map[string]bool{}, changed: make(chan struct{})}
 	if w.log == nil {
 		w.log = hclog.NewNullLogger()
 	}
@@ -59,7 +60,7 @@ func New(cfg Config) *Watcher {
 	return w
 }
 
-// Guests returns the guests that answer now, sorted by UUID. Where two processes claim one UUID, it has the one that is
+// Guests returns the guests whose processes live, sorted by UUID. Where two processes claim one UUID, it has the one that is
 // not the other end of a migration. The slice and all in it are to be read only. When Run ends, the last picture stays.
 func (w *Watcher) Guests() []Guest {
 	w.mu.Lock()
@@ -90,6 +91,45 @@ func (w *Watcher) show(path string, g Guest, s *session) {
 	w.draw()
 }
 
+// silence keeps a guest in the picture that does not answer any more.
+func (w *Watcher) silence(path string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s, ok := w.seats[path]; ok {
+		s.guest.Silent, s.session = true, nil
+		w.seats[path] = s
+		w.draw()
+	}
+}
+
+// unsettle notes that nobody knows yet which guest a socket is; settle, that it is known, or that it is none.
+func (w *Watcher) unsettle(path string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unclear[path] = true
+}
+
+func (w *Watcher) settle(path string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.unclear[path] {
+		return
+	}
+	delete(w.unclear, path)
+	if len(w.unclear) == 0 {
+		close(w.changed)
+		w.changed = make(chan struct{})
+	}
+}
+
+// Settled reports whether every socket that takes connections has said which guest it is. As long as one says nothing,
+// a guest that is missing in the picture may be that one.
+func (w *Watcher) Settled() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.unclear) == 0
+}
+
 func (w *Watcher) hide(path string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -118,8 +158,10 @@ func (w *Watcher) session(uuid string) (*session, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, g := range w.guests {
-		if g.UUID == uuid {
-			return w.seats[g.Socket].session, nil
+		if s := w.seats[g.Socket].session; g.UUID == uuid && s != nil {
+			return s, nil
+		} else if g.UUID == uuid {
+			return nil, ErrSilent
 		}
 	}
 	return nil, ErrNoGuest

@@ -171,8 +171,8 @@ func (m *shm) end(uuid string, r *region) {
 	r.listener.Close()
 }
 
-// sweep removes the files of domains that have not been here for a while; neither libvirt nor QEMU does. It reports
-// whether there are some that will have to be looked at again. The caller holds mu.
+// sweep removes the files of domains that have not been here for a while, and which no process has in use; neither
+// libvirt nor QEMU does. It reports whether there are some that will have to be looked at again. The caller holds mu.
 func (m *shm) sweep(here map[string]bool) (more bool) {
 	paths, err := filepath.Glob(m.path("*"))
 	if err != nil {
@@ -189,7 +189,7 @@ func (m *shm) sweep(here map[string]bool) (more bool) {
 			since = time.Now()
 		}
 		if time.Since(since) >= shmStale {
-			if err := os.Remove(path); err == nil {
+			if pid, err := mappedBy(path); err == nil && pid == 0 && os.Remove(path) == nil {
 				continue
 			}
 		}
@@ -243,6 +243,9 @@ func (m *shm) attach(ctx context.Context, d placement.Domain, size int64) error 
 	case err != nil:
 		return err
 	case here.Shm == size:
+		if _, err := os.Stat(m.path(d.UUID)); err != nil {
+			return fmt.Errorf("it has memory of %d bytes, but its file is gone: %w", size, errors.Join(ErrNotServed, err))
+		}
 		return nil
 	case here.Shm > 0:
 		return fmt.Errorf("%d bytes: %w", here.Shm, ErrAttached)
@@ -260,7 +263,10 @@ func (m *shm) attach(ctx context.Context, d placement.Domain, size int64) error 
 		return err
 	}
 	path := m.path(d.UUID)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an earlier life: nothing has it plugged in
+	if pid, err := mappedBy(path); err == nil && pid != 0 {
+		return fmt.Errorf("process %d has %s in use: %w", pid, path, ErrAttached)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an earlier life
 		return err
 	}
 	if err := shmring.Create(path, size, uid, gid); err != nil {

@@ -182,11 +182,20 @@ func (d *Domains) told() (seq uint64) {
 	return seq
 }
 
+// silentVersion is the cluster version from which on the catalogue knows that a domain is silent.
+const silentVersion = 4
+
 // report tells the catalogue what it does not have, or has otherwise.
 func (d *Domains) report(ctx context.Context) error {
 	seen, known := d.picture()
 	var r placement.ReportDomains
 	d.cfg.Node.View(func(s *placement.State) {
+		if s.Version() < silentVersion {
+			for uuid, dom := range seen {
+				dom.Silent = false
+				seen[uuid] = dom
+			}
+		}
 		for _, said := range s.ClaimedBy(d.cfg.Self) {
 			now, here := seen[said.UUID]
 			switch {

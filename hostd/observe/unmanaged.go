@@ -15,7 +15,7 @@ type Unmanaged struct {
 }
 
 // UnmanagedPatience is how long those that ran when the daemon started may take to be seen: until then nobody is called
-// gone.
+// gone, nor as long as a QMP socket takes connections and says nothing.
 const UnmanagedPatience = 5 * time.Second
 
 // NewUnmanaged returns what a watcher sees from now on; the caller runs the watcher.
@@ -28,7 +28,7 @@ func (u *Unmanaged) Domains() (list []placement.Domain, known bool) {
 			list = append(list, d)
 		}
 	}
-	return list, time.Since(u.since) > UnmanagedPatience
+	return list, time.Since(u.since) > UnmanagedPatience && u.Settled()
 }
 
 // runStates are the QEMU run states in which a guest's vCPUs do not run.
@@ -48,6 +48,7 @@ func unmanagedDomain(g qmp.Guest) placement.Domain {
 	if state, ok := runStates[g.Status]; ok {
 		d.State = state
 	}
+	d.Silent = g.Silent
 	if g.Status == "inmigrate" {
 		d.Migration = placement.MigratingIn
 	}
