@@ -25,6 +25,17 @@ func (h *Host) openGuests(files *control.Files) {
 	})
 }
 
+// doubts are the identities that more than one guest of this host claims.
+func (h *Host) doubts() (all []observe.Doubt) {
+	if h.guests == nil {
+		return nil
+	}
+	for _, d := range h.guests.Doubts() {
+		all = append(all, observe.Doubt(d))
+	}
+	return all
+}
+
 func haveVhost() bool {
 	_, err := os.Stat(vhostDevice)
 	return err == nil

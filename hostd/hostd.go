@@ -250,7 +250,7 @@ func (h *Host) open() error {
 	})
 	h.fetch = reader.Pinning(h.keeper.Pin)
 	h.findings = observe.NewFindings(observe.FindingsConfig{
-		Self: h.self, Name: h.cfg.Name, Node: h.node, Store: h.store, Keeper: h.keeper, Damages: damages, Expires: h.id.Expires,
+		Self: h.self, Name: h.cfg.Name, Node: h.node, Store: h.store, Keeper: h.keeper, Damages: damages, Expires: h.id.Expires, Doubts: h.doubts,
 	})
 	if err := h.openDomains(); err != nil {
 		return err

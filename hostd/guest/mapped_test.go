@@ -9,13 +9,13 @@ import (
 	"testing"
 )
 
-// TestMappedBy: a file that a process maps, or has open, is in use as long as the process lives.
-func TestMappedBy(t *testing.T) {
+// TestUsedBy: a file that a process maps, or has open, is in use as long as the process lives.
+func TestUsedBy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "virtswarm-file")
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if pid, err := mappedBy(path); err != nil || pid != 0 {
+	if pid, err := usedBy(path); err != nil || pid != 0 {
 		t.Fatalf("a file that nobody uses: process %d, %v", pid, err)
 	}
 	file, err := os.Open(path)
@@ -42,7 +42,7 @@ func TestMappedBy(t *testing.T) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "up\n" { // now its libraries are mapped
 		t.Fatalf("cat says %q, %v", line, err)
 	}
-	if pid, err := mappedBy(path); err != nil || pid != child.Process.Pid {
+	if pid, err := usedBy(path); err != nil || pid != child.Process.Pid {
 		t.Errorf("open in process %d: found %d, %v", child.Process.Pid, pid, err)
 	}
 	program, err := filepath.EvalSymlinks(child.Path)
@@ -61,7 +61,7 @@ func TestMappedBy(t *testing.T) {
 	if err := mapping.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if pid, err := mappedBy(copied); err != nil || pid != mapping.Process.Pid {
+	if pid, err := usedBy(copied); err != nil || pid != mapping.Process.Pid {
 		t.Errorf("mapped by process %d: found %d, %v", mapping.Process.Pid, pid, err)
 	}
 	for _, end := range []interface{ Close() error }{in, held} {
@@ -74,7 +74,7 @@ func TestMappedBy(t *testing.T) {
 		t.Error(err)
 	}
 	for _, p := range []string{path, copied} {
-		if pid, err := mappedBy(p); err != nil || pid != 0 {
+		if pid, err := usedBy(p); err != nil || pid != 0 {
 			t.Errorf("%s, after its process has ended: process %d, %v", p, pid, err)
 		}
 	}

@@ -2,6 +2,8 @@ package guest
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
@@ -21,10 +23,11 @@ type caller struct {
 type roster struct {
 	domains map[string]placement.Domain // by UUID, those that have a process
 	cids    map[uint32]string           // whose a CID is; "" if two claim it
+	claims  map[uint32][]string         // names of those that claim one
 }
 
 func newRoster(list []placement.Domain) *roster {
-	r := &roster{domains: map[string]placement.Domain{}, cids: map[uint32]string{}}
+	r := &roster{domains: map[string]placement.Domain{}, cids: map[uint32]string{}, claims: map[uint32][]string{}}
 	for _, d := range list {
 		if !d.State.Active() {
 			continue
@@ -33,12 +36,37 @@ func newRoster(list []placement.Domain) *roster {
 		if d.CID == 0 {
 			continue
 		}
+		r.claims[d.CID] = append(r.claims[d.CID], d.Name)
 		if _, twice := r.cids[d.CID]; twice {
 			d.UUID = "" // the kernel gave it to one of them; which, it does not say
 		}
 		r.cids[d.CID] = d.UUID
 	}
 	return r
+}
+
+// Doubt is an identity that more than one guest claims: none of them is served by it.
+type Doubt struct {
+	What    string   // "CID 7", "shared memory"
+	Domains []string // the names of those that claim it, as far as they are known
+}
+
+// Doubts returns what more than one guest claims now, in order.
+func (s *Server) Doubts() (all []Doubt) {
+	s.mu.Lock()
+	r := s.roster
+	s.mu.Unlock()
+	for _, cid := range slices.Sorted(maps.Keys(r.claims)) {
+		if names := r.claims[cid]; len(names) > 1 {
+			all = append(all, Doubt{fmt.Sprintf("CID %d", cid), names})
+		}
+	}
+	s.shm.mu.Lock()
+	defer s.shm.mu.Unlock()
+	for _, uuid := range slices.Sorted(maps.Keys(s.shm.doubted)) {
+		all = append(all, Doubt{"shared memory", []string{r.domains[uuid].Name}})
+	}
+	return all
 }
 
 // who returns the domain at the other end of a link.

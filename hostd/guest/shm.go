@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -40,6 +41,9 @@ type shm struct {
 	busy    map[string]bool      // Attach or Detach is at work for this UUID
 	later   map[string]time.Time // not to be tried before
 	absent  map[string]time.Time // since when the domain of a file is not here
+	doubted map[string]bool      // by UUID: whose memory another VM has too
+	scanned time.Time            // when it was looked last who has which memory
+	known   map[string]bool      // the domains that were here then
 	work    sync.WaitGroup
 }
 
@@ -53,6 +57,7 @@ type region struct {
 func newShm(s *Server) *shm {
 	return &shm{
 		server: s, regions: map[string]*region{}, busy: map[string]bool{}, later: map[string]time.Time{}, absent: map[string]time.Time{},
+		doubted: map[string]bool{},
 	}
 }
 
@@ -70,14 +75,24 @@ func (m *shm) update(ctx context.Context, list []placement.Domain, all bool) (ag
 			continue
 		}
 		here[d.UUID] = true
-		if !m.busy[d.UUID] && !m.keep(d) {
+	}
+	m.doubt(list, here)
+	for _, d := range list {
+		if here[d.UUID] && m.doubted[d.UUID] {
+			again = time.After(shmRetry)
+			continue
+		}
+		if here[d.UUID] && !m.busy[d.UUID] && !m.keep(d) {
 			again = time.After(shmRetry)
 		}
 	}
 	for uuid, r := range m.regions {
-		if !here[uuid] && !m.busy[uuid] {
+		if (!here[uuid] || m.doubted[uuid]) && !m.busy[uuid] {
 			m.end(uuid, r)
 		}
+	}
+	if len(m.regions) > 0 && again == nil {
+		again = time.After(shmStale) // a VM that nobody tells of may take the memory of another
 	}
 	for uuid := range m.later {
 		if !here[uuid] {
@@ -88,6 +103,35 @@ func (m *shm) update(ctx context.Context, list []placement.Domain, all bool) (ag
 		again = time.After(shmStale)
 	}
 	return again
+}
+
+// doubt looks whose memory is that of another VM too: after domains came or went, and now and then. The caller holds mu.
+func (m *shm) doubt(list []placement.Domain, here map[string]bool) {
+	if time.Since(m.scanned) < shmRetry && maps.Equal(m.known, here) && len(m.doubted) == 0 {
+		return
+	}
+	m.scanned, m.known = time.Now(), here
+	var paths []string
+	for uuid := range here {
+		paths = append(paths, m.path(uuid))
+	}
+	users, err := usersOf(paths)
+	if err != nil {
+		m.server.log.Warn("cannot look which processes have shared memory of guests", "error", err)
+		return
+	}
+	before := m.doubted
+	m.doubted = map[string]bool{}
+	for _, d := range list {
+		if !here[d.UUID] || !contested(d.UUID, users[m.path(d.UUID)]) {
+			continue
+		}
+		m.doubted[d.UUID] = true
+		if !before[d.UUID] {
+			m.server.log.Warn("another VM has the shared memory of a domain too: neither is served by it", "domain", d.Name, "uuid", d.UUID,
+				"processes", users[m.path(d.UUID)])
+		}
+	}
 }
 
 // keep brings what is served of a domain in line with what it has; false: try again.
@@ -189,7 +233,7 @@ func (m *shm) sweep(here map[string]bool) (more bool) {
 			since = time.Now()
 		}
 		if time.Since(since) >= shmStale {
-			if pid, err := mappedBy(path); err == nil && pid == 0 && os.Remove(path) == nil {
+			if pid, err := usedBy(path); err == nil && pid == 0 && os.Remove(path) == nil {
 				continue
 			}
 		}
@@ -263,7 +307,7 @@ func (m *shm) attach(ctx context.Context, d placement.Domain, size int64) error 
 		return err
 	}
 	path := m.path(d.UUID)
-	if pid, err := mappedBy(path); err == nil && pid != 0 {
+	if pid, err := usedBy(path); err == nil && pid != 0 {
 		return fmt.Errorf("process %d has %s in use: %w", pid, path, ErrAttached)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an earlier life

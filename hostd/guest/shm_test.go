@@ -1,9 +1,13 @@
 package guest_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -108,4 +112,93 @@ func TestAttachOnce(t *testing.T) {
 	if err := w.server.Attach(t.Context(), heard, 1<<20); err == nil || errors.Is(err, guest.ErrAttached) {
 		t.Errorf("none is there, and nobody can plug it in: %v", err)
 	}
+}
+
+// vm runs a process that looks like a QEMU of a VM and has a file in use, until end is called.
+func (w *world) vm(uuid, path string) (end func()) {
+	w.t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer file.Close()
+	cmd := exec.Command("sh", "-c", "read end", "qemu-system-x86_64", "-uuid", uuid)
+	cmd.ExtraFiles = []*os.File{file}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		in.Close()
+		cmd.Wait() // read fails at the end of its input
+	})
+	w.t.Cleanup(end)
+	return end
+}
+
+// TestClone: a VM that has the memory of another is not taken for it, nor is the other as long as nobody can tell them
+// apart; then the honest one is served again.
+func TestClone(t *testing.T) {
+	w := newWorld(t)
+	w.publish("of db", "all", randomBytes(1<<20))
+	var web placement.Domain
+	w.setDomains(func(list []placement.Domain) []placement.Domain { // the clone comes later
+		web = list[0]
+		return list[1:]
+	})
+	comes := func() {
+		w.setDomains(func(list []placement.Domain) []placement.Domain { return append(list, web) })
+	}
+	goes := func() {
+		w.setDomains(func(list []placement.Domain) []placement.Domain { return list[:1] })
+	}
+	agent := w.agent(dbUUID)
+	agent.Link = w.withMemory(dbUUID, 1<<20)
+	path := filepath.Join(w.dir, "virtswarm-"+dbUUID)
+	original := w.vm(dbUUID, path)
+	served := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		files, err := agent.List(ctx, "")
+		if err == nil && len(files) != 1 {
+			err = fmt.Errorf("%d files", len(files))
+		}
+		return err
+	}
+	if err := served(); err != nil {
+		t.Fatalf("the original alone: %v", err)
+	}
+	clone := w.vm(webUUID, path)
+	comes()
+	eventually(t, "both are doubted", func() error {
+		if d := w.server.Doubts(); len(d) != 1 || d[0].What != "shared memory" || d[0].Domains[0] != "db-1" {
+			return fmt.Errorf("doubts: %v", d)
+		}
+		return nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if files, err := agent.List(ctx, ""); err == nil {
+		t.Errorf("one of two is served: %v", files)
+	}
+	clone()
+	goes()
+	eventually(t, "the original is served again", served)
+	if d := w.server.Doubts(); len(d) != 0 {
+		t.Errorf("doubts: %v", d)
+	}
+
+	// One that has it alone is the clone all the same: the original is off.
+	original()
+	w.vm(webUUID, path)
+	comes()
+	eventually(t, "the clone is doubted", func() error {
+		if len(w.server.Doubts()) != 1 {
+			return errors.New("it is not")
+		}
+		return nil
+	})
 }

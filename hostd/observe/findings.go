@@ -32,13 +32,14 @@ const (
 	kindCertificate  = "certificate-expiring"
 	kindVersions     = "mixed-versions"
 	kindClock        = "clock-skew"
+	kindClaimed      = "claimed-twice"
 	maxFindingsNamed = 3 // files that a finding about many names
 )
 
 // Kinds lists them all.
 var Kinds = []string{
 	kindHostDown, kindHostLost, kindFewVoters, kindNoLeader, kindMissing, kindUnavailable, kindDiskFull, kindDamaged, kindSplit,
-	kindCertificate, kindVersions, kindClock, string(raft.TroubleAhead), string(raft.TroubleApart), string(raft.TroubleOldCopy), string(raft.TroubleTwin),
+	kindCertificate, kindVersions, kindClock, kindClaimed, string(raft.TroubleAhead), string(raft.TroubleApart), string(raft.TroubleOldCopy), string(raft.TroubleTwin),
 	string(raft.TroubleRemoved), string(raft.TroubleRefused),
 }
 
@@ -84,6 +85,12 @@ type lack struct {
 	awaited int      // copies on hosts that are down
 }
 
+// Doubt is an identity of guests that more than one claims, and the names of those that do.
+type Doubt struct {
+	What    string
+	Domains []string
+}
+
 // own is what one host knows of itself.
 type own struct {
 	now     time.Time
@@ -98,6 +105,7 @@ type own struct {
 	expires time.Time                // of the host's certificate
 	renewal error                    // why the certificate was not renewed the last time, if it was tried
 	trouble []trouble                // with other hosts
+	doubts  []Doubt                  // identities that more than one guest claims
 	skews   map[string]time.Duration // if it leads: how far the clocks of other hosts, by name, are ahead of its own
 }
 
@@ -117,7 +125,7 @@ type damage struct {
 
 var wholeRules = []func(whole) []Finding{leaderRule, hostsRule, votersRule, copiesRule, splitRule, versionsRule}
 
-var ownRules = []func(own) []Finding{diskRule, damageRule, certificateRule, troubleRule, clockRule}
+var ownRules = []func(own) []Finding{diskRule, damageRule, certificateRule, troubleRule, clockRule, doubtsRule}
 
 // judgeWhole gives what is wrong with the cluster.
 func judgeWhole(w whole) (all []Finding) {

@@ -137,6 +137,8 @@ func TestFindingsOfAHost(t *testing.T) {
 		"clocks that nearly agree": {with(func(o *own) { o.skews = map[string]time.Duration{"hv2": 29 * time.Second, "hv3": -time.Second} }), nil},
 		"clocks that do not": {with(func(o *own) { o.skews = map[string]time.Duration{"hv2": time.Hour, "hv3": -time.Minute} }),
 			[]string{"warning clock-skew hv2", "warning clock-skew hv3"}},
+		"a clone has the memory of another": {with(func(o *own) { o.doubts = []Doubt{{"shared memory", []string{"web"}}} }),
+			[]string{"critical claimed-twice web"}},
 		"recovered apart": {with(func(o *own) {
 			o.trouble = []trouble{{raft.Trouble{Kind: raft.TroubleApart, Text: "two recoveries"}, "hv2"}}
 		}), []string{"critical recovered-apart hv2"}},

@@ -31,6 +31,7 @@ type FindingsConfig struct {
 	Keeper  *keeper.Keeper
 	Damages *Damages         // of Store
 	Expires func() time.Time // when this host's certificate does
+	Doubts  func() []Doubt   // identities that more than one guest claims
 }
 
 // Findings knows what is wrong, as far as this host sees. It is safe for concurrent use.
@@ -183,7 +184,7 @@ func (k *Findings) lookAtThis() own {
 	usage := k.Store.Usage()
 	o := own{
 		now: time.Now(), host: k.Name, bytes: usage.Bytes, high: usage.High, free: usage.Free, reserve: usage.Reserve,
-		noRoom: k.Keeper.Progress().NoRoom, expires: k.Expires(),
+		noRoom: k.Keeper.Progress().NoRoom, expires: k.Expires(), doubts: k.Doubts(),
 	}
 	k.mu.Lock()
 	switch {

@@ -222,6 +222,15 @@ func verb(n int, one, more string) string {
 	return more
 }
 
+func doubtsRule(o own) (all []Finding) {
+	for _, d := range o.doubts {
+		all = append(all, finding(Critical, kindClaimed, d.Domains[0], time.Time{},
+			fmt.Sprintf("more than one VM on %s has the %s of %s: no guest is served by it", o.host, d.What, strings.Join(d.Domains, " and ")),
+			"end the one that is a copy, and give it devices of its own: docs/guest.md, A clone"))
+	}
+	return all
+}
+
 func certificateRule(o own) []Finding {
 	left := o.expires.Sub(o.now)
 	if left >= expiresSoon && o.renewal == nil {
