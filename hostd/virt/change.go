@@ -17,10 +17,12 @@ const (
 	unplugLook     = time.Second      // between looks whether it is gone, should its event be lost
 )
 
-// SetMetadata changes virtswarm's metadata of a domain by edit: in what runs, and in what is defined. edit gets what is
-// there now, and what it returns must be valid; an error of it changes nothing and is returned. Other calls of
-// SetMetadata wait meanwhile; what others write with libvirt at the same moment may be lost, as libvirt has no such
-// lock. Metadata that is there and invalid is not overwritten: ErrBadMetadata.
+// SetMetadata changes virtswarm's metadata of a domain by edit: of what runs, and of what is defined for its next start,
+// each on its own, for the two may differ. edit gets what is there now, and what it returns must be valid; an error of
+// it changes nothing and is returned. It is called once for each definition, for what runs last, and again if somebody
+// else has changed one meanwhile. Other calls of SetMetadata wait. Libvirt has no lock for it, so that what others
+// write in the very moment of the write may be lost. Metadata that is there and invalid is not overwritten:
+// ErrBadMetadata.
 func (w *Watcher) SetMetadata(ctx context.Context, uuid string, edit func(Metadata) (Metadata, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, changePatience)
 	defer cancel()
@@ -30,31 +32,56 @@ func (w *Watcher) SetMetadata(ctx context.Context, uuid string, edit func(Metada
 	case <-ctx.Done():
 		return fmt.Errorf("set metadata of domain %s: another change is under way: %w", uuid, ctx.Err())
 	}
-	var text string
-	err := w.do(ctx, "read metadata", uuid, func(c conn) (err error) {
-		text, err = c.metadata(uuid)
-		return err
-	})
-	if err != nil {
-		return err
+	for {
+		var found texts
+		err := w.do(ctx, "read metadata", uuid, func(c conn) (err error) {
+			found, err = c.metadata(uuid)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		wanted := found
+		for _, text := range []**string{&wanted.config, &wanted.live} {
+			if *text == nil {
+				continue
+			}
+			edited, err := edited(**text, edit)
+			if err != nil {
+				return fmt.Errorf("set metadata of domain %s: %w", uuid, err)
+			}
+			*text = &edited
+		}
+		written := false
+		err = w.do(ctx, "set metadata", uuid, func(c conn) error {
+			now, err := c.metadata(uuid)
+			if err != nil || !now.equal(found) {
+				return err
+			}
+			written = true
+			return c.setMetadata(uuid, wanted)
+		})
+		if written || err != nil {
+			return err
+		}
 	}
+}
+
+// edited returns metadata as edit leaves it, "" if nothing is left.
+func edited(text string, edit func(Metadata) (Metadata, error)) (string, error) {
 	old, err := ParseMetadata(text)
 	if err != nil {
-		return fmt.Errorf("set metadata of domain %s: correct it with 'virsh metadata' or 'virsh edit' first: %w", uuid, err)
+		return "", fmt.Errorf("correct it with 'virsh metadata' or 'virsh edit' first: %w", err)
 	}
 	m, err := edit(old)
-	if err == nil {
-		m.Tags = sortedOnce(m.Tags)
-		err = m.Validate()
-	}
 	if err != nil {
-		return fmt.Errorf("set metadata of domain %s: %w", uuid, err)
+		return "", err
 	}
-	text = ""
-	if !m.IsZero() {
-		text = FormatMetadata(m)
+	m.Tags = sortedOnce(m.Tags)
+	if err := m.Validate(); err != nil || m.IsZero() {
+		return "", err
 	}
-	return w.do(ctx, "set metadata", uuid, func(c conn) error { return c.setMetadata(uuid, text) })
+	return FormatMetadata(m), nil
 }
 
 // Plug plugs a device into a running domain; device is its element of libvirt's XML. To unplug it, give it an alias:

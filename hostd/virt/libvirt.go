@@ -149,35 +149,53 @@ func (c *libvirtConn) read(uuid string) (r reading, err error) {
 	return r, err
 }
 
-func (c *libvirtConn) metadata(uuid string) (text string, err error) {
-	err = c.with(uuid, func(d *libvirt.Domain) (err error) {
-		text, err = d.GetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, Namespace, libvirt.DOMAIN_AFFECT_CURRENT)
-		if isCode(err, libvirt.ERR_NO_DOMAIN_METADATA) {
-			return nil
-		}
-		return err
-	})
-	return text, err
-}
-
-func (c *libvirtConn) setMetadata(uuid, text string) error {
-	return c.with(uuid, func(d *libvirt.Domain) error {
-		flags := libvirt.DOMAIN_AFFECT_CURRENT
-		active, err := d.IsActive()
-		if err != nil {
-			return err
-		}
-		persistent, err := d.IsPersistent()
+func (c *libvirtConn) metadata(uuid string) (t texts, err error) {
+	err = c.with(uuid, func(d *libvirt.Domain) error {
+		active, persistent, err := parts(d)
 		if err != nil {
 			return err
 		}
 		if active {
-			flags |= libvirt.DOMAIN_AFFECT_LIVE
+			if t.live, err = metadataOf(d, libvirt.DOMAIN_AFFECT_LIVE); err != nil {
+				return err
+			}
 		}
 		if persistent {
-			flags |= libvirt.DOMAIN_AFFECT_CONFIG
+			t.config, err = metadataOf(d, libvirt.DOMAIN_AFFECT_CONFIG)
 		}
-		return d.SetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, text, MetadataKey, Namespace, flags)
+		return err
+	})
+	return t, err
+}
+
+// parts says whether a domain runs, and whether it is defined for its next start.
+func parts(d *libvirt.Domain) (active, persistent bool, err error) {
+	if active, err = d.IsActive(); err != nil {
+		return false, false, err
+	}
+	persistent, err = d.IsPersistent()
+	return active, persistent, err
+}
+
+func metadataOf(d *libvirt.Domain, part libvirt.DomainModificationImpact) (*string, error) {
+	text, err := d.GetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, Namespace, part)
+	if isCode(err, libvirt.ERR_NO_DOMAIN_METADATA) {
+		return new(""), nil
+	}
+	return &text, err
+}
+
+func (c *libvirtConn) setMetadata(uuid string, t texts) error {
+	return c.with(uuid, func(d *libvirt.Domain) error {
+		if t.config != nil {
+			if err := d.SetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, *t.config, MetadataKey, Namespace, libvirt.DOMAIN_AFFECT_CONFIG); err != nil {
+				return err
+			}
+		}
+		if t.live == nil {
+			return nil
+		}
+		return d.SetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, *t.live, MetadataKey, Namespace, libvirt.DOMAIN_AFFECT_LIVE)
 	})
 }
 

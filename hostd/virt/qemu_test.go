@@ -103,6 +103,29 @@ func testMetadata(t *testing.T, l *lab, w *Watcher) {
 			t.Errorf("%s: %+v, %v", where, got, err)
 		}
 	}
+	// What somebody has planned for the next start stays planned, and does not come into force now.
+	l.virsh("metadata", "meta", "--uri", Namespace, "--key", MetadataKey, "--config", "--set",
+		"<domain><file name='two'/><tag>planned</tag></domain>")
+	must(t, w.SetMetadata(t.Context(), d.UUID, func(m Metadata) (Metadata, error) { m.Tags = append(m.Tags, "new"); return m, nil }))
+	for where, tags := range map[string][]string{"--live": {"db", "new", "web"}, "--config": {"new", "planned"}} {
+		got, err := ParseMetadata(l.virsh("metadata", "meta", "--uri", Namespace, where))
+		if err != nil || !slices.Equal(got.Tags, tags) || len(got.Needs) != 1 || (got.Needs[0].Name == "two") != (where == "--config") {
+			t.Errorf("%s: %+v, %v", where, got, err)
+		}
+	}
+	// Somebody else changes it between our reading and our writing.
+	meddled := false
+	must(t, w.SetMetadata(t.Context(), d.UUID, func(m Metadata) (Metadata, error) {
+		if !meddled {
+			meddled = true
+			l.virsh("metadata", "meta", "--uri", Namespace, "--key", MetadataKey, "--config", "--set", "<domain><tag>meddled</tag></domain>")
+		}
+		m.Tags = append(m.Tags, "ours")
+		return m, nil
+	}))
+	if got, err := ParseMetadata(l.virsh("metadata", "meta", "--uri", Namespace, "--config")); err != nil || !slices.Equal(got.Tags, []string{"meddled", "ours"}) {
+		t.Errorf("after a concurrent change: %+v, %v", got, err)
+	}
 	must(t, w.SetMetadata(t.Context(), d.UUID, func(Metadata) (Metadata, error) { return Metadata{}, nil }))
 	until(t, w, "no metadata", func(m map[string]placement.Domain) bool { return len(m["meta"].Tags)+len(m["meta"].Needs) == 0 })
 	if xml := l.virsh("dumpxml", "meta"); strings.Contains(xml, Namespace) {

@@ -11,12 +11,21 @@ import (
 type conn interface {
 	list() (uuids []string, err error)
 	read(uuid string) (reading, error)
-	metadata(uuid string) (string, error)
-	setMetadata(uuid, text string) error // "" takes it away
+	metadata(uuid string) (texts, error)
+	setMetadata(uuid string, t texts) error
 	plug(uuid, device string) error
 	unplug(uuid, alias string) error // begins it; an event says when it is done
 	alive() bool                     // asks nobody
 	close()
+}
+
+// texts are the elements of ours in the two definitions that a domain may have: what runs now, and what its next start
+// will be. nil: it has no such definition, or it stays as it is. "": there is none, or it is taken away.
+type texts struct{ live, config *string }
+
+func (t texts) equal(o texts) bool {
+	same := func(a, b *string) bool { return a == b || a != nil && b != nil && *a == *b }
+	return same(t.live, o.live) && same(t.config, o.config)
 }
 
 // reading is what libvirt says of a domain.
