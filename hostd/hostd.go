@@ -362,6 +362,26 @@ func (h *Host) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// Responds waits until the catalogue can be read here: it cannot if something holds its lock for good. The error is that
+// of ctx. It is for a watchdog.
+func (h *Host) Responds(ctx context.Context) error {
+	node := h.members.Load()
+	if node == nil { // of no cluster yet
+		return nil
+	}
+	read := make(chan struct{})
+	go func() {
+		node.View(func(*placement.State) {})
+		close(read)
+	}()
+	select {
+	case <-read:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("read the catalogue: %w", ctx.Err())
+	}
+}
+
 // membership returns when this host is no member any more: nil if it wished to leave or ctx ends.
 func (h *Host) membership(ctx context.Context) error {
 	select {

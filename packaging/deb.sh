@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the Debian packages: virtswarm, of the programs in bin/, for hosts, and virtswarm-agent, for guests of each architecture.
+# Makes the Debian packages: virtswarm for hosts, and virtswarm-agent, for guests of each architecture.
 #   packaging/deb.sh VERSION [DIRECTORY]
 set -eu
 cd "$(dirname "$0")/.."
@@ -48,7 +48,8 @@ end() {
 host() {
 	arch=$(dpkg --print-architecture)
 	begin
-	install -D -m 755 -t "$root/usr/bin" bin/virtswarm bin/virtswarmd
+	${GO:-go} build -trimpath -ldflags "-X github.com/virtswarm/virtswarm/internal/api.release=v$version" -o "$root/usr/bin/" \
+		./cmd/virtswarm ./cmd/virtswarmd
 	install -D -m 644 -t "$root/etc/virtswarm" packaging/virtswarm.yaml
 	install -D -m 644 -t "$root/lib/systemd/system" packaging/systemd/virtswarmd.service
 	install -D -m 755 -t "$root/etc/libvirt/hooks/qemu.d" packaging/libvirt/virtswarm
@@ -64,6 +65,12 @@ END
 	# The daemon starts when an operator enables it, and then waits until it is told its cluster (first_start: wait).
 	script postinst <<'END'
 [ ! -d /run/systemd/system ] || systemctl daemon-reload
+# libvirt looks for hooks when it starts.
+if [ "$1" = configure ] && [ -z "$2" ] && [ -d /run/systemd/system ]; then
+	for unit in libvirtd virtqemud; do
+		! systemctl -q is-active $unit || echo "virtswarm: $unit calls the hook after: systemctl restart $unit (domains run on)" >&2
+	done
+fi
 [ "$1" != configure ] || [ -z "$2" ] || [ ! -d /run/systemd/system ] || systemctl try-restart virtswarmd
 END
 	script prerm <<'END'

@@ -104,6 +104,9 @@ func run(ctx context.Context, cfg hostd.Config) error {
 		return reason.Explain(err, "")
 	}
 	defer notify(logger, daemon.SdNotifyStopping)
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	go watch(watching, host, cfg.Socket, logger)
 	return reason.Explain(host.Run(ctx), "")
 }
 
