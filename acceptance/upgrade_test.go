@@ -279,7 +279,9 @@ func TestUpgradeFromTheFirstRelease(t *testing.T) {
 		h.launch()
 	}
 	for _, h := range l.hosts {
-		l.await("the version rises at "+h.name, func() bool { return h.run("status", "--wait", "1s").code == 0 && h.clusterVersion() == placement.Newest })
+		l.await("the version rises at "+h.name, func() bool {
+			return h.run("status", "--wait", "1s").code == 0 && h.clusterVersion() == placement.Newest
+		})
 	}
 	l.hosts[2].must("publish", l.random("new", 1000, 9), "new")
 	l.wantAll(files)
