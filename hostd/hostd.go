@@ -54,6 +54,9 @@ type Host struct {
 	log     hclog.Logger
 	version string
 	started time.Time
+	now     func() time.Time // this host's wall clock
+	can     int              // the highest cluster version
+	pace    Snapshots
 
 	network   link.Network
 	fs        disk.FS
@@ -109,6 +112,22 @@ type Options struct {
 	Domains observe.DomainSource
 	// ListenLocal listens for the local API; nil means at Config.Socket. A nil listener without error: there is none.
 	ListenLocal func() (net.Listener, error)
+
+	// What follows is for tests: the process has no reason to set it.
+
+	// Now is this host's wall clock where the catalogue and other hosts hear of it; nil means time.Now.
+	Now func() time.Time
+	// ClusterVersion is the highest cluster version that this host can, as if its program were older; 0 means
+	// placement.Newest.
+	ClusterVersion int
+	Snapshots      Snapshots
+}
+
+// Snapshots says when the log of the catalogue gives way to a snapshot. Zero fields have the defaults of package raft.
+type Snapshots struct {
+	Threshold uint64        // entries of the log between two snapshots
+	Interval  time.Duration // how often their number is looked at
+	Trailing  uint64        // entries that are kept behind a snapshot
 }
 
 // Libvirt sees the domains of a host, and changes them.
@@ -134,6 +153,10 @@ func (o *Options) defaults(cfg *Config) {
 	if o.FS == nil {
 		o.FS = disk.OS{}
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	or(&o.ClusterVersion, placement.Newest)
 	if o.ListenLocal == nil {
 		o.ListenLocal = func() (net.Listener, error) { return listenSocket(cfg.Socket) }
 	}
@@ -149,7 +172,7 @@ func New(ctx context.Context, cfg Config, o Options) (_ *Host, err error) {
 	o.defaults(&cfg)
 	h := &Host{
 		cfg: cfg, log: o.Logger, version: o.Version, started: time.Now(), network: o.Network, fs: o.FS, ready: sync.OnceFunc(o.Ready),
-		seen: o.Domains, departure: control.NewDeparture(),
+		seen: o.Domains, departure: control.NewDeparture(), now: o.Now, can: o.ClusterVersion, pace: o.Snapshots,
 	}
 	empty := !exists(h.fs, cfg.Data)
 	defer func() {
@@ -223,6 +246,7 @@ func (h *Host) open() error {
 		ID: h.self, Dir: h.raftDir(), Stream: raftStream{h.mux.Listen(link.ProtoRaft), dialer}, Forwarder: h.peers,
 		Advertise: h.advertise, Bootstrap: h.founding, Refused: link.Refused, PeerOf: link.PeerOf,
 		HostTimeout: h.cfg.HostTimeout, Grace: h.cfg.Grace, FS: h.fs, Logger: h.log.Named("raft"), Metrics: h.registry,
+		SnapshotThreshold: h.pace.Threshold, SnapshotInterval: h.pace.Interval, TrailingLogs: h.pace.Trailing, Version: h.can, Now: h.now,
 	})
 	if err != nil {
 		return err
@@ -266,7 +290,7 @@ func (h *Host) openControl() error {
 		return err
 	}
 	rooms := &control.Rooms{
-		Self: h.self, Name: h.cfg.Name, Advertise: h.advertise, Version: h.version, Data: h.cfg.Data, Started: h.started,
+		Self: h.self, Name: h.cfg.Name, Advertise: h.advertise, Version: h.version, Data: h.cfg.Data, Started: h.started, Now: h.now,
 		Identity: h.id, FS: h.fs, Node: h.node, Store: h.store, Swarm: h.swarm, Fetch: h.fetch, Keeper: h.keeper,
 		Findings: h.findings, Pulls: control.NewPullMetrics(h.registry), Peers: h.peers, Logger: h.log.Named("control"),
 		Probe: func(ctx context.Context, addr string, host placement.HostID) error {
@@ -304,7 +328,7 @@ func (h *Host) openDomains() (err error) {
 	}
 	used := &observe.InUse{Self: h.self, Store: filepath.Join(h.cfg.Data, "store"), View: h.node.View, Pin: h.keeper.Pin}
 	h.domains = observe.NewDomains(observe.DomainsConfig{
-		Self: h.self, Node: h.node, Sources: sources, Changed: used.Update, Logger: h.log.Named("domains"),
+		Self: h.self, Node: h.node, Sources: sources, Changed: used.Update, Now: h.now, Logger: h.log.Named("domains"),
 	})
 	return nil
 }

@@ -163,11 +163,11 @@ func (h *Host) introduce(ctx context.Context) {
 func (h *Host) introduceOnce(ctx context.Context) error {
 	me := placement.Host{
 		ID: h.self, Name: h.cfg.Name, Addr: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels, Limits: h.cfg.limits(),
-		Life: h.node.Life(), Version: placement.Newest, Program: h.version,
+		Life: h.node.Life(), Version: h.can, Program: h.version,
 	}
 	if h.founding {
 		_, err := h.node.Apply(ctx, placement.Command{InitCluster: &placement.InitCluster{
-			ID: h.id.Cluster(), Host: me, Now: time.Now().Unix(),
+			ID: h.id.Cluster(), Host: me, Now: h.now().Unix(),
 		}})
 		if err != nil {
 			return err

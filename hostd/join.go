@@ -88,7 +88,7 @@ func (h *Host) join(ctx context.Context, addr, text string) error {
 	stop := h.answerProbe(request)
 	answer, asked, err := server.Apply(ctx, addr, dial, control.Applicant{
 		Token: token.Encode(), CSR: request.CSR(), Name: h.cfg.Name, Address: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels,
-		Limits: h.cfg.limits(), Version: placement.Newest, Program: h.version,
+		Limits: h.cfg.limits(), Version: h.can, Program: h.version,
 	})
 	if stopped := stop(); err == nil {
 		err = stopped

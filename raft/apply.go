@@ -357,7 +357,7 @@ func (n *Node) stamp(c placement.Command) bool {
 	var latest int64
 	var version int
 	n.machine.view(func(s *placement.State) { latest, version = s.Latest(), s.Version() })
-	return c.Stamp(clock(time.Now(), latest), version)
+	return c.Stamp(clock(n.cfg.Now(), latest), version)
 }
 
 // maxBack bounds by how much the clock of a leader may be behind that of the one before, and be taken for late. If it is

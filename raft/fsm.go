@@ -16,18 +16,21 @@ type machine struct {
 	state   *placement.State
 	changed chan struct{} // closed and replaced at every change
 	stuck   error         // set when an entry could not be understood; the state stands still from there on
+	can     int           // the highest cluster version that this host understands
 
 	// committed is told the index of every entry that arrives, as those are committed; failed is told of stuck.
 	committed func(index uint64)
 	failed    func(error)
-	// restored is told the lineage of a catalogue that has replaced one of another.
-	restored func(lineage string)
+	// restored is told the lineage of a catalogue that has replaced one of another; installed, that a snapshot has come
+	// from the leader.
+	restored  func(lineage string)
+	installed func()
 }
 
 func newMachine() *machine {
 	return &machine{
-		state: placement.New(), changed: make(chan struct{}),
-		committed: func(uint64) {}, failed: func(error) {}, restored: func(string) {},
+		state: placement.New(), changed: make(chan struct{}), can: placement.Newest,
+		committed: func(uint64) {}, failed: func(error) {}, restored: func(string) {}, installed: func() {},
 	}
 }
 
@@ -49,6 +52,9 @@ func (m *machine) Apply(l *hraft.Log) any {
 		return outcome{result: placement.Result{Index: l.Index}}
 	}
 	c, err := placement.DecodeCommand(l.Data)
+	if err == nil && c.Needs() > m.can {
+		err = fmt.Errorf("it needs cluster version %d, and this host can %d: %w", c.Needs(), m.can, placement.ErrNewer)
+	}
 	if err != nil {
 		m.stuck = fmt.Errorf("%w: entry %d of the Raft log: %w", ErrStuck, l.Index, err)
 		m.failed(m.stuck)
@@ -75,17 +81,24 @@ func (m *machine) Snapshot() (hraft.FSMSnapshot, error) {
 	return picture{m.state.Freeze()}, nil
 }
 
-// Restore implements raft.FSM.
+// Restore implements raft.FSM. A snapshot of the leader's that is older than this host's state, as one may be that was
+// resent, does not take the state back: the entries in between come again, and are skipped.
 func (m *machine) Restore(r io.ReadCloser) error {
 	state, err := placement.Restore(r)
 	if err != nil {
 		return err
 	}
+	if state.Version() > m.can {
+		return fmt.Errorf("the snapshot has cluster version %d, and this host can %d: %w", state.Version(), m.can, placement.ErrNewer)
+	}
 	m.mu.Lock()
 	before := m.state.Lineage()
-	m.state = state
-	m.notify()
+	if state.Lineage() != before || state.Applied() >= m.state.Applied() {
+		m.state = state
+		m.notify()
+	}
 	m.mu.Unlock()
+	m.installed()
 	if lineage := state.Lineage(); lineage != before {
 		m.restored(lineage)
 	}

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	hraft "github.com/hashicorp/raft"
@@ -70,7 +69,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	layer := newStreamLayer(n)
-	n.machine.restored = layer.requalify
+	n.machine.restored, n.machine.can = layer.requalify, cfg.Version
 	defer func() {
 		if err != nil {
 			n.cancel()
@@ -93,7 +92,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	if err := n.findTwin(); err != nil {
 		return nil, err
 	}
-	if n.life, n.lifeBefore, err = n.votes.begin(time.Now()); err != nil {
+	if n.life, n.lifeBefore, err = n.votes.begin(n.cfg.Now()); err != nil {
 		return nil, err
 	}
 	n.tickets.Store(n.life << ticketBits)
@@ -165,6 +164,18 @@ func (n *Node) replay(s stores, commit uint64) error {
 			return fmt.Errorf("open Raft: %w", err)
 		}
 		return nil
+	case covered > 0 && first <= covered && last > 0:
+		// A crash may have come between the snapshot from the leader and the removal of another history than the leader's.
+		var l hraft.Log
+		if err := n.log.GetLog(covered, &l); err != nil {
+			return err
+		}
+		if l.Term != metas[0].Term {
+			if err := n.log.Reset(); err != nil {
+				return fmt.Errorf("open Raft: %w", err)
+			}
+			return nil
+		}
 	case first > covered+1:
 		return raftlog.Damaged(filepath.Join(n.cfg.Dir, "log"), "the log begins at entry %d, the newest snapshot ends at %d", first, covered)
 	}
@@ -233,6 +244,7 @@ func (n *Node) start(layer *streamLayer, s stores) error {
 			return errors.Join(fmt.Errorf("bootstrap Raft: %w", err), transport.Close())
 		}
 	}
+	n.follow(s)
 	r, err := hraft.NewRaft(conf, n.machine, cache, s.votes, s.snapshots, transport)
 	if err != nil {
 		return errors.Join(fmt.Errorf("start Raft: %w", err), transport.Close())
@@ -257,6 +269,17 @@ func (n *Node) start(layer *streamLayer, s stores) error {
 	n.spawn(n.watch)
 	n.register()
 	return nil
+}
+
+// follow wires what must know of snapshots that come from a leader, before Raft starts.
+func (n *Node) follow(s stores) {
+	n.machine.installed = n.log.Installed
+	n.log.OnInstalled(func() (index, term uint64) {
+		<-n.ready // NewRaft has begun to work already, and is about to return
+		index = n.raft.Load().AppliedIndex()
+		return index, s.snapshots.term(index)
+	})
+	n.votes.refuse = n.Err
 }
 
 func (n *Node) raftConfig() *hraft.Config {

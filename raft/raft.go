@@ -35,6 +35,8 @@ var (
 	ErrTwin     = reason.Sentinel(reason.OldCopy, "another machine runs with this host's identity")
 	ErrQuorum   = reason.Sentinel(reason.QuorumAtRisk, "no majority of living voters would be left")
 	ErrBroken   = raftlog.ErrBroken
+	// ErrOvertaken is a cause of ErrBroken that another start of this host mends.
+	ErrOvertaken = raftlog.ErrOvertaken
 )
 
 // Stream carries Raft between hosts: connections already authenticated by their TLS certificates. Closing it is the
@@ -74,6 +76,10 @@ type Config struct {
 	SnapshotThreshold uint64        // log entries between snapshots; DefaultSnapshotThreshold if 0
 	SnapshotInterval  time.Duration // how often that is checked; DefaultSnapshotInterval if 0
 	TrailingLogs      uint64        // entries kept behind a snapshot; DefaultTrailingLogs if 0
+	// Version is the highest cluster version that this host can, as if its program were older; placement.Newest if 0.
+	Version int
+	// Now is this host's wall clock, which others hear of; time.Now if nil. Timers do not go by it.
+	Now func() time.Time
 
 	FS      disk.FS               // nil for the real one
 	Logger  hclog.Logger          // nil for none
@@ -143,6 +149,10 @@ func (c Config) withDefaults() (Config, error) {
 	or(&c.Timing.Commit, DefaultTiming.Commit)
 	or(&c.Timing.Reconcile, DefaultTiming.Reconcile)
 	or(&c.Timing.Stabilize, DefaultTiming.Stabilize)
+	or(&c.Version, placement.Newest)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	if c.FS == nil {
 		c.FS = disk.OS{}
 	}

@@ -92,6 +92,21 @@ func (s *snapshotStore) names() ([]string, error) {
 	return names, nil
 }
 
+// term returns the term of the newest snapshot that ends at an entry, 0 if there is none.
+func (s *snapshotStore) term(index uint64) (term uint64) {
+	names, err := s.names()
+	if err != nil {
+		return 0
+	}
+	for _, name := range names {
+		var at, of uint64
+		if _, err := fmt.Sscanf(name, "%020d-%020d.snap", &at, &of); err == nil && at == index {
+			return of
+		}
+	}
+	return 0
+}
+
 // List implements raft.SnapshotStore: newest first.
 func (s *snapshotStore) List() ([]*hraft.SnapshotMeta, error) {
 	names, err := s.names()

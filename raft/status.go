@@ -70,7 +70,7 @@ func (n *Node) stats() stats {
 	raw := n.raft.Load().Stats()
 	number := func(key string) uint64 { v, _ := strconv.ParseUint(raw[key], 10, 64); return v }
 	s := stats{LastIndex: number("last_log_index"), LastTerm: number("last_log_term"), LastContact: n.lastContact(), Commit: number("commit_index"),
-		Life: n.life, Clock: time.Now().UnixMilli()}
+		Life: n.life, Clock: n.cfg.Now().UnixMilli()}
 	n.machine.view(func(state *placement.State) { s.Lineage = state.Lineage() })
 	// After a snapshot from the leader the log is empty.
 	if snap := number("last_snapshot_index"); snap > s.LastIndex {

@@ -1,8 +1,12 @@
 package raft
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"testing"
+
+	hraft "github.com/hashicorp/raft"
 
 	"github.com/virtswarm/virtswarm/placement"
 )
@@ -37,4 +41,42 @@ func TestVersionRises(t *testing.T) {
 			t.Errorf("a host goes back: %v", err)
 		}
 	})
+}
+
+// TestOlderHostStops: a host with the limit of an older program does not go on behind what that could not read, be it an
+// entry or a snapshot.
+func TestOlderHostStops(t *testing.T) {
+	apply := func(m *machine, index uint64, c placement.Command) error {
+		data, err := placement.EncodeCommand(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Apply(&hraft.Log{Index: index, Type: hraft.LogCommand, Data: data}).(outcome).err
+	}
+	founded := placement.Command{InitCluster: &placement.InitCluster{ID: "test", Host: placement.Host{
+		ID: hostID(1), Name: "a", Addr: "a:1", Weight: 100, Version: placement.Newest,
+	}}}
+	raised := placement.Command{RaiseVersion: &placement.RaiseVersion{To: placement.Newest}}
+
+	older := newMachine()
+	older.can = placement.Newest - 1
+	if err := apply(older, 1, founded); err != nil {
+		t.Fatal(err)
+	}
+	if err := apply(older, 2, raised); !errors.Is(err, ErrStuck) || !errors.Is(err, placement.ErrNewer) {
+		t.Errorf("an entry: %v", err)
+	}
+	newer := newMachine()
+	if err := errors.Join(apply(newer, 1, founded), apply(newer, 2, raised)); err != nil {
+		t.Fatal(err)
+	}
+	var snapshot bytes.Buffer
+	if _, err := newer.state.Freeze().WriteTo(&snapshot); err != nil {
+		t.Fatal(err)
+	}
+	older = newMachine()
+	older.can = placement.Newest - 1
+	if err := older.Restore(io.NopCloser(&snapshot)); !errors.Is(err, placement.ErrNewer) {
+		t.Errorf("a snapshot: %v", err)
+	}
 }

@@ -35,6 +35,8 @@ type voteStore struct {
 	file   disk.File // nil until the first value is set
 	values votes
 	slot   int // where the next write begins: not the only one that is whole
+	// refuse says why no vote may be given any more, nil if one may; it may be nil.
+	refuse func() error
 }
 
 type votes struct {
@@ -164,8 +166,11 @@ func (v *voteStore) put(page []byte) error {
 // keyLife is the number of this host's life, which grows with every start; hashicorp/raft has keys of its own.
 const keyLife = "Life"
 
-// keyTerm is hashicorp/raft's, and the first that it sets.
-const keyTerm = "CurrentTerm"
+// keyTerm and keyVoteTerm are hashicorp/raft's: the term is the first that it sets, the other one comes before a vote.
+const (
+	keyTerm     = "CurrentTerm"
+	keyVoteTerm = "LastVoteTerm"
+)
 
 // begin numbers a life, durably: by the clock, so that the number is a new one though the file was lost or came from a
 // backup, but above the life before, should the clock have been set back. The first one makes the file.
@@ -194,8 +199,14 @@ func (v *voteStore) Get(key []byte) ([]byte, error) {
 	return []byte(v.values.Texts[string(key)]), nil
 }
 
-// SetUint64 implements raft.StableStore.
+// SetUint64 implements raft.StableStore. A host that cannot go on gives no vote any more: Raft may believe of its log
+// what is not true.
 func (v *voteStore) SetUint64(key []byte, val uint64) error {
+	if v.refuse != nil && string(key) == keyVoteTerm {
+		if err := v.refuse(); err != nil {
+			return fmt.Errorf("no vote is given: %w", err)
+		}
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	next := v.values

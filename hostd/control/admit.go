@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"time"
 
 	"github.com/virtswarm/virtswarm/internal/pki"
 	"github.com/virtswarm/virtswarm/internal/reason"
@@ -60,7 +59,7 @@ func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error)
 			ID: placement.HostID(id), Name: a.Name, Addr: a.Address, Weight: max(1, a.Weight), Labels: a.Labels, Limits: a.Limits,
 			Version: a.Version, Program: a.Program,
 		},
-		TokenID: tokenID, Now: time.Now().Unix(),
+		TokenID: tokenID, Now: h.Now().Unix(),
 	}}, fmt.Sprintf("%.200q", a.Name))
 	if err != nil {
 		return r, err

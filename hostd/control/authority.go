@@ -200,7 +200,7 @@ func (r *Rooms) BeginRotation(ctx context.Context) (id string, err error) {
 	tokens := make([]byte, pki.TokenKeySize)
 	rand.Read(tokens) // never fails
 	_, err = r.write(ctx, placement.Command{SetAuthority: &placement.SetAuthority{
-		ID: id, Cert: ca.Certificate(), TokenKey: tokens, To: placement.NextAuthority, By: r.Self, Now: time.Now().Unix(),
+		ID: id, Cert: ca.Certificate(), TokenKey: tokens, To: placement.NextAuthority, By: r.Self, Now: r.Now().Unix(),
 	}}, "")
 	if errors.Is(err, placement.ErrAuthority) {
 		return "", reason.Wrap(reason.Usage, "", err).WithHint("see 'virtswarm ca'; repeat when the replacement before this one is over")

@@ -38,6 +38,7 @@ type Rooms struct {
 	Version   string // of the daemon
 	Data      string // its directory
 	Started   time.Time
+	Now       func() time.Time // the host's wall clock
 	Identity  *pki.Identity
 	FS        disk.FS
 	Node      *raft.Node

@@ -127,7 +127,7 @@ func (h *Hosts) Undrain(ctx context.Context, name string) (Host, uint64, error) 
 // setState moves a host from the state that it was seen in to another one.
 func (h *Hosts) setState(ctx context.Context, host placement.Host, to placement.HostState) error {
 	_, err := h.write(ctx, placement.Command{SetHostState: &placement.SetHostState{
-		ID: host.ID, From: host.State, To: to, Now: time.Now().Unix(),
+		ID: host.ID, From: host.State, To: to, Now: h.Now().Unix(),
 	}}, host.Name)
 	if err != nil {
 		return err

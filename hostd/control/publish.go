@@ -83,7 +83,7 @@ func (f *Files) publishFile(ctx context.Context, cmd *placement.Publish, file *s
 	m := file.Manifest()
 	cmd.ID, cmd.Size, cmd.DataBytes = file.ID(), m.Size(), m.DataBytes()
 	cmd.ChunkSize, cmd.Shards = m.ChunkSize(), max(1, m.Shards())
-	cmd.Publisher, cmd.At = f.Self, time.Now().Unix()
+	cmd.Publisher, cmd.At = f.Self, f.Now().Unix()
 	done, err := f.write(ctx, placement.Command{Publish: cmd}, cmd.Name)
 	if err != nil {
 		return err

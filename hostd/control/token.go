@@ -36,7 +36,7 @@ func (h *Hosts) CreateToken(ctx context.Context, life time.Duration) (Invitation
 	}
 	hash := token.Hash()
 	cmd := &placement.CreateToken{
-		ID: hex.EncodeToString(token.ID[:]), Hash: hex.EncodeToString(hash[:]), Expires: token.Expires.Unix(), Now: time.Now().Unix(),
+		ID: hex.EncodeToString(token.ID[:]), Hash: hex.EncodeToString(hash[:]), Expires: token.Expires.Unix(), Now: h.Now().Unix(),
 	}
 	h.Node.View(func(s *placement.State) {
 		if s.Version() >= 3 {

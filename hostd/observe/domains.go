@@ -42,6 +42,7 @@ type DomainsConfig struct {
 	Node    *raft.Node
 	Sources map[string]DomainSource // by placement.ManagedBy…; a manager without one has no domains here
 	Changed func()                  // called after every comparison
+	Now     func() time.Time        // the host's wall clock
 	Logger  hclog.Logger
 }
 
@@ -215,7 +216,7 @@ func (d *Domains) report(ctx context.Context) error {
 		part := placement.ReportDomains{Host: d.cfg.Self, Domains: r.Domains[:n], Gone: r.Gone[:gone]}
 		r.Domains, r.Gone = r.Domains[n:], r.Gone[gone:]
 		// Greater than all before, over restarts and over a clock that was set back.
-		part.Seq = max(uint64(time.Now().UnixMicro()), d.told()+1, d.seq+1)
+		part.Seq = max(uint64(d.cfg.Now().UnixMicro()), d.told()+1, d.seq+1)
 		d.seq = part.Seq
 		if _, err := d.cfg.Node.Apply(ctx, placement.Command{ReportDomains: &part}); err != nil {
 			return err

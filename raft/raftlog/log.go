@@ -27,6 +27,8 @@ var (
 	ErrDamaged = reason.Sentinel(reason.DamagedLog, "damaged Raft data")
 	ErrBroken  = errors.New("the Raft log cannot be written until this host is restarted")
 	ErrClosed  = errors.New("the Raft node is closed")
+	// ErrOvertaken is a cause of ErrBroken that a restart mends.
+	ErrOvertaken = errors.New("a snapshot of the leader has replaced entries that Raft still counts")
 )
 
 // MaxBatch is the most entries that one StoreLogs may have.
@@ -68,6 +70,10 @@ type Store struct {
 	// that the suffix is still there if the append fails, and then refuses every further entry for ever: only a restart
 	// tells it how far the log is.
 	shortened bool
+	// installed says that hashicorp/raft is about to delete the whole log, as a snapshot of the leader stands in its
+	// place; behind tells the index and term of the snapshot's last entry then.
+	installed bool
+	behind    func() (index, term uint64)
 }
 
 // Damaged makes an error of ErrDamaged that says what to do.
@@ -254,6 +260,11 @@ func (l *Store) IsMonotonic() bool { return true }
 func (l *Store) GetLog(index uint64, out *hraft.Log) error {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
+	return l.entry(index, out)
+}
+
+// entry is GetLog; the caller holds the lock.
+func (l *Store) entry(index uint64, out *hraft.Log) error {
 	if l.first == 0 || index < l.first || index > l.last() {
 		return hraft.ErrLogNotFound
 	}

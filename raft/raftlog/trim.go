@@ -3,11 +3,13 @@ package raftlog
 import (
 	"errors"
 	"fmt"
+
+	hraft "github.com/hashicorp/raft"
 )
 
 // DeleteRange implements raft.LogStore for a prefix (compaction), a suffix (conflict with the leader) or all of the
 // log. Of a prefix whole segments only go from disk, so that entries may come back after a restart; Raft does not
-// mind.
+// mind. After Installed, all of the log means what the snapshot has replaced: see keepBehind.
 func (l *Store) DeleteRange(from, to uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -21,9 +23,13 @@ func (l *Store) DeleteRange(from, to uint64) error {
 		return fmt.Errorf("delete entries %d to %d: in the middle of the Raft log (%d to %d)", from, to, l.first, last)
 	}
 	var err error
-	if from <= l.first && to < last {
+	switch {
+	case from <= l.first && to < last:
 		err = l.dropPrefix(to + 1)
-	} else {
+	case from <= l.first && l.installed:
+		l.installed = false
+		err = l.keepBehind(l.behind())
+	default:
 		l.shortened = true
 		err = l.dropSuffix(max(from, l.first))
 	}
@@ -31,6 +37,40 @@ func (l *Store) DeleteRange(from, to uint64) error {
 		return l.fail(fmt.Errorf("delete entries %d to %d of the Raft log: %w", from, to, err))
 	}
 	return nil
+}
+
+// Installed notes that a snapshot of the leader has replaced the state, and that hashicorp/raft deletes the whole log
+// next.
+func (l *Store) Installed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.installed = l.behind != nil && l.first > 0
+}
+
+// OnInstalled has behind called when that log is deleted: it returns the index and the term of the last entry of the
+// snapshot, the term 0 if it is not known. It must not use the log.
+func (l *Store) OnInstalled(behind func() (index, term uint64)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.behind = behind
+}
+
+// keepBehind deletes what a snapshot up to an entry has replaced. hashicorp/raft (v1.8.0, installSnapshot) deletes the
+// whole log, and believes that its last entry is still there. If the log went on behind the snapshot, the leader's next
+// entries would then leave a gap, and Raft ends the process when it misses the first entry of it. Moreover, what is
+// behind may count for a majority. So the log stays from the snapshot's last entry on, if it is the same history: if it
+// has that very entry. If it is not, only a restart tells Raft where the log ends.
+func (l *Store) keepBehind(index, term uint64) error {
+	last := l.last()
+	if last <= index {
+		l.shortened = true
+		return l.dropSuffix(l.first)
+	}
+	var at hraft.Log
+	if err := l.entry(index, &at); err != nil || at.Term != term {
+		return fmt.Errorf("%w: it ends at entry %d, the log at %d", ErrOvertaken, index, last)
+	}
+	return l.dropPrefix(index)
 }
 
 // dropPrefix makes first the first entry.
