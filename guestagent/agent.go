@@ -58,6 +58,7 @@ type Agent struct {
 	Patience time.Duration // 0 = DefaultPatience, <0 = one attempt
 	Version  string        // told to the host
 	Logger   hclog.Logger  // nil = silent
+	Network  link.Network  // nil = link.OS
 
 	mu      sync.Mutex
 	current *client       // the link that all share; nil while nobody has one
@@ -89,6 +90,13 @@ func (a *Agent) log() hclog.Logger {
 		return hclog.NewNullLogger()
 	}
 	return a.Logger
+}
+
+func (a *Agent) network() link.Network {
+	if a.Network == nil {
+		return link.OS
+	}
+	return a.Network
 }
 
 // passing reports whether what failed may go well later, or by another way.

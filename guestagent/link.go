@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/guestlink"
-	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/shmring"
 )
 
@@ -193,7 +192,7 @@ func (c *client) refuse() {
 func (a *Agent) open(ctx context.Context, url string) (net.Conn, *bell, error) {
 	path, ok := strings.CutPrefix(url, "shm://")
 	if !ok {
-		conn, err := link.OS.Dial(ctx, url)
+		conn, err := a.network().Dial(ctx, url)
 		return conn, nil, err
 	}
 	by := a.Bell

@@ -23,6 +23,7 @@ const checker = clientCount
 // heal starts what is down and waits until every host has its copies, and all have the same catalogue.
 func (w *world) heal() bool {
 	for _, m := range w.machines {
+		m.upgrade()
 		m.restart()
 	}
 	w.did("healed")
@@ -96,6 +97,9 @@ func (w *world) unsettled() string {
 
 // lacking says which copies are missing, or hosts.
 func (w *world) lacking(s *placement.State) string {
+	if s.Version() != placement.Newest {
+		return fmt.Sprintf("cluster version %d, and all can %d", s.Version(), placement.Newest)
+	}
 	hosts := s.Hosts()
 	if len(hosts) != len(w.machines) {
 		return fmt.Sprintf("%d hosts, not %d", len(hosts), len(w.machines))
@@ -119,7 +123,10 @@ func (w *world) lacking(s *placement.State) string {
 
 // mayBeLost says whether nobody was promised more copies of a content than could be destroyed.
 func (w *world) mayBeLost(id content.Digest) bool {
-	return w.promised(id.String()) < 2 && len(w.flaws) > 0
+	few := w.promised(id.String()) < 2
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.excused[id] || few && len(w.flaws) > 0
 }
 
 // check looks at everything once the cluster has settled.
@@ -135,6 +142,8 @@ func (w *world) check() {
 	for _, m := range w.machines {
 		w.checkVersions(m)
 	}
+	w.readOrders()
+	w.checkGhosts()
 }
 
 // checkVersions pulls every version of every name.
@@ -179,7 +188,7 @@ func (w *world) verify(m *machine) {
 			return nil
 		})
 	})
-	if bad > 0 && !w.flaws[m.name] {
+	if bad > 0 && !w.isFlawed(m.name) {
 		w.violation("host %s holds %d chunks that are damaged, and its disk is sound", m.name, bad)
 	}
 }

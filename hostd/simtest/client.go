@@ -55,7 +55,7 @@ func (c *client) run() {
 			c.pulled++
 			c.w.pull(c.n, m, name, "", filepath.Join(outDir, fmt.Sprintf("%d-%d", c.n, c.pulled)))
 		default:
-			c.distribute(m, name)
+			c.order(m, draw < 97)
 		}
 	}
 }
@@ -67,12 +67,16 @@ func (c *client) publish(m *machine, name string) {
 	path := c.w.o.Pool.paths[c.n][c.published]
 	c.published++
 	replicas := uint32(2)
+	if c.rng.IntN(4) == 0 {
+		replicas = 1
+	}
 	op := c.w.began(c.n, m, opPublish, name)
-	op.id = c.w.o.Pool.ids[path].String()
+	id := c.w.o.Pool.ids[path]
+	op.id = id.String()
 	alive, err := m.call(func(ctx context.Context, h *hostd.Host) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		req := &v1.PublishRequest{Path: path, Name: name, Replicas: &replicas, ChunkSize: content.MinChunkSize}
+		req := &v1.PublishRequest{Path: path, Name: name, Replicas: &replicas, ChunkSize: content.MinChunkSize, Guests: c.w.o.Pool.guests[id]}
 		return h.API().Publish(ctx, req, func(p *v1.PublishProgress) error {
 			if r := p.GetResult(); r != nil && ctx.Err() == nil {
 				c.w.published(op, m, r.GetId(), int(p.GetCopiesMade()), p.GetPhase() == v1.PublishPhase_PUBLISH_PHASE_DONE)
@@ -90,18 +94,6 @@ func (c *client) remove(m *machine, name string) {
 		defer cancel()
 		_, err := h.API().Remove(ctx, &v1.RemoveRequest{Name: name})
 		return err
-	})
-	c.w.ended(op, alive, err)
-}
-
-func (c *client) distribute(m *machine, name string) {
-	op := c.w.began(c.n, m, opDistribute, name)
-	to := c.w.machines[c.rng.IntN(len(c.w.machines))]
-	alive, err := m.call(func(ctx context.Context, h *hostd.Host) error {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
-		return h.API().Distribute(ctx, &v1.DistributeRequest{Name: name, Hosts: []string{to.name}, Watch: c.rng.IntN(2) == 0},
-			func(*v1.DistributeProgress) error { return nil })
 	})
 	c.w.ended(op, alive, err)
 }

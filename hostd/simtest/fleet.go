@@ -10,6 +10,7 @@ import (
 
 	"github.com/virtswarm/virtswarm/hostd"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -25,6 +26,13 @@ const (
 type vm struct {
 	placement.Domain
 	at, to *machine // to: where it migrates, nil if it does not; at is nil where it is defined nowhere
+	// image is a content of a machine's store that is its disk, zero if none is; imageDisk is which of the machine's
+	// disks that was, and looks how often it was whole since the catalogue knows of it.
+	image      content.Digest
+	imageAt    *machine
+	imageDisk  int
+	imageSince int64 // place in the order of claims
+	looks      int
 }
 
 // fleet is all domains: it moves them about while the nemesis does its work, and compares what the catalogue says. The
@@ -72,18 +80,42 @@ func (f *fleet) run(rng *rand.Rand, over <-chan struct{}) {
 			return
 		case <-think.C:
 		}
+		d := f.vms[rng.IntN(len(f.vms))]
 		f.mu.Lock()
-		f.happen(f.vms[rng.IntN(len(f.vms))], rng)
+		nowhere := d.at == nil
+		f.mu.Unlock()
+		if nowhere {
+			f.startSomewhere(d, rng)
+			continue
+		}
+		f.mu.Lock()
+		if d.at != nil { // else the power failed
+			f.happen(d, rng)
+		}
 		f.mu.Unlock()
 	}
 }
 
-// happen does one thing to a domain; f.mu is held.
+// startSomewhere starts a domain that is nowhere, mostly from an image of the store there.
+func (f *fleet) startSomewhere(d *vm, rng *rand.Rand) {
+	m := f.w.machines[rng.IntN(len(f.w.machines))]
+	image, ok := content.Digest{}, false
+	if rng.IntN(3) > 0 {
+		image, ok = f.boot(m, d, rng)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d.Disks, d.image = nil, content.Digest{}
+	if ok {
+		d.give(image, m)
+	}
+	f.set(d, m, placement.DomainRunning, rng)
+}
+
+// happen does one thing to a domain that is somewhere; f.mu is held.
 func (f *fleet) happen(d *vm, rng *rand.Rand) {
 	machines := f.w.machines
 	switch {
-	case d.at == nil:
-		f.set(d, machines[rng.IntN(len(machines))], placement.DomainRunning, rng)
 	case d.to != nil && rng.IntN(3) == 0: // the migration fails
 		f.w.did("%s does not get to %s", d.Name, d.to.name)
 		f.unset(d, d.to, rng)
@@ -95,6 +127,8 @@ func (f *fleet) happen(d *vm, rng *rand.Rand) {
 		f.w.did("%s ends on %s", d.Name, d.at.name)
 		f.unset(d, d.at, rng)
 		d.at = nil
+	case rng.IntN(3) == 0:
+		f.retag(d)
 	case rng.IntN(3) == 0:
 		state := placement.DomainPaused
 		if d.State == state {
@@ -110,6 +144,19 @@ func (f *fleet) happen(d *vm, rng *rand.Rand) {
 		f.unset(d, d.at, rng)
 		d.at = nil
 	}
+}
+
+// retag gives a domain its tag, or takes it away. The daemon is told of that at once.
+func (f *fleet) retag(d *vm) {
+	if d.Tags == nil {
+		d.Tags = []string{tagWeb}
+	} else {
+		d.Tags = nil
+	}
+	f.w.did("the tags of %s on %s are %v", d.Name, d.at.name, d.Tags)
+	seen := d.Domain
+	d.at.vms.put(seen)
+	d.at.vms.event()
 }
 
 // arrive ends a migration: the last pages go, it runs there, and is gone here.
@@ -187,7 +234,7 @@ func (f *fleet) misplaced(s *placement.State) string {
 			continue
 		}
 		h, _ := s.Host(v.Host)
-		if !known || h.Name != d.at.name || v.State != d.State || v.Split || len(v.Others) > 0 {
+		if !known || h.Name != d.at.name || v.State != d.State || !slices.Equal(v.Tags, d.Tags) || v.Split || len(v.Others) > 0 {
 			return fmt.Sprintf("%s %s on %q (split: %v, others: %d), and it is %s on %s", d.Name, v.State, h.Name, v.Split, len(v.Others), d.State, d.at.name)
 		}
 	}

@@ -16,6 +16,7 @@ const (
 	opList       = "ls"
 	opPull       = "pull"
 	opDistribute = "distribute"
+	opUnpin      = "unpin"
 )
 
 // operation is a call of a client, as the client saw it.

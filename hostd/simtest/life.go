@@ -13,6 +13,7 @@ import (
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/internal/reason"
+	"github.com/virtswarm/virtswarm/placement"
 )
 
 const (
@@ -77,8 +78,12 @@ func (w *world) join(m *machine) {
 				w.did("%s joins by %s", m.name, via.name)
 				return
 			}
-			if api.AsError(err).Reason == reason.HostNameTaken { // an earlier try of its own has come through
+			switch api.AsError(err).Reason {
+			case reason.HostNameTaken: // an earlier try of its own has come through
 				w.remove(m)
+			case reason.TooOld: // all others were upgraded meanwhile
+				w.did("%s is upgraded", m.name)
+				m.can = placement.Newest
 			}
 		}
 	}
@@ -91,6 +96,9 @@ func (w *world) remove(m *machine) bool {
 	var err error
 	for begin := time.Now(); time.Since(begin) < healTimeout; time.Sleep(time.Second) {
 		for _, via := range w.up() {
+			if via == m {
+				continue
+			}
 			_, err = via.call(func(ctx context.Context, h *hostd.Host) error {
 				ctx, cancel := context.WithTimeout(ctx, callTimeout)
 				defer cancel()
@@ -171,6 +179,8 @@ func (w *world) gone(m *machine) (gone bool) {
 
 // discard gives the machine a new disk, and with it a new identity.
 func (m *machine) discard() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.files = disktest.NewMemory(0)
 	m.disks++
 }

@@ -6,10 +6,12 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/virtswarm/virtswarm/hostd"
@@ -17,6 +19,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/internal/link/linktest"
+	"github.com/virtswarm/virtswarm/placement"
+	"github.com/virtswarm/virtswarm/raft"
 )
 
 // Timings of the hosts and of those who wait for them, in virtual time.
@@ -29,31 +33,35 @@ const (
 // machine is a computer: it has a disk, a place in the network and, most of the time, a daemon. Its methods are called
 // by one goroutine at a time, but for call, running and view.
 type machine struct {
-	w     *world
-	name  string
-	n     int
-	files *disktest.Memory // what is on the disk
-	fault *disktest.Fault  // the disk as the daemon of this life sees it
-	vms   *vms             // what runs here
-	trap  trap
-	room  room
-	lives int
-	disks int // that this machine has had
-	plug  *linktest.Plug
-	stop  context.CancelFunc
-	done  chan error // the daemon's end
-	busy  sync.Mutex // held while the nemesis has it in hand; only tried
+	w       *world
+	name    string
+	n       int
+	files   *disktest.Memory // what is on the disk; changed with mu held
+	fault   *disktest.Fault  // the disk as the daemon of this life sees it
+	vms     *vms             // what runs here
+	trap    trap
+	room    room
+	lives   int
+	disks   int // that this machine has had; changed with mu held
+	plug    *linktest.Plug
+	can     int          // the highest cluster version of its program
+	skew    atomic.Int64 // by how many nanoseconds its wall clock is ahead
+	shunned atomic.Bool  // it was removed from the cluster against its will
+	stop    context.CancelFunc
+	done    chan error // the daemon's end
+	busy    sync.Mutex // held while the nemesis has it in hand; only tried
 
 	mu    sync.Mutex
 	host  *hostd.Host // nil unless the daemon runs
 	life  context.Context
 	die   context.CancelFunc
 	calls sync.WaitGroup
-	out   []string // where calls write to that have not ended well
+	out   []string         // where calls write to that have not ended well
+	id    placement.HostID // that its daemon has, or had last
 }
 
 func newMachine(w *world, n int) *machine {
-	m := &machine{w: w, n: n, name: string(rune('a' + n)), files: disktest.NewMemory(0)}
+	m := &machine{w: w, n: n, name: string(rune('a' + n)), files: disktest.NewMemory(0), can: w.oldest()}
 	m.vms = newVMs(m)
 	return m
 }
@@ -65,6 +73,16 @@ const (
 )
 
 func (m *machine) addr() string { return m.name + ":7117" }
+
+// now is what the machine's wall clock shows.
+func (m *machine) now() time.Time { return time.Now().Add(time.Duration(m.skew.Load())) }
+
+// disk returns what is on the disk, and which one of the machine's that is.
+func (m *machine) disk() (files *disktest.Memory, disks int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.files, m.disks
+}
 
 // running says whether the daemon runs.
 func (m *machine) running() bool {
@@ -114,8 +132,10 @@ func (m *machine) start(join, token string) error {
 	defer cancel()
 	host, err := hostd.New(ctx, hostd.Config{
 		Data: dataDir, Listen: m.addr(), Advertise: m.addr(), Name: m.name,
-		HostTimeout: hostTimeout, Join: join, Token: token,
+		HostTimeout: hostTimeout, Join: join, Token: token, Quota: m.w.quota, High: m.w.high, Low: m.w.low,
+		Guests: hostd.GuestsConfig{VSock: "off", Hybrid: []string{guestSocket(m, "{uuid}")}, ShmDir: m.w.o.Pool.dir},
 	}, hostd.Options{
+		Now: m.now, ClusterVersion: m.can, Snapshots: m.w.snapshots,
 		Logger: m.w.o.Logger.Named(m.name), Network: m.plug, Domains: m.vms,
 		FS:          disktest.Ghost{FS: m.fault, Vote: "/raft/vote", Silence: func() { plug.Unplug(true) }},
 		ListenLocal: func() (net.Listener, error) { return nil, nil },
@@ -138,7 +158,7 @@ func (m *machine) start(join, token string) error {
 	}()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.host = host
+	m.host, m.id = host, host.ID()
 	m.life, m.die = context.WithCancel(context.Background())
 	m.calls.Add(1)
 	go m.w.fleet.watch(m, host, m.life)
@@ -165,13 +185,16 @@ func (m *machine) plantKey() error {
 	return disk.WriteFile(m.files, path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
-// fell notes that the daemon ended by itself: it may if its disk failed it, or if it has left the cluster. A full disk
-// may make it give up, to be started again.
+// fell notes that the daemon ended by itself: it may if its disk failed it, or if it has left the cluster. A full disk,
+// or a snapshot in place of another history, may make it give up, to be started again.
 func (m *machine) fell(err error) {
 	switch {
 	case err == nil || m.fault.Killed():
-	case m.wasFull():
+	case m.wasFull(), m.shunned.Load() && errors.Is(err, raft.ErrRemoved), errors.Is(err, raft.ErrOvertaken):
 		m.w.did("%s gives up: %v", m.name, err)
+		if errors.Is(err, raft.ErrOvertaken) {
+			m.w.count("a snapshot replaced another history")
+		}
 		m.plug.Unplug(false)
 		m.mu.Lock()
 		defer m.mu.Unlock()

@@ -38,18 +38,28 @@ var kinds = []struct {
 	{"slow link", 3, (*world).slow},
 	{"broken connections", 2, (*world).breakAll},
 	{"full disk", 2, (*world).fullDisk},
-	{"flipped bytes", 6, (*world).flip},
-	{"lost disk", 4, (*world).loseDisk},
+	{"flipped bytes", 5, (*world).flip},
+	{"lost disks", 6, (*world).loseDisks},
 	{"leave and join", 2, (*world).leaveAndJoin},
+	{"drain", 6, (*world).drain},
+	{"removal", 4, (*world).banish},
+	{"clock", 5, (*world).setClock},
+	{upgradeKind, 5, (*world).upgradeOne},
 }
 
-func newPlan(rng *rand.Rand, hosts int) *plan {
-	total := 0
+// upgradeKind is drawn only where the cluster begins with old programs.
+const upgradeKind = "upgrade"
+
+func newPlan(rng *rand.Rand, hosts int, old bool) *plan {
+	kinds, total := kinds, 0
+	if !old {
+		kinds = kinds[:len(kinds)-1]
+	}
 	for _, k := range kinds {
 		total += k.weight
 	}
 	p := &plan{}
-	for range 4 + rng.IntN(5) {
+	for range 5 + rng.IntN(5) {
 		draw := rng.IntN(total)
 		i := 0
 		for ; draw >= kinds[i].weight; i++ {
@@ -93,6 +103,7 @@ func (w *world) carryOut(p *plan) {
 			if undo == nil {
 				return
 			}
+			w.count(s.kind)
 			time.Sleep(s.lasts)
 			undo()
 		})
@@ -240,7 +251,7 @@ func (w *world) breakAll(s step, m *machine) func() {
 	for _, other := range w.machines {
 		w.fabric.Break(m.name, other.name)
 	}
-	return nil
+	return func() {}
 }
 
 func (w *world) fullDisk(s step, m *machine) func() {
@@ -266,91 +277,22 @@ func (w *world) flawed(name string) bool {
 	return w.flaws[name]
 }
 
+func (w *world) isFlawed(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.flaws[name]
+}
+
 func (w *world) flip(s step, m *machine) func() {
 	if !w.flawed(m.name) {
 		return nil
 	}
 	w.did("flip bytes of %s: %s", m.name, m.flip(s.n))
-	return nil
+	return func() {}
 }
 
 // sound says whether the cluster can do without one vote for ever: not while another is out of reach, as two of three
 // are too many, nor while votes are changing hands.
 func (w *world) sound() bool {
 	return len(w.up()) == len(w.machines) && w.nets.whole() && w.voters() >= 3
-}
-
-// condemn waits for a machine that acknowledges a publication, which dies at that moment, when the others may have
-// nothing of it yet but what they promised. It may be nobody.
-func (w *world) condemn() *machine {
-	doom := make(chan *machine, 1)
-	w.mu.Lock()
-	w.doom = doom
-	w.mu.Unlock()
-	var m *machine
-	select {
-	case m = <-doom:
-	case <-time.After(5 * time.Second):
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch {
-	case m != nil:
-	case w.doom == nil: // in this very moment
-		m = <-doom
-	default: // nobody, and nobody will
-		w.doom = nil
-		w.flaws = map[string]bool{}
-		return nil
-	}
-	w.flaws = map[string]bool{m.name: true}
-	return m
-}
-
-// loseDisk destroys a machine's disk with all that is on it; later the machine joins as a new host.
-func (w *world) loseDisk(step, *machine) func() {
-	if !w.members.TryLock() {
-		return nil
-	}
-	if !w.sound() || !w.flawed("") {
-		w.members.Unlock()
-		return nil
-	}
-	m := w.condemn()
-	if m == nil {
-		w.members.Unlock()
-		return nil
-	}
-	w.did("destroy %s with its disk", m.name)
-	m.powerOff()
-	m.discard()
-	return func() {
-		defer w.members.Unlock()
-		defer m.busy.Unlock()
-		if w.remove(m) {
-			w.join(m)
-			w.enfranchise()
-		}
-	}
-}
-
-func (w *world) leaveAndJoin(s step, m *machine) func() {
-	if !m.running() || len(w.up()) < 3 || !w.members.TryLock() {
-		return nil
-	}
-	w.did("%s leaves", m.name)
-	left := m.resign()
-	if left {
-		m.discard()
-	} else {
-		w.did("nobody knows whether %s has left", m.name)
-	}
-	return func() {
-		defer w.members.Unlock()
-		if !left && !w.out(m) {
-			return
-		}
-		w.join(m)
-		w.enfranchise()
-	}
 }

@@ -13,9 +13,11 @@ import (
 // Pool is what clients publish: small files of a few small chunks, some with holes, some sharing chunks. It is made
 // once, outside of any bubble, and shared by all runs.
 type Pool struct {
-	paths [][]string                        // by client
-	ids   map[string]content.Digest         // by path
-	known map[content.Digest]content.Digest // of the bytes, to the id that the cluster gives them
+	paths  [][]string                        // by client
+	ids    map[string]content.Digest         // by path
+	known  map[content.Digest]content.Digest // of the bytes, to the id that the cluster gives them
+	guests map[content.Digest]string         // by id: which guests may read it
+	dir    string                            // of this run of the tests, for what must be a real file
 }
 
 const (
@@ -27,7 +29,7 @@ const (
 
 // NewPool writes the files to a directory.
 func NewPool(dir string) (*Pool, error) {
-	p := &Pool{ids: map[string]content.Digest{}, known: map[content.Digest]content.Digest{}}
+	p := &Pool{ids: map[string]content.Digest{}, known: map[content.Digest]content.Digest{}, guests: map[content.Digest]string{}, dir: dir}
 	rng := rand.New(rand.NewPCG(1, 1))
 	shared := chunk(rng)
 	for c := range clientCount {
@@ -54,7 +56,7 @@ func NewPool(dir string) (*Pool, error) {
 				return nil, err
 			}
 			paths = append(paths, path)
-			p.ids[path], p.known[content.Sum(data)] = id, id
+			p.ids[path], p.known[content.Sum(data)], p.guests[id] = id, id, policies[i%len(policies)]
 		}
 		p.paths = append(p.paths, paths)
 	}

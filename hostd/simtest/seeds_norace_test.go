@@ -3,4 +3,4 @@
 package simtest
 
 // seeds is how many seeds are run by default.
-const seeds = 200
+const seeds = 100
