@@ -98,10 +98,7 @@ func TestHostileGuest(t *testing.T) {
 // most.
 func (h *host) watchMemory() (stop func() (before, peak int64)) {
 	h.lab.t.Helper()
-	pid := h.cmd.Process.Pid
-	if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err != nil || strings.TrimSpace(string(name)) != "virtswarmd" {
-		h.lab.t.Fatalf("process %d is %q, %v", pid, name, err)
-	}
+	pid := h.daemonPid()
 	before := residentSet(pid)
 	var peak atomic.Int64
 	over, done := make(chan struct{}), make(chan struct{})

@@ -109,8 +109,8 @@ func build(checkout, to string, args ...string) (string, error) {
 	return to, nil
 }
 
-// buildAt builds the daemon of a commit. It needs the history of the checkout.
-func buildAt(t *testing.T, commit string) string {
+// buildAt builds the daemon of a commit, with arguments of go build. It needs the history of the checkout.
+func buildAt(t *testing.T, commit string, args ...string) string {
 	t.Helper()
 	if err := exec.Command("git", "cat-file", "-e", commit+"^{commit}").Run(); err != nil {
 		t.Skipf("this checkout has not the history: commit %s is missing (git fetch --unshallow)", commit)
@@ -119,7 +119,7 @@ func buildAt(t *testing.T, commit string) string {
 	if out, err := exec.Command("sh", "-c", "git -C .. archive "+commit+" | tar -x -C "+dir).CombinedOutput(); err != nil {
 		t.Fatalf("unpack %s: %v: %s", commit, err, out)
 	}
-	program, err := build(dir, filepath.Join(dir, "virtswarmd"))
+	program, err := build(dir, filepath.Join(dir, "virtswarmd"), args...)
 	if err != nil {
 		t.Fatal(err)
 	}
