@@ -330,6 +330,11 @@ func (h *Host) openDomains() (err error) {
 	h.domains = observe.NewDomains(observe.DomainsConfig{
 		Self: h.self, Node: h.node, Sources: sources, Changed: used.Update, Now: h.now, Logger: h.log.Named("domains"),
 	})
+	used.Seen = func() []placement.Domain {
+		list, _ := h.domains.Local()
+		return list
+	}
+	used.Update() // before the keeper hears of anything that is removed
 	return nil
 }
 

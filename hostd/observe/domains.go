@@ -41,7 +41,7 @@ type DomainsConfig struct {
 	Self    placement.HostID
 	Node    *raft.Node
 	Sources map[string]DomainSource // by placement.ManagedBy…; a manager without one has no domains here
-	Changed func()                  // called after every comparison
+	Changed func()                  // called, concurrently, when a source sees something else, and after every comparison
 	Now     func() time.Time        // the host's wall clock
 	Logger  hclog.Logger
 }
@@ -138,6 +138,7 @@ func (d *Domains) follow(ctx context.Context, s DomainSource) {
 			d.pulse = nil
 		}
 		d.mu.Unlock()
+		d.cfg.Changed() // at once: the comparison waits for a leader
 		select {
 		case <-changed:
 		case <-ctx.Done():

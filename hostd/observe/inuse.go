@@ -10,10 +10,13 @@ import (
 )
 
 // InUse keeps what the domains of this host use from being evicted or dropped: the files that they need, and a file of
-// the store that is an image of a disk, whether they run or not. It is safe for concurrent use.
+// the store that is an image of a disk, whether they run or not. The domains are those that the catalogue knows to be
+// here, which is what is known after a start, and those that are seen here, which the catalogue may not hear of before it
+// hears that a file is removed. It is safe for concurrent use.
 type InUse struct {
 	Self  placement.HostID
-	Store string // its directory
+	Store string                           // its directory
+	Seen  func() (list []placement.Domain) // the domains that are seen here now
 	View  func(func(*placement.State))
 	Pin   func(content.Digest) (unpin func())
 
@@ -30,8 +33,9 @@ func (u *InUse) Update() {
 	if u.pins == nil {
 		u.pins = map[content.Digest]func(){}
 	}
+	seen := u.Seen()
 	u.View(func(s *placement.State) {
-		for _, d := range s.ClaimedBy(u.Self) {
+		for _, d := range append(seen, s.ClaimedBy(u.Self)...) {
 			for _, n := range d.Needs {
 				u.needed(s, n, used)
 			}

@@ -47,8 +47,9 @@ func TestInUse(t *testing.T) {
 		do(placement.Command{ReportDomains: &placement.ReportDomains{Host: host, Seq: seq, Domains: []placement.Domain{d}}})
 	}
 	pinned := map[content.Digest]bool{}
+	var seenHere []placement.Domain
 	u := &InUse{
-		Self: here, Store: "/data/store", View: func(f func(*placement.State)) { f(s) },
+		Self: here, Store: "/data/store", Seen: func() []placement.Domain { return seenHere }, View: func(f func(*placement.State)) { f(s) },
 		Pin: func(id content.Digest) func() { pinned[id] = true; return func() { delete(pinned, id) } },
 	}
 	want := func(what string, ids ...content.Digest) {
@@ -70,6 +71,11 @@ func TestInUse(t *testing.T) {
 	want("another need", other)
 	do(placement.Command{ReportDomains: &placement.ReportDomains{Host: here, Seq: 99, Gone: []string{"00000002-0000-4000-8000-000000000000"}}})
 	want("no domain")
+	seenHere = []placement.Domain{{UUID: "00000003-0000-4000-8000-000000000000", Disks: []placement.Disk{
+		{Target: "vda", Chain: []string{"/data/store/files/" + image.Hex() + "/data"}},
+	}}}
+	do(placement.Command{RemoveFile: &placement.RemoveFile{Name: "c"}})
+	want("an image of a domain that the catalogue has not heard of, and which was removed", image)
 }
 
 // seen is a source that sees what a test makes it see.
