@@ -23,8 +23,10 @@ var (
 	ErrLinked     = errors.New("data file has another name")                        // Drop, after an export by hard link
 	ErrCorrupt    = reason.Sentinel(reason.DamagedData, "chunk is damaged on disk") // a CorruptError is around it
 	ErrChanged    = reason.Sentinel(reason.SourceChanged, "file changed while it was read")
+	ErrUnreadable = reason.Sentinel(reason.SourceUnreadable, "source cannot be read")
 	ErrNotRegular = reason.Sentinel(reason.SourceNotRegular, "not a regular file")
 	ErrExists     = reason.Sentinel(reason.DestExists, "destination exists")
+	ErrDest       = reason.Sentinel(reason.DestUnusable, "destination cannot be written")
 )
 
 // CorruptError says which chunks of a file were found not to match their digests. They are no longer marked as

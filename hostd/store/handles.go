@@ -157,7 +157,11 @@ func openData(f disk.FS, path string) (disk.File, error) {
 	if !errors.Is(err, fs.ErrPermission) {
 		return file, err
 	}
-	if err := f.Chmod(path, 0o644); err != nil {
+	st, err := f.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(path, st.Mode().Perm()|0o200); err != nil {
 		return nil, err
 	}
 	return f.OpenFile(path, os.O_RDWR, 0)

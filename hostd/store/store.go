@@ -61,6 +61,7 @@ type Store struct {
 	files   map[content.Digest]*File
 	latches map[content.Digest]chan struct{} // ids that are being added or removed; closed when done
 	closed  bool
+	parts   map[string]bool         // ids of the parts that are being made; see newPart
 	running map[*operation]struct{} // long operations, which Close ends
 }
 
@@ -81,6 +82,7 @@ func Open(o Options) (_ *Store, err error) {
 		files:   make(map[content.Digest]*File),
 		latches: make(map[content.Digest]chan struct{}),
 		running: make(map[*operation]struct{}),
+		parts:   make(map[string]bool),
 	}
 	s.space.fs, s.space.dir, s.space.keepFree, s.space.quota = o.FS, o.Dir, o.KeepFree, o.Quota.defaults()
 	s.ctx, s.cancel = context.WithCancel(context.Background())

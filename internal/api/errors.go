@@ -49,6 +49,9 @@ var codes = map[reason.Reason]connect.Code{
 	reason.UnsafeRecovery:   connect.CodeFailedPrecondition,
 	reason.TooOld:           connect.CodeFailedPrecondition,
 	reason.MixedVersions:    connect.CodeFailedPrecondition,
+	reason.DestUnusable:     connect.CodeFailedPrecondition,
+	reason.InUse:            connect.CodeFailedPrecondition,
+	reason.NoDescriptors:    connect.CodeResourceExhausted,
 	reason.Interrupted:      connect.CodeCanceled,
 }
 
@@ -168,13 +171,17 @@ func ToConnect(err error) *connect.Error {
 func Detail(e *reason.Error) *v1.ErrorDetail {
 	why := e.Reason.Explain()
 	d := &v1.ErrorDetail{
-		Reason: v1.Reason(why.Reason), ExitCode: uint32(e.Reason.ExitCode()), Message: why.Sentence, Subject: e.Subject, Hint: e.Next(),
+		Reason: v1.Reason(why.Reason), ExitCode: uint32(e.Reason.ExitCode()), Message: why.Sentence,
+		Subject: utf8Of(e.Subject), Hint: utf8Of(e.Next()),
 	}
 	if e.Err != nil {
-		d.Cause = e.Err.Error()
+		d.Cause = utf8Of(e.Err.Error())
 	}
 	return d
 }
+
+// utf8Of is a text that a message can carry: it may have the name of a file in it, which has any bytes.
+func utf8Of(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // codeOf returns the code of a reason; that of Unexpected for one that is not in the table.
 func codeOf(r reason.Reason) connect.Code {

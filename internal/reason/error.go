@@ -93,8 +93,8 @@ func Explain(err error, subject string) error {
 	return As(err, subject)
 }
 
-// Of returns the reason that err carries; 0 for nil. An Error counts first, then a full disk, wherever it came up, then
-// the outermost error that has a reason.
+// Of returns the reason that err carries; 0 for nil. An Error counts first, then a full disk and a want of file
+// descriptors, wherever they came up, then the outermost error that has a reason.
 func Of(err error) Reason {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Reason
@@ -104,6 +104,8 @@ func Of(err error) Reason {
 		return 0
 	case isNoSpace(err):
 		return NoSpace
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return NoDescriptors
 	case errors.As(err, &e):
 		return e.why()
 	case errors.Is(err, syscall.EADDRINUSE):

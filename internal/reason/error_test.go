@@ -42,6 +42,7 @@ func TestOf(t *testing.T) {
 		{fmt.Errorf("%w: %w", missing, syscall.ENOSPC), NoSpace},
 		{fmt.Errorf("write: %w", syscall.EDQUOT), NoSpace},
 		{Wrap(Usage, "x", full), Usage},
+		{fmt.Errorf("%w: %w", missing, syscall.EMFILE), NoDescriptors},
 		{fmt.Errorf("listen: %w", syscall.EADDRINUSE), AddressInUse},
 		{fmt.Errorf("fetch: %w", context.Canceled), Interrupted},
 		{fmt.Errorf("%w: %w", missing, context.Canceled), NotFound},

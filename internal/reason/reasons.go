@@ -41,6 +41,9 @@ const (
 	UnsafeRecovery   Reason = 38
 	TooOld           Reason = 39
 	MixedVersions    Reason = 40
+	DestUnusable     Reason = 41
+	InUse            Reason = 42
+	NoDescriptors    Reason = 43
 	Interrupted      Reason = 130
 )
 
@@ -189,6 +192,18 @@ var explanations = []Explanation{
 		Reason: MixedVersions, Name: "mixed-versions",
 		Sentence: "not all hosts can do this yet",
 		Hint:     "upgrade the hosts that are behind, or remove those that are gone for good; see: virtswarm hosts",
+	}, {
+		Reason: DestUnusable, Name: "dest-unusable",
+		Sentence: "the destination cannot be written",
+		Hint:     "correct the path; it must be on the host whose daemon is asked, where virtswarmd may make files",
+	}, {
+		Reason: InUse, Name: "in-use",
+		Sentence: "somebody uses it",
+		Hint:     "stop what uses it, then repeat",
+	}, {
+		Reason: NoDescriptors, Name: "no-descriptors",
+		Sentence: "no file descriptor is left",
+		Hint:     "repeat in a moment; if it comes again, raise the daemon's limit (LimitNOFILE in its unit)",
 	}, {
 		Reason: Interrupted, Name: "interrupted",
 		Sentence: "interrupted",

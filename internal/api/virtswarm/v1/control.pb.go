@@ -240,6 +240,57 @@ func (PullPhase) EnumDescriptor() ([]byte, []int) {
 	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{3}
 }
 
+type CopyPhase int32
+
+const (
+	CopyPhase_COPY_PHASE_UNSPECIFIED CopyPhase = 0
+	// Something became of one file.
+	CopyPhase_COPY_PHASE_FILE CopyPhase = 1
+	// All files were tried.
+	CopyPhase_COPY_PHASE_DONE CopyPhase = 2
+)
+
+// Enum value maps for CopyPhase.
+var (
+	CopyPhase_name = map[int32]string{
+		0: "COPY_PHASE_UNSPECIFIED",
+		1: "COPY_PHASE_FILE",
+		2: "COPY_PHASE_DONE",
+	}
+	CopyPhase_value = map[string]int32{
+		"COPY_PHASE_UNSPECIFIED": 0,
+		"COPY_PHASE_FILE":        1,
+		"COPY_PHASE_DONE":        2,
+	}
+)
+
+func (x CopyPhase) Enum() *CopyPhase {
+	p := new(CopyPhase)
+	*p = x
+	return p
+}
+
+func (x CopyPhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CopyPhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_virtswarm_v1_control_proto_enumTypes[4].Descriptor()
+}
+
+func (CopyPhase) Type() protoreflect.EnumType {
+	return &file_virtswarm_v1_control_proto_enumTypes[4]
+}
+
+func (x CopyPhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CopyPhase.Descriptor instead.
+func (CopyPhase) EnumDescriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{4}
+}
+
 type HoldState int32
 
 const (
@@ -281,11 +332,11 @@ func (x HoldState) String() string {
 }
 
 func (HoldState) Descriptor() protoreflect.EnumDescriptor {
-	return file_virtswarm_v1_control_proto_enumTypes[4].Descriptor()
+	return file_virtswarm_v1_control_proto_enumTypes[5].Descriptor()
 }
 
 func (HoldState) Type() protoreflect.EnumType {
-	return &file_virtswarm_v1_control_proto_enumTypes[4]
+	return &file_virtswarm_v1_control_proto_enumTypes[5]
 }
 
 func (x HoldState) Number() protoreflect.EnumNumber {
@@ -294,7 +345,7 @@ func (x HoldState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HoldState.Descriptor instead.
 func (HoldState) EnumDescriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{4}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{5}
 }
 
 type CheckPhase int32
@@ -334,11 +385,11 @@ func (x CheckPhase) String() string {
 }
 
 func (CheckPhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_virtswarm_v1_control_proto_enumTypes[5].Descriptor()
+	return file_virtswarm_v1_control_proto_enumTypes[6].Descriptor()
 }
 
 func (CheckPhase) Type() protoreflect.EnumType {
-	return &file_virtswarm_v1_control_proto_enumTypes[5]
+	return &file_virtswarm_v1_control_proto_enumTypes[6]
 }
 
 func (x CheckPhase) Number() protoreflect.EnumNumber {
@@ -347,7 +398,7 @@ func (x CheckPhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CheckPhase.Descriptor instead.
 func (CheckPhase) EnumDescriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{5}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
 }
 
 type LeavePhase int32
@@ -387,11 +438,11 @@ func (x LeavePhase) String() string {
 }
 
 func (LeavePhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_virtswarm_v1_control_proto_enumTypes[6].Descriptor()
+	return file_virtswarm_v1_control_proto_enumTypes[7].Descriptor()
 }
 
 func (LeavePhase) Type() protoreflect.EnumType {
-	return &file_virtswarm_v1_control_proto_enumTypes[6]
+	return &file_virtswarm_v1_control_proto_enumTypes[7]
 }
 
 func (x LeavePhase) Number() protoreflect.EnumNumber {
@@ -400,7 +451,7 @@ func (x LeavePhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LeavePhase.Descriptor instead.
 func (LeavePhase) EnumDescriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{7}
 }
 
 type InitRequest struct {
@@ -607,7 +658,11 @@ type PublishRequest struct {
 	Guests string `protobuf:"bytes,4,opt,name=guests,proto3" json:"guests,omitempty"`
 	Wait   Wait   `protobuf:"varint,5,opt,name=wait,proto3,enum=virtswarm.v1.Wait" json:"wait,omitempty"`
 	// Bytes, a power of two from 64 KiB to 16 MiB; 0 lets the host choose.
-	ChunkSize     uint32 `protobuf:"varint,6,opt,name=chunk_size,json=chunkSize,proto3" json:"chunk_size,omitempty"`
+	ChunkSize uint32 `protobuf:"varint,6,opt,name=chunk_size,json=chunkSize,proto3" json:"chunk_size,omitempty"`
+	// Publish a block device also while somebody writes to it.
+	Force bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	// If set, what is read must have this digest, or nothing is published.
+	Expect        string `protobuf:"bytes,8,opt,name=expect,proto3" json:"expect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -684,6 +739,82 @@ func (x *PublishRequest) GetChunkSize() uint32 {
 	return 0
 }
 
+func (x *PublishRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *PublishRequest) GetExpect() string {
+	if x != nil {
+		return x.Expect
+	}
+	return ""
+}
+
+type PublishChunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message.
+	Request *PublishRequest `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	Data    []byte          `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// In the last message.
+	End           bool `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishChunk) Reset() {
+	*x = PublishChunk{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishChunk) ProtoMessage() {}
+
+func (x *PublishChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishChunk.ProtoReflect.Descriptor instead.
+func (*PublishChunk) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PublishChunk) GetRequest() *PublishRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *PublishChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *PublishChunk) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
 type PublishProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Phase PublishPhase           `protobuf:"varint,1,opt,name=phase,proto3,enum=virtswarm.v1.PublishPhase" json:"phase,omitempty"`
@@ -701,7 +832,7 @@ type PublishProgress struct {
 
 func (x *PublishProgress) Reset() {
 	*x = PublishProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +844,7 @@ func (x *PublishProgress) String() string {
 func (*PublishProgress) ProtoMessage() {}
 
 func (x *PublishProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +857,7 @@ func (x *PublishProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishProgress.ProtoReflect.Descriptor instead.
 func (*PublishProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{5}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PublishProgress) GetPhase() PublishPhase {
@@ -794,7 +925,7 @@ type PublishResult struct {
 
 func (x *PublishResult) Reset() {
 	*x = PublishResult{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +937,7 @@ func (x *PublishResult) String() string {
 func (*PublishResult) ProtoMessage() {}
 
 func (x *PublishResult) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +950,7 @@ func (x *PublishResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishResult.ProtoReflect.Descriptor instead.
 func (*PublishResult) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PublishResult) GetName() string {
@@ -870,15 +1001,24 @@ type PullRequest struct {
 	// Full digest of a version; empty means the newest.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// Absolute path on the host that is asked; must not exist.
-	Dest          string     `protobuf:"bytes,3,opt,name=dest,proto3" json:"dest,omitempty"`
-	Mode          ExportMode `protobuf:"varint,4,opt,name=mode,proto3,enum=virtswarm.v1.ExportMode" json:"mode,omitempty"`
+	Dest string     `protobuf:"bytes,3,opt,name=dest,proto3" json:"dest,omitempty"`
+	Mode ExportMode `protobuf:"varint,4,opt,name=mode,proto3,enum=virtswarm.v1.ExportMode" json:"mode,omitempty"`
+	// dest is a block device, and all of it is written over: what is a hole, and what is behind the end of the file, with
+	// zeros.
+	Overwrite bool `protobuf:"varint,5,opt,name=overwrite,proto3" json:"overwrite,omitempty"`
+	// Permission bits of dest, whatever the umask of the host's daemon; 0600 if not set. With HARDLINK 0400 if not set,
+	// and without the bits that let somebody write.
+	Perm *uint32 `protobuf:"varint,6,opt,name=perm,proto3,oneof" json:"perm,omitempty"`
+	// Numbers of the user and the group that dest is to belong to; the daemon's if not set.
+	Owner         *uint32 `protobuf:"varint,7,opt,name=owner,proto3,oneof" json:"owner,omitempty"`
+	Group         *uint32 `protobuf:"varint,8,opt,name=group,proto3,oneof" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +1030,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +1043,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PullRequest) GetName() string {
@@ -934,6 +1074,167 @@ func (x *PullRequest) GetMode() ExportMode {
 	return ExportMode_EXPORT_MODE_UNSPECIFIED
 }
 
+func (x *PullRequest) GetOverwrite() bool {
+	if x != nil {
+		return x.Overwrite
+	}
+	return false
+}
+
+func (x *PullRequest) GetPerm() uint32 {
+	if x != nil && x.Perm != nil {
+		return *x.Perm
+	}
+	return 0
+}
+
+func (x *PullRequest) GetOwner() uint32 {
+	if x != nil && x.Owner != nil {
+		return *x.Owner
+	}
+	return 0
+}
+
+func (x *PullRequest) GetGroup() uint32 {
+	if x != nil && x.Group != nil {
+		return *x.Group
+	}
+	return 0
+}
+
+type ReadRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Full digest of a version; empty means the newest.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadRequest) Reset() {
+	*x = ReadRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadRequest) ProtoMessage() {}
+
+func (x *ReadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
+func (*ReadRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReadRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReadRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// ReadChunk is a piece of a file. The pieces come in the order of the file's bytes.
+type ReadChunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// So many zeros follow data.
+	Zeros uint64 `protobuf:"varint,2,opt,name=zeros,proto3" json:"zeros,omitempty"`
+	// With the first message.
+	Id   string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Size uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	// In the last message: all of the file was sent.
+	End           bool `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadChunk) Reset() {
+	*x = ReadChunk{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadChunk) ProtoMessage() {}
+
+func (x *ReadChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadChunk.ProtoReflect.Descriptor instead.
+func (*ReadChunk) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReadChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *ReadChunk) GetZeros() uint64 {
+	if x != nil {
+		return x.Zeros
+	}
+	return 0
+}
+
+func (x *ReadChunk) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReadChunk) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ReadChunk) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
 type PullProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Phase PullPhase              `protobuf:"varint,1,opt,name=phase,proto3,enum=virtswarm.v1.PullPhase" json:"phase,omitempty"`
@@ -955,7 +1256,7 @@ type PullProgress struct {
 
 func (x *PullProgress) Reset() {
 	*x = PullProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1268,7 @@ func (x *PullProgress) String() string {
 func (*PullProgress) ProtoMessage() {}
 
 func (x *PullProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1281,7 @@ func (x *PullProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullProgress.ProtoReflect.Descriptor instead.
 func (*PullProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PullProgress) GetPhase() PullPhase {
@@ -1052,7 +1353,7 @@ type PullResult struct {
 
 func (x *PullResult) Reset() {
 	*x = PullResult{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1365,7 @@ func (x *PullResult) String() string {
 func (*PullResult) ProtoMessage() {}
 
 func (x *PullResult) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1378,7 @@ func (x *PullResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResult.ProtoReflect.Descriptor instead.
 func (*PullResult) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PullResult) GetName() string {
@@ -1115,6 +1416,137 @@ func (x *PullResult) GetDest() string {
 	return ""
 }
 
+// CopyProgress is what `virtswarm export` and `virtswarm import` print; no call has it.
+type CopyProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Phase CopyPhase              `protobuf:"varint,1,opt,name=phase,proto3,enum=virtswarm.v1.CopyPhase" json:"phase,omitempty"`
+	// With FILE.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Id   string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Size uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	// Below the directory; empty in an archive.
+	Path string `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`
+	// It was there already.
+	Present bool `protobuf:"varint,6,opt,name=present,proto3" json:"present,omitempty"`
+	// Why it could not be copied.
+	Error *ErrorDetail `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	// With DONE: the files that were meant, and of them those that were there already and those that could not be copied;
+	// bytes of the others.
+	Files         uint64 `protobuf:"varint,8,opt,name=files,proto3" json:"files,omitempty"`
+	PresentFiles  uint64 `protobuf:"varint,9,opt,name=present_files,json=presentFiles,proto3" json:"present_files,omitempty"`
+	FailedFiles   uint64 `protobuf:"varint,10,opt,name=failed_files,json=failedFiles,proto3" json:"failed_files,omitempty"`
+	Bytes         uint64 `protobuf:"varint,11,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyProgress) Reset() {
+	*x = CopyProgress{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyProgress) ProtoMessage() {}
+
+func (x *CopyProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyProgress.ProtoReflect.Descriptor instead.
+func (*CopyProgress) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CopyProgress) GetPhase() CopyPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return CopyPhase_COPY_PHASE_UNSPECIFIED
+}
+
+func (x *CopyProgress) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CopyProgress) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CopyProgress) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *CopyProgress) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *CopyProgress) GetPresent() bool {
+	if x != nil {
+		return x.Present
+	}
+	return false
+}
+
+func (x *CopyProgress) GetError() *ErrorDetail {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *CopyProgress) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *CopyProgress) GetPresentFiles() uint64 {
+	if x != nil {
+		return x.PresentFiles
+	}
+	return 0
+}
+
+func (x *CopyProgress) GetFailedFiles() uint64 {
+	if x != nil {
+		return x.FailedFiles
+	}
+	return 0
+}
+
+func (x *CopyProgress) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type DistributeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1132,7 +1564,7 @@ type DistributeRequest struct {
 
 func (x *DistributeRequest) Reset() {
 	*x = DistributeRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1576,7 @@ func (x *DistributeRequest) String() string {
 func (*DistributeRequest) ProtoMessage() {}
 
 func (x *DistributeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1589,7 @@ func (x *DistributeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DistributeRequest.ProtoReflect.Descriptor instead.
 func (*DistributeRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DistributeRequest) GetName() string {
@@ -1212,7 +1644,7 @@ type HostProgress struct {
 
 func (x *HostProgress) Reset() {
 	*x = HostProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1656,7 @@ func (x *HostProgress) String() string {
 func (*HostProgress) ProtoMessage() {}
 
 func (x *HostProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1669,7 @@ func (x *HostProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProgress.ProtoReflect.Descriptor instead.
 func (*HostProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HostProgress) GetHostId() string {
@@ -1308,7 +1740,7 @@ type DistributeProgress struct {
 
 func (x *DistributeProgress) Reset() {
 	*x = DistributeProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1752,7 @@ func (x *DistributeProgress) String() string {
 func (*DistributeProgress) ProtoMessage() {}
 
 func (x *DistributeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1765,7 @@ func (x *DistributeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DistributeProgress.ProtoReflect.Descriptor instead.
 func (*DistributeProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DistributeProgress) GetName() string {
@@ -1393,7 +1825,7 @@ type UnpinRequest struct {
 
 func (x *UnpinRequest) Reset() {
 	*x = UnpinRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1837,7 @@ func (x *UnpinRequest) String() string {
 func (*UnpinRequest) ProtoMessage() {}
 
 func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1850,7 @@ func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinRequest.ProtoReflect.Descriptor instead.
 func (*UnpinRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UnpinRequest) GetName() string {
@@ -1462,7 +1894,7 @@ type UnpinResponse struct {
 
 func (x *UnpinResponse) Reset() {
 	*x = UnpinResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1906,7 @@ func (x *UnpinResponse) String() string {
 func (*UnpinResponse) ProtoMessage() {}
 
 func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1919,7 @@ func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinResponse.ProtoReflect.Descriptor instead.
 func (*UnpinResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UnpinResponse) GetName() string {
@@ -1531,7 +1963,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1975,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1988,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListRequest) GetPrefix() string {
@@ -1592,7 +2024,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +2036,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +2049,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListResponse) GetStaleness() *Staleness {
@@ -1652,7 +2084,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +2096,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +2109,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ShowRequest) GetName() string {
@@ -1713,7 +2145,7 @@ type Holding struct {
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +2157,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +2170,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Holding) GetHostId() string {
@@ -1805,7 +2237,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +2249,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +2262,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ShowResponse) GetStaleness() *Staleness {
@@ -1872,7 +2304,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2316,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2329,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RemoveRequest) GetName() string {
@@ -1925,7 +2357,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +2369,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +2382,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RemoveResponse) GetRemoved() []*File {
@@ -1975,7 +2407,7 @@ type HostsRequest struct {
 
 func (x *HostsRequest) Reset() {
 	*x = HostsRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2419,7 @@ func (x *HostsRequest) String() string {
 func (*HostsRequest) ProtoMessage() {}
 
 func (x *HostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2432,7 @@ func (x *HostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsRequest.ProtoReflect.Descriptor instead.
 func (*HostsRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 type HostsResponse struct {
@@ -2014,7 +2446,7 @@ type HostsResponse struct {
 
 func (x *HostsResponse) Reset() {
 	*x = HostsResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2458,7 @@ func (x *HostsResponse) String() string {
 func (*HostsResponse) ProtoMessage() {}
 
 func (x *HostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2471,7 @@ func (x *HostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsResponse.ProtoReflect.Descriptor instead.
 func (*HostsResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HostsResponse) GetStaleness() *Staleness {
@@ -2066,7 +2498,7 @@ type ShowHostRequest struct {
 
 func (x *ShowHostRequest) Reset() {
 	*x = ShowHostRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2510,7 @@ func (x *ShowHostRequest) String() string {
 func (*ShowHostRequest) ProtoMessage() {}
 
 func (x *ShowHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2523,7 @@ func (x *ShowHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowHostRequest.ProtoReflect.Descriptor instead.
 func (*ShowHostRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ShowHostRequest) GetHost() string {
@@ -2118,7 +2550,7 @@ type ShowHostResponse struct {
 
 func (x *ShowHostResponse) Reset() {
 	*x = ShowHostResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2130,7 +2562,7 @@ func (x *ShowHostResponse) String() string {
 func (*ShowHostResponse) ProtoMessage() {}
 
 func (x *ShowHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2143,7 +2575,7 @@ func (x *ShowHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowHostResponse.ProtoReflect.Descriptor instead.
 func (*ShowHostResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ShowHostResponse) GetStaleness() *Staleness {
@@ -2215,7 +2647,7 @@ type SetHostRequest struct {
 
 func (x *SetHostRequest) Reset() {
 	*x = SetHostRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2659,7 @@ func (x *SetHostRequest) String() string {
 func (*SetHostRequest) ProtoMessage() {}
 
 func (x *SetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2672,7 @@ func (x *SetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHostRequest.ProtoReflect.Descriptor instead.
 func (*SetHostRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetHostRequest) GetHost() string {
@@ -2309,7 +2741,7 @@ type SetHostResponse struct {
 
 func (x *SetHostResponse) Reset() {
 	*x = SetHostResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2753,7 @@ func (x *SetHostResponse) String() string {
 func (*SetHostResponse) ProtoMessage() {}
 
 func (x *SetHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2766,7 @@ func (x *SetHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHostResponse.ProtoReflect.Descriptor instead.
 func (*SetHostResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetHostResponse) GetHost() *Host {
@@ -2363,7 +2795,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2375,7 +2807,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2388,7 +2820,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatusRequest) GetHosts() bool {
@@ -2420,7 +2852,7 @@ type ActiveFetch struct {
 
 func (x *ActiveFetch) Reset() {
 	*x = ActiveFetch{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2864,7 @@ func (x *ActiveFetch) String() string {
 func (*ActiveFetch) ProtoMessage() {}
 
 func (x *ActiveFetch) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2877,7 @@ func (x *ActiveFetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActiveFetch.ProtoReflect.Descriptor instead.
 func (*ActiveFetch) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ActiveFetch) GetName() string {
@@ -2538,7 +2970,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2550,7 +2982,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2563,7 +2995,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatusResponse) GetStaleness() *Staleness {
@@ -2756,7 +3188,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2768,7 +3200,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2781,7 +3213,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 type HealthResponse struct {
@@ -2797,7 +3229,7 @@ type HealthResponse struct {
 
 func (x *HealthResponse) Reset() {
 	*x = HealthResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +3241,7 @@ func (x *HealthResponse) String() string {
 func (*HealthResponse) ProtoMessage() {}
 
 func (x *HealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +3254,7 @@ func (x *HealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
 func (*HealthResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *HealthResponse) GetStaleness() *Staleness {
@@ -2872,7 +3304,7 @@ type Stray struct {
 
 func (x *Stray) Reset() {
 	*x = Stray{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +3316,7 @@ func (x *Stray) String() string {
 func (*Stray) ProtoMessage() {}
 
 func (x *Stray) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2897,7 +3329,7 @@ func (x *Stray) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stray.ProtoReflect.Descriptor instead.
 func (*Stray) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Stray) GetHostId() string {
@@ -2994,7 +3426,7 @@ type StraysRequest struct {
 
 func (x *StraysRequest) Reset() {
 	*x = StraysRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3006,7 +3438,7 @@ func (x *StraysRequest) String() string {
 func (*StraysRequest) ProtoMessage() {}
 
 func (x *StraysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3019,7 +3451,7 @@ func (x *StraysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StraysRequest.ProtoReflect.Descriptor instead.
 func (*StraysRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StraysRequest) GetAll() bool {
@@ -3043,7 +3475,7 @@ type StraysResponse struct {
 
 func (x *StraysResponse) Reset() {
 	*x = StraysResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3055,7 +3487,7 @@ func (x *StraysResponse) String() string {
 func (*StraysResponse) ProtoMessage() {}
 
 func (x *StraysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3068,7 +3500,7 @@ func (x *StraysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StraysResponse.ProtoReflect.Descriptor instead.
 func (*StraysResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StraysResponse) GetStrays() []*Stray {
@@ -3110,7 +3542,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3122,7 +3554,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3135,7 +3567,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AdoptRequest) GetWhich() []string {
@@ -3191,7 +3623,7 @@ type Adopted struct {
 
 func (x *Adopted) Reset() {
 	*x = Adopted{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3203,7 +3635,7 @@ func (x *Adopted) String() string {
 func (*Adopted) ProtoMessage() {}
 
 func (x *Adopted) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3216,7 +3648,7 @@ func (x *Adopted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopted.ProtoReflect.Descriptor instead.
 func (*Adopted) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Adopted) GetName() string {
@@ -3276,7 +3708,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3288,7 +3720,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3301,7 +3733,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AdoptResponse) GetAdopted() []*Adopted {
@@ -3340,7 +3772,7 @@ type SaveCatalogueRequest struct {
 
 func (x *SaveCatalogueRequest) Reset() {
 	*x = SaveCatalogueRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[39]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3352,7 +3784,7 @@ func (x *SaveCatalogueRequest) String() string {
 func (*SaveCatalogueRequest) ProtoMessage() {}
 
 func (x *SaveCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[39]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3365,7 +3797,7 @@ func (x *SaveCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*SaveCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 // SavedCatalogue is how command line tools print what they have written.
@@ -3380,7 +3812,7 @@ type SavedCatalogue struct {
 
 func (x *SavedCatalogue) Reset() {
 	*x = SavedCatalogue{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3392,7 +3824,7 @@ func (x *SavedCatalogue) String() string {
 func (*SavedCatalogue) ProtoMessage() {}
 
 func (x *SavedCatalogue) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3405,7 +3837,7 @@ func (x *SavedCatalogue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SavedCatalogue.ProtoReflect.Descriptor instead.
 func (*SavedCatalogue) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SavedCatalogue) GetStaleness() *Staleness {
@@ -3440,7 +3872,7 @@ type SaveCatalogueChunk struct {
 
 func (x *SaveCatalogueChunk) Reset() {
 	*x = SaveCatalogueChunk{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3452,7 +3884,7 @@ func (x *SaveCatalogueChunk) String() string {
 func (*SaveCatalogueChunk) ProtoMessage() {}
 
 func (x *SaveCatalogueChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3465,7 +3897,7 @@ func (x *SaveCatalogueChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogueChunk.ProtoReflect.Descriptor instead.
 func (*SaveCatalogueChunk) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SaveCatalogueChunk) GetStaleness() *Staleness {
@@ -3494,7 +3926,7 @@ type RestoreCatalogueRequest struct {
 
 func (x *RestoreCatalogueRequest) Reset() {
 	*x = RestoreCatalogueRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3506,7 +3938,7 @@ func (x *RestoreCatalogueRequest) String() string {
 func (*RestoreCatalogueRequest) ProtoMessage() {}
 
 func (x *RestoreCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3519,7 +3951,7 @@ func (x *RestoreCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RestoreCatalogueRequest) GetPath() string {
@@ -3562,7 +3994,7 @@ type RestoreCatalogueResponse struct {
 
 func (x *RestoreCatalogueResponse) Reset() {
 	*x = RestoreCatalogueResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3574,7 +4006,7 @@ func (x *RestoreCatalogueResponse) String() string {
 func (*RestoreCatalogueResponse) ProtoMessage() {}
 
 func (x *RestoreCatalogueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3587,7 +4019,7 @@ func (x *RestoreCatalogueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogueResponse.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogueResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RestoreCatalogueResponse) GetClusterId() string {
@@ -3679,7 +4111,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3691,7 +4123,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3704,7 +4136,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *VerifyRequest) GetName() string {
@@ -3731,7 +4163,7 @@ type ScrubRequest struct {
 
 func (x *ScrubRequest) Reset() {
 	*x = ScrubRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3743,7 +4175,7 @@ func (x *ScrubRequest) String() string {
 func (*ScrubRequest) ProtoMessage() {}
 
 func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3756,7 +4188,7 @@ func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
 func (*ScrubRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ScrubRequest) GetRate() uint64 {
@@ -3789,7 +4221,7 @@ type CheckProgress struct {
 
 func (x *CheckProgress) Reset() {
 	*x = CheckProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3801,7 +4233,7 @@ func (x *CheckProgress) String() string {
 func (*CheckProgress) ProtoMessage() {}
 
 func (x *CheckProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3814,7 +4246,7 @@ func (x *CheckProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckProgress.ProtoReflect.Descriptor instead.
 func (*CheckProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CheckProgress) GetPhase() CheckPhase {
@@ -3899,7 +4331,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3911,7 +4343,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3924,7 +4356,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Damage) GetName() string {
@@ -3965,7 +4397,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3977,7 +4409,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3990,7 +4422,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CreateTokenRequest) GetTtlSeconds() uint64 {
@@ -4012,7 +4444,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4024,7 +4456,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4037,7 +4469,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -4075,7 +4507,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4087,7 +4519,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4100,7 +4532,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DrainRequest) GetHost() string {
@@ -4142,7 +4574,7 @@ type DrainProgress struct {
 
 func (x *DrainProgress) Reset() {
 	*x = DrainProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4154,7 +4586,7 @@ func (x *DrainProgress) String() string {
 func (*DrainProgress) ProtoMessage() {}
 
 func (x *DrainProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4167,7 +4599,7 @@ func (x *DrainProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainProgress.ProtoReflect.Descriptor instead.
 func (*DrainProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DrainProgress) GetHostId() string {
@@ -4236,7 +4668,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4248,7 +4680,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4261,7 +4693,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UndrainRequest) GetHost() string {
@@ -4281,7 +4713,7 @@ type UndrainResponse struct {
 
 func (x *UndrainResponse) Reset() {
 	*x = UndrainResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4293,7 +4725,7 @@ func (x *UndrainResponse) String() string {
 func (*UndrainResponse) ProtoMessage() {}
 
 func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4306,7 +4738,7 @@ func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
 func (*UndrainResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *UndrainResponse) GetHost() *Host {
@@ -4335,7 +4767,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4347,7 +4779,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4360,7 +4792,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LeaveRequest) GetHost() string {
@@ -4390,7 +4822,7 @@ type LeaveProgress struct {
 
 func (x *LeaveProgress) Reset() {
 	*x = LeaveProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4402,7 +4834,7 @@ func (x *LeaveProgress) String() string {
 func (*LeaveProgress) ProtoMessage() {}
 
 func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4415,7 +4847,7 @@ func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveProgress.ProtoReflect.Descriptor instead.
 func (*LeaveProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{55}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LeaveProgress) GetPhase() LeavePhase {
@@ -4469,7 +4901,7 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x13JoinClusterResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
-	"\ahost_id\x18\x02 \x01(\tR\x06hostId\"\xc5\x01\n" +
+	"\ahost_id\x18\x02 \x01(\tR\x06hostId\"\xf3\x01\n" +
 	"\x0ePublishRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -4477,8 +4909,14 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x06guests\x18\x04 \x01(\tR\x06guests\x12&\n" +
 	"\x04wait\x18\x05 \x01(\x0e2\x12.virtswarm.v1.WaitR\x04wait\x12\x1d\n" +
 	"\n" +
-	"chunk_size\x18\x06 \x01(\rR\tchunkSizeB\v\n" +
-	"\t_replicas\"\xfc\x01\n" +
+	"chunk_size\x18\x06 \x01(\rR\tchunkSize\x12\x14\n" +
+	"\x05force\x18\a \x01(\bR\x05force\x12\x16\n" +
+	"\x06expect\x18\b \x01(\tR\x06expectB\v\n" +
+	"\t_replicas\"l\n" +
+	"\fPublishChunk\x126\n" +
+	"\arequest\x18\x01 \x01(\v2\x1c.virtswarm.v1.PublishRequestR\arequest\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\bR\x03end\"\xfc\x01\n" +
 	"\x0fPublishProgress\x120\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1a.virtswarm.v1.PublishPhaseR\x05phase\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x14\n" +
@@ -4495,12 +4933,28 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"data_bytes\x18\x04 \x01(\x04R\tdataBytes\x12\x14\n" +
 	"\x05index\x18\x05 \x01(\x04R\x05index\x12)\n" +
-	"\x10catalogue_copies\x18\x06 \x01(\rR\x0fcatalogueCopies\"s\n" +
+	"\x10catalogue_copies\x18\x06 \x01(\rR\x0fcatalogueCopies\"\xfd\x01\n" +
 	"\vPullRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04dest\x18\x03 \x01(\tR\x04dest\x12,\n" +
-	"\x04mode\x18\x04 \x01(\x0e2\x18.virtswarm.v1.ExportModeR\x04mode\"\x8b\x02\n" +
+	"\x04mode\x18\x04 \x01(\x0e2\x18.virtswarm.v1.ExportModeR\x04mode\x12\x1c\n" +
+	"\toverwrite\x18\x05 \x01(\bR\toverwrite\x12\x17\n" +
+	"\x04perm\x18\x06 \x01(\rH\x00R\x04perm\x88\x01\x01\x12\x19\n" +
+	"\x05owner\x18\a \x01(\rH\x01R\x05owner\x88\x01\x01\x12\x19\n" +
+	"\x05group\x18\b \x01(\rH\x02R\x05group\x88\x01\x01B\a\n" +
+	"\x05_permB\b\n" +
+	"\x06_ownerB\b\n" +
+	"\x06_group\"1\n" +
+	"\vReadRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"k\n" +
+	"\tReadChunk\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x14\n" +
+	"\x05zeros\x18\x02 \x01(\x04R\x05zeros\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x10\n" +
+	"\x03end\x18\x05 \x01(\bR\x03end\"\x8b\x02\n" +
 	"\fPullProgress\x12-\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x17.virtswarm.v1.PullPhaseR\x05phase\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x14\n" +
@@ -4518,7 +4972,20 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1d\n" +
 	"\n" +
 	"data_bytes\x18\x04 \x01(\x04R\tdataBytes\x12\x12\n" +
-	"\x04dest\x18\x05 \x01(\tR\x04dest\"u\n" +
+	"\x04dest\x18\x05 \x01(\tR\x04dest\"\xc8\x02\n" +
+	"\fCopyProgress\x12-\n" +
+	"\x05phase\x18\x01 \x01(\x0e2\x17.virtswarm.v1.CopyPhaseR\x05phase\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x12\n" +
+	"\x04path\x18\x05 \x01(\tR\x04path\x12\x18\n" +
+	"\apresent\x18\x06 \x01(\bR\apresent\x12/\n" +
+	"\x05error\x18\a \x01(\v2\x19.virtswarm.v1.ErrorDetailR\x05error\x12\x14\n" +
+	"\x05files\x18\b \x01(\x04R\x05files\x12#\n" +
+	"\rpresent_files\x18\t \x01(\x04R\fpresentFiles\x12!\n" +
+	"\ffailed_files\x18\n" +
+	" \x01(\x04R\vfailedFiles\x12\x14\n" +
+	"\x05bytes\x18\v \x01(\x04R\x05bytes\"u\n" +
 	"\x11DistributeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
@@ -4817,7 +5284,11 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x16PULL_PHASE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13PULL_PHASE_FETCHING\x10\x01\x12\x18\n" +
 	"\x14PULL_PHASE_EXPORTING\x10\x02\x12\x13\n" +
-	"\x0fPULL_PHASE_DONE\x10\x03*\x86\x01\n" +
+	"\x0fPULL_PHASE_DONE\x10\x03*Q\n" +
+	"\tCopyPhase\x12\x1a\n" +
+	"\x16COPY_PHASE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fCOPY_PHASE_FILE\x10\x01\x12\x13\n" +
+	"\x0fCOPY_PHASE_DONE\x10\x02*\x86\x01\n" +
 	"\tHoldState\x12\x1a\n" +
 	"\x16HOLD_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12HOLD_STATE_WAITING\x10\x01\x12\x17\n" +
@@ -4835,10 +5306,12 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x17LEAVE_PHASE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14LEAVE_PHASE_DRAINING\x10\x01\x12\x18\n" +
 	"\x14LEAVE_PHASE_REMOVING\x10\x02\x12\x14\n" +
-	"\x10LEAVE_PHASE_DONE\x10\x032\xff\x0f\n" +
+	"\x10LEAVE_PHASE_DONE\x10\x032\x8d\x11\n" +
 	"\aControl\x12H\n" +
 	"\aPublish\x12\x1c.virtswarm.v1.PublishRequest\x1a\x1d.virtswarm.v1.PublishProgress0\x01\x12?\n" +
-	"\x04Pull\x12\x19.virtswarm.v1.PullRequest\x1a\x1a.virtswarm.v1.PullProgress0\x01\x12Q\n" +
+	"\x04Pull\x12\x19.virtswarm.v1.PullRequest\x1a\x1a.virtswarm.v1.PullProgress0\x01\x12N\n" +
+	"\rPublishStream\x12\x1a.virtswarm.v1.PublishChunk\x1a\x1d.virtswarm.v1.PublishProgress(\x010\x01\x12<\n" +
+	"\x04Read\x12\x19.virtswarm.v1.ReadRequest\x1a\x17.virtswarm.v1.ReadChunk0\x01\x12Q\n" +
 	"\n" +
 	"Distribute\x12\x1f.virtswarm.v1.DistributeRequest\x1a .virtswarm.v1.DistributeProgress0\x01\x12@\n" +
 	"\x05Unpin\x12\x1a.virtswarm.v1.UnpinRequest\x1a\x1b.virtswarm.v1.UnpinResponse\x12=\n" +
@@ -4882,202 +5355,215 @@ func file_virtswarm_v1_control_proto_rawDescGZIP() []byte {
 	return file_virtswarm_v1_control_proto_rawDescData
 }
 
-var file_virtswarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_virtswarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_virtswarm_v1_control_proto_goTypes = []any{
 	(Wait)(0),                        // 0: virtswarm.v1.Wait
 	(PublishPhase)(0),                // 1: virtswarm.v1.PublishPhase
 	(ExportMode)(0),                  // 2: virtswarm.v1.ExportMode
 	(PullPhase)(0),                   // 3: virtswarm.v1.PullPhase
-	(HoldState)(0),                   // 4: virtswarm.v1.HoldState
-	(CheckPhase)(0),                  // 5: virtswarm.v1.CheckPhase
-	(LeavePhase)(0),                  // 6: virtswarm.v1.LeavePhase
-	(*InitRequest)(nil),              // 7: virtswarm.v1.InitRequest
-	(*InitResponse)(nil),             // 8: virtswarm.v1.InitResponse
-	(*JoinClusterRequest)(nil),       // 9: virtswarm.v1.JoinClusterRequest
-	(*JoinClusterResponse)(nil),      // 10: virtswarm.v1.JoinClusterResponse
-	(*PublishRequest)(nil),           // 11: virtswarm.v1.PublishRequest
-	(*PublishProgress)(nil),          // 12: virtswarm.v1.PublishProgress
-	(*PublishResult)(nil),            // 13: virtswarm.v1.PublishResult
-	(*PullRequest)(nil),              // 14: virtswarm.v1.PullRequest
-	(*PullProgress)(nil),             // 15: virtswarm.v1.PullProgress
-	(*PullResult)(nil),               // 16: virtswarm.v1.PullResult
-	(*DistributeRequest)(nil),        // 17: virtswarm.v1.DistributeRequest
-	(*HostProgress)(nil),             // 18: virtswarm.v1.HostProgress
-	(*DistributeProgress)(nil),       // 19: virtswarm.v1.DistributeProgress
-	(*UnpinRequest)(nil),             // 20: virtswarm.v1.UnpinRequest
-	(*UnpinResponse)(nil),            // 21: virtswarm.v1.UnpinResponse
-	(*ListRequest)(nil),              // 22: virtswarm.v1.ListRequest
-	(*ListResponse)(nil),             // 23: virtswarm.v1.ListResponse
-	(*ShowRequest)(nil),              // 24: virtswarm.v1.ShowRequest
-	(*Holding)(nil),                  // 25: virtswarm.v1.Holding
-	(*ShowResponse)(nil),             // 26: virtswarm.v1.ShowResponse
-	(*RemoveRequest)(nil),            // 27: virtswarm.v1.RemoveRequest
-	(*RemoveResponse)(nil),           // 28: virtswarm.v1.RemoveResponse
-	(*HostsRequest)(nil),             // 29: virtswarm.v1.HostsRequest
-	(*HostsResponse)(nil),            // 30: virtswarm.v1.HostsResponse
-	(*ShowHostRequest)(nil),          // 31: virtswarm.v1.ShowHostRequest
-	(*ShowHostResponse)(nil),         // 32: virtswarm.v1.ShowHostResponse
-	(*SetHostRequest)(nil),           // 33: virtswarm.v1.SetHostRequest
-	(*SetHostResponse)(nil),          // 34: virtswarm.v1.SetHostResponse
-	(*StatusRequest)(nil),            // 35: virtswarm.v1.StatusRequest
-	(*ActiveFetch)(nil),              // 36: virtswarm.v1.ActiveFetch
-	(*StatusResponse)(nil),           // 37: virtswarm.v1.StatusResponse
-	(*HealthRequest)(nil),            // 38: virtswarm.v1.HealthRequest
-	(*HealthResponse)(nil),           // 39: virtswarm.v1.HealthResponse
-	(*Stray)(nil),                    // 40: virtswarm.v1.Stray
-	(*StraysRequest)(nil),            // 41: virtswarm.v1.StraysRequest
-	(*StraysResponse)(nil),           // 42: virtswarm.v1.StraysResponse
-	(*AdoptRequest)(nil),             // 43: virtswarm.v1.AdoptRequest
-	(*Adopted)(nil),                  // 44: virtswarm.v1.Adopted
-	(*AdoptResponse)(nil),            // 45: virtswarm.v1.AdoptResponse
-	(*SaveCatalogueRequest)(nil),     // 46: virtswarm.v1.SaveCatalogueRequest
-	(*SavedCatalogue)(nil),           // 47: virtswarm.v1.SavedCatalogue
-	(*SaveCatalogueChunk)(nil),       // 48: virtswarm.v1.SaveCatalogueChunk
-	(*RestoreCatalogueRequest)(nil),  // 49: virtswarm.v1.RestoreCatalogueRequest
-	(*RestoreCatalogueResponse)(nil), // 50: virtswarm.v1.RestoreCatalogueResponse
-	(*VerifyRequest)(nil),            // 51: virtswarm.v1.VerifyRequest
-	(*ScrubRequest)(nil),             // 52: virtswarm.v1.ScrubRequest
-	(*CheckProgress)(nil),            // 53: virtswarm.v1.CheckProgress
-	(*Damage)(nil),                   // 54: virtswarm.v1.Damage
-	(*CreateTokenRequest)(nil),       // 55: virtswarm.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 56: virtswarm.v1.CreateTokenResponse
-	(*DrainRequest)(nil),             // 57: virtswarm.v1.DrainRequest
-	(*DrainProgress)(nil),            // 58: virtswarm.v1.DrainProgress
-	(*UndrainRequest)(nil),           // 59: virtswarm.v1.UndrainRequest
-	(*UndrainResponse)(nil),          // 60: virtswarm.v1.UndrainResponse
-	(*LeaveRequest)(nil),             // 61: virtswarm.v1.LeaveRequest
-	(*LeaveProgress)(nil),            // 62: virtswarm.v1.LeaveProgress
-	nil,                              // 63: virtswarm.v1.SetHostRequest.LabelsEntry
-	(*Staleness)(nil),                // 64: virtswarm.v1.Staleness
-	(*File)(nil),                     // 65: virtswarm.v1.File
-	(HostState)(0),                   // 66: virtswarm.v1.HostState
-	(*Host)(nil),                     // 67: virtswarm.v1.Host
-	(*HostReport)(nil),               // 68: virtswarm.v1.HostReport
-	(*StoreUsage)(nil),               // 69: virtswarm.v1.StoreUsage
-	(*Finding)(nil),                  // 70: virtswarm.v1.Finding
-	(Reason)(0),                      // 71: virtswarm.v1.Reason
-	(*GuestsRequest)(nil),            // 72: virtswarm.v1.GuestsRequest
-	(*WatchGuestsRequest)(nil),       // 73: virtswarm.v1.WatchGuestsRequest
-	(*SetGuestRequest)(nil),          // 74: virtswarm.v1.SetGuestRequest
-	(*AttachShmRequest)(nil),         // 75: virtswarm.v1.AttachShmRequest
-	(*DetachShmRequest)(nil),         // 76: virtswarm.v1.DetachShmRequest
-	(*PrepareRequest)(nil),           // 77: virtswarm.v1.PrepareRequest
-	(*GuestsResponse)(nil),           // 78: virtswarm.v1.GuestsResponse
-	(*GuestEvent)(nil),               // 79: virtswarm.v1.GuestEvent
-	(*SetGuestResponse)(nil),         // 80: virtswarm.v1.SetGuestResponse
-	(*AttachShmResponse)(nil),        // 81: virtswarm.v1.AttachShmResponse
-	(*DetachShmResponse)(nil),        // 82: virtswarm.v1.DetachShmResponse
-	(*PrepareProgress)(nil),          // 83: virtswarm.v1.PrepareProgress
+	(CopyPhase)(0),                   // 4: virtswarm.v1.CopyPhase
+	(HoldState)(0),                   // 5: virtswarm.v1.HoldState
+	(CheckPhase)(0),                  // 6: virtswarm.v1.CheckPhase
+	(LeavePhase)(0),                  // 7: virtswarm.v1.LeavePhase
+	(*InitRequest)(nil),              // 8: virtswarm.v1.InitRequest
+	(*InitResponse)(nil),             // 9: virtswarm.v1.InitResponse
+	(*JoinClusterRequest)(nil),       // 10: virtswarm.v1.JoinClusterRequest
+	(*JoinClusterResponse)(nil),      // 11: virtswarm.v1.JoinClusterResponse
+	(*PublishRequest)(nil),           // 12: virtswarm.v1.PublishRequest
+	(*PublishChunk)(nil),             // 13: virtswarm.v1.PublishChunk
+	(*PublishProgress)(nil),          // 14: virtswarm.v1.PublishProgress
+	(*PublishResult)(nil),            // 15: virtswarm.v1.PublishResult
+	(*PullRequest)(nil),              // 16: virtswarm.v1.PullRequest
+	(*ReadRequest)(nil),              // 17: virtswarm.v1.ReadRequest
+	(*ReadChunk)(nil),                // 18: virtswarm.v1.ReadChunk
+	(*PullProgress)(nil),             // 19: virtswarm.v1.PullProgress
+	(*PullResult)(nil),               // 20: virtswarm.v1.PullResult
+	(*CopyProgress)(nil),             // 21: virtswarm.v1.CopyProgress
+	(*DistributeRequest)(nil),        // 22: virtswarm.v1.DistributeRequest
+	(*HostProgress)(nil),             // 23: virtswarm.v1.HostProgress
+	(*DistributeProgress)(nil),       // 24: virtswarm.v1.DistributeProgress
+	(*UnpinRequest)(nil),             // 25: virtswarm.v1.UnpinRequest
+	(*UnpinResponse)(nil),            // 26: virtswarm.v1.UnpinResponse
+	(*ListRequest)(nil),              // 27: virtswarm.v1.ListRequest
+	(*ListResponse)(nil),             // 28: virtswarm.v1.ListResponse
+	(*ShowRequest)(nil),              // 29: virtswarm.v1.ShowRequest
+	(*Holding)(nil),                  // 30: virtswarm.v1.Holding
+	(*ShowResponse)(nil),             // 31: virtswarm.v1.ShowResponse
+	(*RemoveRequest)(nil),            // 32: virtswarm.v1.RemoveRequest
+	(*RemoveResponse)(nil),           // 33: virtswarm.v1.RemoveResponse
+	(*HostsRequest)(nil),             // 34: virtswarm.v1.HostsRequest
+	(*HostsResponse)(nil),            // 35: virtswarm.v1.HostsResponse
+	(*ShowHostRequest)(nil),          // 36: virtswarm.v1.ShowHostRequest
+	(*ShowHostResponse)(nil),         // 37: virtswarm.v1.ShowHostResponse
+	(*SetHostRequest)(nil),           // 38: virtswarm.v1.SetHostRequest
+	(*SetHostResponse)(nil),          // 39: virtswarm.v1.SetHostResponse
+	(*StatusRequest)(nil),            // 40: virtswarm.v1.StatusRequest
+	(*ActiveFetch)(nil),              // 41: virtswarm.v1.ActiveFetch
+	(*StatusResponse)(nil),           // 42: virtswarm.v1.StatusResponse
+	(*HealthRequest)(nil),            // 43: virtswarm.v1.HealthRequest
+	(*HealthResponse)(nil),           // 44: virtswarm.v1.HealthResponse
+	(*Stray)(nil),                    // 45: virtswarm.v1.Stray
+	(*StraysRequest)(nil),            // 46: virtswarm.v1.StraysRequest
+	(*StraysResponse)(nil),           // 47: virtswarm.v1.StraysResponse
+	(*AdoptRequest)(nil),             // 48: virtswarm.v1.AdoptRequest
+	(*Adopted)(nil),                  // 49: virtswarm.v1.Adopted
+	(*AdoptResponse)(nil),            // 50: virtswarm.v1.AdoptResponse
+	(*SaveCatalogueRequest)(nil),     // 51: virtswarm.v1.SaveCatalogueRequest
+	(*SavedCatalogue)(nil),           // 52: virtswarm.v1.SavedCatalogue
+	(*SaveCatalogueChunk)(nil),       // 53: virtswarm.v1.SaveCatalogueChunk
+	(*RestoreCatalogueRequest)(nil),  // 54: virtswarm.v1.RestoreCatalogueRequest
+	(*RestoreCatalogueResponse)(nil), // 55: virtswarm.v1.RestoreCatalogueResponse
+	(*VerifyRequest)(nil),            // 56: virtswarm.v1.VerifyRequest
+	(*ScrubRequest)(nil),             // 57: virtswarm.v1.ScrubRequest
+	(*CheckProgress)(nil),            // 58: virtswarm.v1.CheckProgress
+	(*Damage)(nil),                   // 59: virtswarm.v1.Damage
+	(*CreateTokenRequest)(nil),       // 60: virtswarm.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 61: virtswarm.v1.CreateTokenResponse
+	(*DrainRequest)(nil),             // 62: virtswarm.v1.DrainRequest
+	(*DrainProgress)(nil),            // 63: virtswarm.v1.DrainProgress
+	(*UndrainRequest)(nil),           // 64: virtswarm.v1.UndrainRequest
+	(*UndrainResponse)(nil),          // 65: virtswarm.v1.UndrainResponse
+	(*LeaveRequest)(nil),             // 66: virtswarm.v1.LeaveRequest
+	(*LeaveProgress)(nil),            // 67: virtswarm.v1.LeaveProgress
+	nil,                              // 68: virtswarm.v1.SetHostRequest.LabelsEntry
+	(*ErrorDetail)(nil),              // 69: virtswarm.v1.ErrorDetail
+	(*Staleness)(nil),                // 70: virtswarm.v1.Staleness
+	(*File)(nil),                     // 71: virtswarm.v1.File
+	(HostState)(0),                   // 72: virtswarm.v1.HostState
+	(*Host)(nil),                     // 73: virtswarm.v1.Host
+	(*HostReport)(nil),               // 74: virtswarm.v1.HostReport
+	(*StoreUsage)(nil),               // 75: virtswarm.v1.StoreUsage
+	(*Finding)(nil),                  // 76: virtswarm.v1.Finding
+	(Reason)(0),                      // 77: virtswarm.v1.Reason
+	(*GuestsRequest)(nil),            // 78: virtswarm.v1.GuestsRequest
+	(*WatchGuestsRequest)(nil),       // 79: virtswarm.v1.WatchGuestsRequest
+	(*SetGuestRequest)(nil),          // 80: virtswarm.v1.SetGuestRequest
+	(*AttachShmRequest)(nil),         // 81: virtswarm.v1.AttachShmRequest
+	(*DetachShmRequest)(nil),         // 82: virtswarm.v1.DetachShmRequest
+	(*PrepareRequest)(nil),           // 83: virtswarm.v1.PrepareRequest
+	(*GuestsResponse)(nil),           // 84: virtswarm.v1.GuestsResponse
+	(*GuestEvent)(nil),               // 85: virtswarm.v1.GuestEvent
+	(*SetGuestResponse)(nil),         // 86: virtswarm.v1.SetGuestResponse
+	(*AttachShmResponse)(nil),        // 87: virtswarm.v1.AttachShmResponse
+	(*DetachShmResponse)(nil),        // 88: virtswarm.v1.DetachShmResponse
+	(*PrepareProgress)(nil),          // 89: virtswarm.v1.PrepareProgress
 }
 var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.PublishRequest.wait:type_name -> virtswarm.v1.Wait
-	1,  // 1: virtswarm.v1.PublishProgress.phase:type_name -> virtswarm.v1.PublishPhase
-	13, // 2: virtswarm.v1.PublishProgress.result:type_name -> virtswarm.v1.PublishResult
-	2,  // 3: virtswarm.v1.PullRequest.mode:type_name -> virtswarm.v1.ExportMode
-	3,  // 4: virtswarm.v1.PullProgress.phase:type_name -> virtswarm.v1.PullPhase
-	16, // 5: virtswarm.v1.PullProgress.result:type_name -> virtswarm.v1.PullResult
-	4,  // 6: virtswarm.v1.HostProgress.state:type_name -> virtswarm.v1.HoldState
-	18, // 7: virtswarm.v1.DistributeProgress.hosts:type_name -> virtswarm.v1.HostProgress
-	64, // 8: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
-	65, // 9: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
-	66, // 10: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
-	64, // 11: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
-	65, // 12: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
-	25, // 13: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
-	65, // 14: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
-	65, // 15: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
-	64, // 16: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
-	67, // 17: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
-	64, // 18: virtswarm.v1.ShowHostResponse.staleness:type_name -> virtswarm.v1.Staleness
-	67, // 19: virtswarm.v1.ShowHostResponse.host:type_name -> virtswarm.v1.Host
-	68, // 20: virtswarm.v1.ShowHostResponse.report:type_name -> virtswarm.v1.HostReport
-	63, // 21: virtswarm.v1.SetHostRequest.labels:type_name -> virtswarm.v1.SetHostRequest.LabelsEntry
-	67, // 22: virtswarm.v1.SetHostResponse.host:type_name -> virtswarm.v1.Host
-	64, // 23: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
-	67, // 24: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
-	67, // 25: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
-	69, // 26: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
-	36, // 27: virtswarm.v1.StatusResponse.fetches:type_name -> virtswarm.v1.ActiveFetch
-	68, // 28: virtswarm.v1.StatusResponse.reports:type_name -> virtswarm.v1.HostReport
-	70, // 29: virtswarm.v1.StatusResponse.findings:type_name -> virtswarm.v1.Finding
-	64, // 30: virtswarm.v1.HealthResponse.staleness:type_name -> virtswarm.v1.Staleness
-	70, // 31: virtswarm.v1.HealthResponse.findings:type_name -> virtswarm.v1.Finding
-	40, // 32: virtswarm.v1.StraysResponse.strays:type_name -> virtswarm.v1.Stray
-	71, // 33: virtswarm.v1.Adopted.reason:type_name -> virtswarm.v1.Reason
-	44, // 34: virtswarm.v1.AdoptResponse.adopted:type_name -> virtswarm.v1.Adopted
-	64, // 35: virtswarm.v1.SavedCatalogue.staleness:type_name -> virtswarm.v1.Staleness
-	64, // 36: virtswarm.v1.SaveCatalogueChunk.staleness:type_name -> virtswarm.v1.Staleness
-	44, // 37: virtswarm.v1.RestoreCatalogueResponse.restored:type_name -> virtswarm.v1.Adopted
-	5,  // 38: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
-	54, // 39: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
-	67, // 40: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
-	6,  // 41: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
-	11, // 42: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
-	14, // 43: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
-	17, // 44: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
-	20, // 45: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
-	22, // 46: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
-	24, // 47: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
-	27, // 48: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
-	72, // 49: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
-	73, // 50: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
-	74, // 51: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
-	75, // 52: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
-	76, // 53: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
-	77, // 54: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
-	29, // 55: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
-	31, // 56: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
-	33, // 57: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
-	35, // 58: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
-	38, // 59: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
-	51, // 60: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
-	52, // 61: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
-	55, // 62: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
-	57, // 63: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
-	59, // 64: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
-	61, // 65: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
-	41, // 66: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
-	43, // 67: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
-	46, // 68: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
-	49, // 69: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
-	7,  // 70: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
-	9,  // 71: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
-	12, // 72: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
-	15, // 73: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
-	19, // 74: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
-	21, // 75: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
-	23, // 76: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
-	26, // 77: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
-	28, // 78: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
-	78, // 79: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
-	79, // 80: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
-	80, // 81: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
-	81, // 82: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
-	82, // 83: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
-	83, // 84: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
-	30, // 85: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
-	32, // 86: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
-	34, // 87: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
-	37, // 88: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
-	39, // 89: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
-	53, // 90: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
-	53, // 91: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
-	56, // 92: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
-	58, // 93: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
-	60, // 94: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
-	62, // 95: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
-	42, // 96: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
-	45, // 97: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
-	48, // 98: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
-	50, // 99: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
-	8,  // 100: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
-	10, // 101: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
-	72, // [72:102] is the sub-list for method output_type
-	42, // [42:72] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	12, // 1: virtswarm.v1.PublishChunk.request:type_name -> virtswarm.v1.PublishRequest
+	1,  // 2: virtswarm.v1.PublishProgress.phase:type_name -> virtswarm.v1.PublishPhase
+	15, // 3: virtswarm.v1.PublishProgress.result:type_name -> virtswarm.v1.PublishResult
+	2,  // 4: virtswarm.v1.PullRequest.mode:type_name -> virtswarm.v1.ExportMode
+	3,  // 5: virtswarm.v1.PullProgress.phase:type_name -> virtswarm.v1.PullPhase
+	20, // 6: virtswarm.v1.PullProgress.result:type_name -> virtswarm.v1.PullResult
+	4,  // 7: virtswarm.v1.CopyProgress.phase:type_name -> virtswarm.v1.CopyPhase
+	69, // 8: virtswarm.v1.CopyProgress.error:type_name -> virtswarm.v1.ErrorDetail
+	5,  // 9: virtswarm.v1.HostProgress.state:type_name -> virtswarm.v1.HoldState
+	23, // 10: virtswarm.v1.DistributeProgress.hosts:type_name -> virtswarm.v1.HostProgress
+	70, // 11: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
+	71, // 12: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
+	72, // 13: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
+	70, // 14: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
+	71, // 15: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
+	30, // 16: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
+	71, // 17: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
+	71, // 18: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
+	70, // 19: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
+	73, // 20: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
+	70, // 21: virtswarm.v1.ShowHostResponse.staleness:type_name -> virtswarm.v1.Staleness
+	73, // 22: virtswarm.v1.ShowHostResponse.host:type_name -> virtswarm.v1.Host
+	74, // 23: virtswarm.v1.ShowHostResponse.report:type_name -> virtswarm.v1.HostReport
+	68, // 24: virtswarm.v1.SetHostRequest.labels:type_name -> virtswarm.v1.SetHostRequest.LabelsEntry
+	73, // 25: virtswarm.v1.SetHostResponse.host:type_name -> virtswarm.v1.Host
+	70, // 26: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
+	73, // 27: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
+	73, // 28: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
+	75, // 29: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
+	41, // 30: virtswarm.v1.StatusResponse.fetches:type_name -> virtswarm.v1.ActiveFetch
+	74, // 31: virtswarm.v1.StatusResponse.reports:type_name -> virtswarm.v1.HostReport
+	76, // 32: virtswarm.v1.StatusResponse.findings:type_name -> virtswarm.v1.Finding
+	70, // 33: virtswarm.v1.HealthResponse.staleness:type_name -> virtswarm.v1.Staleness
+	76, // 34: virtswarm.v1.HealthResponse.findings:type_name -> virtswarm.v1.Finding
+	45, // 35: virtswarm.v1.StraysResponse.strays:type_name -> virtswarm.v1.Stray
+	77, // 36: virtswarm.v1.Adopted.reason:type_name -> virtswarm.v1.Reason
+	49, // 37: virtswarm.v1.AdoptResponse.adopted:type_name -> virtswarm.v1.Adopted
+	70, // 38: virtswarm.v1.SavedCatalogue.staleness:type_name -> virtswarm.v1.Staleness
+	70, // 39: virtswarm.v1.SaveCatalogueChunk.staleness:type_name -> virtswarm.v1.Staleness
+	49, // 40: virtswarm.v1.RestoreCatalogueResponse.restored:type_name -> virtswarm.v1.Adopted
+	6,  // 41: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
+	59, // 42: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
+	73, // 43: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
+	7,  // 44: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
+	12, // 45: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
+	16, // 46: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
+	13, // 47: virtswarm.v1.Control.PublishStream:input_type -> virtswarm.v1.PublishChunk
+	17, // 48: virtswarm.v1.Control.Read:input_type -> virtswarm.v1.ReadRequest
+	22, // 49: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
+	25, // 50: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
+	27, // 51: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
+	29, // 52: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
+	32, // 53: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
+	78, // 54: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
+	79, // 55: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
+	80, // 56: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
+	81, // 57: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
+	82, // 58: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
+	83, // 59: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
+	34, // 60: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
+	36, // 61: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
+	38, // 62: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
+	40, // 63: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
+	43, // 64: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
+	56, // 65: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
+	57, // 66: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
+	60, // 67: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
+	62, // 68: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
+	64, // 69: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
+	66, // 70: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
+	46, // 71: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
+	48, // 72: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
+	51, // 73: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
+	54, // 74: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
+	8,  // 75: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
+	10, // 76: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
+	14, // 77: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
+	19, // 78: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
+	14, // 79: virtswarm.v1.Control.PublishStream:output_type -> virtswarm.v1.PublishProgress
+	18, // 80: virtswarm.v1.Control.Read:output_type -> virtswarm.v1.ReadChunk
+	24, // 81: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
+	26, // 82: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
+	28, // 83: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
+	31, // 84: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
+	33, // 85: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
+	84, // 86: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
+	85, // 87: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
+	86, // 88: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
+	87, // 89: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
+	88, // 90: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
+	89, // 91: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
+	35, // 92: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
+	37, // 93: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
+	39, // 94: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
+	42, // 95: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
+	44, // 96: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
+	58, // 97: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
+	58, // 98: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
+	61, // 99: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
+	63, // 100: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
+	65, // 101: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
+	67, // 102: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
+	47, // 103: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
+	50, // 104: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
+	53, // 105: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
+	55, // 106: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
+	9,  // 107: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
+	11, // 108: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
+	77, // [77:109] is the sub-list for method output_type
+	45, // [45:77] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_control_proto_init() }
@@ -5088,15 +5574,16 @@ func file_virtswarm_v1_control_proto_init() {
 	file_virtswarm_v1_guests_proto_init()
 	file_virtswarm_v1_types_proto_init()
 	file_virtswarm_v1_control_proto_msgTypes[4].OneofWrappers = []any{}
-	file_virtswarm_v1_control_proto_msgTypes[26].OneofWrappers = []any{}
-	file_virtswarm_v1_control_proto_msgTypes[36].OneofWrappers = []any{}
+	file_virtswarm_v1_control_proto_msgTypes[8].OneofWrappers = []any{}
+	file_virtswarm_v1_control_proto_msgTypes[30].OneofWrappers = []any{}
+	file_virtswarm_v1_control_proto_msgTypes[40].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_control_proto_rawDesc), len(file_virtswarm_v1_control_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   57,
+			NumEnums:      8,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
