@@ -203,7 +203,7 @@ func (h *Host) open() error {
 	h.registry = prometheus.NewRegistry()
 	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	h.self = placement.HostID(h.id.HostID())
-	h.mux = link.NewMux(h.port, link.MuxConfig{Identity: h.id, Allow: h.allow, Live: &h.live, Logger: h.log.Named("link")})
+	h.mux = link.NewMux(relieving{h.port, h}, link.MuxConfig{Identity: h.id, Allow: h.allow, Live: &h.live, Logger: h.log.Named("link")})
 	h.wire = h.mux.Listen(link.ProtoWire)
 	h.ports.Port = h.mux.Listen(link.ProtoHTTP2, link.ProtoHTTP1)
 	h.ports.Join = h.mux.Listen(link.ProtoJoin)
@@ -219,10 +219,12 @@ func (h *Host) open() error {
 	if err != nil {
 		return err
 	}
+	h.relieveListeners()
+	h.warnOfFewDescriptors()
 	h.node, err = raft.Open(raft.Config{
 		ID: h.self, Dir: h.raftDir(), Stream: raftStream{h.mux.Listen(link.ProtoRaft), dialer}, Forwarder: h.peers,
 		Advertise: h.advertise, Bootstrap: h.founding, Refused: link.Refused, PeerOf: link.PeerOf,
-		HostTimeout: h.cfg.HostTimeout, Grace: h.cfg.Grace, FS: h.fs, Logger: h.log.Named("raft"), Metrics: h.registry,
+		HostTimeout: h.cfg.HostTimeout, Grace: h.cfg.Grace, FS: h.frugal(), Logger: h.log.Named("raft"), Metrics: h.registry,
 	})
 	if err != nil {
 		return err
@@ -260,13 +262,13 @@ func (h *Host) open() error {
 
 // openControl opens the operations, and the guest links, through which guests publish.
 func (h *Host) openControl() error {
-	starts, err := hook.New(hook.Config{Catalogue: h.node, Fetch: h.fetch, FS: h.fs, Dir: h.cfg.Data, Logger: h.log.Named("hook")})
+	starts, err := hook.New(hook.Config{Catalogue: h.node, Fetch: h.fetch, FS: h.frugal(), Dir: h.cfg.Data, Logger: h.log.Named("hook")})
 	if err != nil {
 		return err
 	}
 	rooms := &control.Rooms{
 		Self: h.self, Name: h.cfg.Name, Advertise: h.advertise, Version: h.version, Data: h.cfg.Data, Started: h.started,
-		Identity: h.id, FS: h.fs, Node: h.node, Store: h.store, Swarm: h.swarm, Fetch: h.fetch, Keeper: h.keeper,
+		Identity: h.id, FS: h.frugal(), Node: h.node, Store: h.store, Swarm: h.swarm, Fetch: h.fetch, Keeper: h.keeper,
 		Findings: h.findings, Pulls: control.NewPullMetrics(h.registry), Peers: h.peers, Logger: h.log.Named("control"),
 	}
 	files := &control.Files{Rooms: rooms}

@@ -22,6 +22,14 @@ type intake func(ctx context.Context, o store.ImportOptions) (*store.File, error
 
 // openIntake opens a regular file or a block device for publication. force takes a device also while it is written to.
 func (f *Files) openIntake(path string, force bool) (in intake, done func() error, err error) {
+	in, done, err = f.tryIntake(path, force)
+	if disk.Exhausted(err) && f.Store.Relieve() > 0 {
+		in, done, err = f.tryIntake(path, force)
+	}
+	return in, done, err
+}
+
+func (f *Files) tryIntake(path string, force bool) (in intake, done func() error, err error) {
 	st, err := os.Stat(path)
 	if err != nil {
 		return nil, nil, sourceError(err, path)
