@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,6 +58,11 @@ func (f *Files) Pull(ctx context.Context, ref Ref, dest string, o store.ExportOp
 	}
 	defer handle.Close()
 	f.Keeper.Remember(handle.Stored())
+	if !handle.Stored().Complete() { // what is wrong with dest is said before hours of fetching
+		if err := handle.Stored().Export(ctx, dest, o, nil); err != nil && !errors.Is(err, store.ErrMissing) {
+			return f.exportError(err, dest, o)
+		}
+	}
 	p := newPull(report, handle.Stored().HeldBytes())
 	if err := handle.Wait(ctx, p.progress, handle.All()); err != nil {
 		return reason.Explain(err, ref.Name)
