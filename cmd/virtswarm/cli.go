@@ -55,7 +55,7 @@ Exit codes say what went wrong, --json makes output for programs; docs/operation
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON: one object, or one line for each event")
 	root.AddGroup(&cobra.Group{ID: groupFiles, Title: "Files:"}, &cobra.Group{ID: groupCluster, Title: "Cluster:"})
 	for _, verb := range []func(*cli) *cobra.Command{
-		newPublish, newPull, newDistribute, newUnpin, newLs, newShow, newRm, newStrays, newAdopt, newVerify, newScrub,
+		newPublish, newPull, newDistribute, newUnpin, newLs, newShow, newRm, newExport, newImport, newStrays, newAdopt, newVerify, newScrub,
 		newHosts, newHost, newStatus, newHealth, newInit, newJoin, newToken, newDrain, newUndrain, newLeave, newCatalogue,
 		newGuests, newGuest, newHook,
 	} {

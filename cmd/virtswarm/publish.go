@@ -101,15 +101,18 @@ func publishRequest(args []string, f publishFlags) (*v1.PublishRequest, error) {
 	if req.ChunkSize, err = parseChunkSize(f.chunkSize); err != nil {
 		return nil, err
 	}
-	switch f.wait {
+	req.Wait, err = parseWait(f.wait)
+	return req, err
+}
+
+func parseWait(s string) (v1.Wait, error) {
+	switch s {
 	case "replicated":
-		req.Wait = v1.Wait_WAIT_REPLICATED
+		return v1.Wait_WAIT_REPLICATED, nil
 	case "committed":
-		req.Wait = v1.Wait_WAIT_COMMITTED
-	default:
-		return nil, usageError("--wait %s: it is replicated or committed", f.wait)
+		return v1.Wait_WAIT_COMMITTED, nil
 	}
-	return req, nil
+	return 0, usageError("--wait %s: it is replicated or committed", s)
 }
 
 // checkSource returns the absolute path of a file or block device that can be read. The daemon checks again, as the
@@ -217,7 +220,7 @@ func (c *cli) publishing(m *meter, next func() (*v1.PublishProgress, error)) (la
 func (c *cli) publishStream(ctx context.Context, req *v1.PublishRequest, r io.Reader) error {
 	m := c.meter()
 	defer m.clear()
-	last, err := c.sendStream(ctx, m, req, r)
+	last, _, err := c.sendStream(ctx, m, req, r) // who reads r on is at the end with the process
 	m.clear()
 	if err != nil {
 		return err
@@ -228,27 +231,31 @@ func (c *cli) publishStream(ctx context.Context, req *v1.PublishRequest, r io.Re
 // pieceBytes is how much of a stream is sent at a time.
 const pieceBytes = 1 << 20
 
-// sendStream sends what r gives and shows what becomes of it.
-func (c *cli) sendStream(ctx context.Context, m *meter, req *v1.PublishRequest, r io.Reader) (*v1.PublishProgress, error) {
+// sendStream sends what r gives and shows what becomes of it. r is read until sent is closed: if the host refuses it, as
+// soon as a read returns.
+func (c *cli) sendStream(ctx context.Context, m *meter, req *v1.PublishRequest, r io.Reader) (last *v1.PublishProgress, sent <-chan struct{}, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	done := make(chan struct{})
 	stream, err := c.host().Control.PublishStream(ctx)
 	if err != nil {
-		return nil, err
+		close(done)
+		return nil, done, err
 	}
 	defer stream.CloseResponse()
-	go func() { // which a reader that never returns keeps to the end of the process
+	go func() {
+		defer close(done)
 		if err := sendPieces(stream.Send, req, r); err != nil {
 			cancel(err) // nothing is published without the last piece
 			return
 		}
 		_ = stream.CloseRequest() // the answer says what became of it
 	}()
-	last, err := c.publishing(m, stream.Receive)
+	last, err = c.publishing(m, stream.Receive)
 	if cause, ok := errors.AsType[*reason.Error](context.Cause(ctx)); ok && err != nil && api.ReasonOf(err) == reason.Interrupted {
 		err = cause
 	}
-	return last, err
+	return last, done, err
 }
 
 // sendPieces sends a request and the bytes of r. A stream that the host has ended is no error: the host says why.
@@ -263,11 +270,22 @@ func sendPieces(send func(*v1.PublishChunk) error, req *v1.PublishRequest, r io.
 		if piece.GetEnd() {
 			return nil
 		}
-		buf := make([]byte, pieceBytes)
-		n, err := io.ReadFull(r, buf)
-		piece = &v1.PublishChunk{Data: buf[:n], End: errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)}
-		if err != nil && !piece.End {
+		p, err := readPiece(r)
+		if err != nil && err != io.EOF {
 			return readError(err)
+		}
+		piece = &v1.PublishChunk{Data: p, End: err == io.EOF}
+	}
+}
+
+// readPiece reads as much as makes a piece, and io.EOF with the last one. io.ReadFull would take a reader that was cut
+// off for one that has ended.
+func readPiece(r io.Reader) ([]byte, error) {
+	p := make([]byte, pieceBytes)
+	for n := 0; ; {
+		k, err := r.Read(p[n:])
+		if n += k; err != nil || n == len(p) {
+			return p[:n], err
 		}
 	}
 }

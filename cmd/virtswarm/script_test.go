@@ -51,6 +51,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GAMMA", c.socket("gamma"))
 			env.Setenv("CLUSTER", c.dir)
 			env.Setenv("DEVICE", aDevice())
+			env.Setenv("LONG", strings.Repeat("n", 300)) // too long for an element of a path
 			env.Setenv("TZ", "UTC")
 			// A program built with -race waits a second at its end for reports of others.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")

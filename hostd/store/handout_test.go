@@ -272,6 +272,9 @@ func TestStreams(t *testing.T) {
 	if _, err := s.ImportStream(t.Context(), "a stream", trickle{p: random(9, 3*testChunk), end: cut}.reader(), ImportOptions{}); !errors.Is(err, cut) {
 		t.Errorf("a stream that breaks off: %v", err)
 	}
+	if _, err := s.ImportStream(t.Context(), "a stream", trickle{p: random(9, 3*testChunk), end: io.ErrUnexpectedEOF}.reader(), ImportOptions{}); !errors.Is(err, ErrUnreadable) {
+		t.Errorf("a stream that was cut off: %v", err)
+	}
 	s.SetQuota(Quota{Bytes: 1})
 	if _, err := s.ImportStream(t.Context(), "a stream", trickle{p: random(9, 3*testChunk)}.reader(), ImportOptions{}); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("a stream without room: %v", err)

@@ -219,7 +219,7 @@ func (in *intake) pour(ctx context.Context, data disk.File) (*content.Manifest, 
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		n, err := io.ReadFull(in.src, buf)
+		n, err := fill(in.src, buf)
 		for at := 0; at < n; at += pourGrain {
 			p := buf[at:min(n, at+pourGrain)]
 			if content.IsZero(p) {
@@ -238,7 +238,7 @@ func (in *intake) pour(ctx context.Context, data disk.File) (*content.Manifest, 
 		if in.o.Progress != nil {
 			in.o.Progress(size, 0)
 		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
+		if err == io.EOF {
 			break
 		}
 		if err != nil {
@@ -255,6 +255,17 @@ func (in *intake) pour(ctx context.Context, data disk.File) (*content.Manifest, 
 		return nil, err
 	}
 	return m, in.claim.shared(ctx, max(0, m.DataBytes()-in.claim.bytes.Load())) // a chunk counts whole
+}
+
+// fill reads until p is full, or to the end, which is io.EOF. io.ReadFull would take a reader that was cut off for one
+// that has ended.
+func fill(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var k int
+		k, err = r.Read(p[n:])
+		n += k
+	}
+	return n, err
 }
 
 func (in *intake) options(size int64) content.ChunkOptions {
