@@ -91,7 +91,7 @@ func (c *cli) saveCatalogue(ctx context.Context, path string) (err error) {
 
 func saveError(err error, path string) error {
 	why := reason.Of(err)
-	if why == reason.Unexpected {
+	if why == reason.Unexpected || why == reason.DiskError {
 		why = reason.DestUnusable
 	}
 	return reason.Wrap(why, path, err).WithHint("see that the directory exists, can be written, and has room; what was there before is untouched")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -102,7 +101,7 @@ func (c *cli) close() {
 }
 
 // errNoEnd is a stream that ended well but without its last event: the daemon speaks another version.
-var errNoEnd = errors.New("the daemon stopped reporting before the end")
+var errNoEnd = reason.Sentinel(reason.Unreachable, "the daemon stopped reporting before the end")
 
 // events calls each for every event of a stream.
 func events[T any](stream *connect.ServerStreamForClient[T], err error, each func(*T) error) error {

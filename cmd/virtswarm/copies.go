@@ -101,7 +101,7 @@ func dirError(err error, path string) error {
 		return nil
 	}
 	why := reason.Of(err)
-	if why == reason.Unexpected {
+	if why == reason.Unexpected || why == reason.DiskError {
 		why = reason.DestUnusable
 	}
 	return reason.Wrap(why, path, err).WithHint("see that the directory can be written, and has room; then repeat: what was copied is not copied again")

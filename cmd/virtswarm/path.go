@@ -116,7 +116,7 @@ func (o output) Write(p []byte) (int, error) {
 	n, err := o.w.Write(p)
 	if err != nil {
 		why := reason.Of(err)
-		if why == reason.Unexpected {
+		if why == reason.Unexpected || why == reason.DiskError {
 			why = reason.DestUnusable
 		}
 		err = reason.Wrap(why, "standard output", err).WithHint("see where the output of the command goes to")

@@ -89,7 +89,7 @@ func (f *Files) checkDevice(dest string) error {
 // destError explains what the file system has against a destination.
 func destError(err error, dest string) error {
 	why := reason.Of(err)
-	if why == reason.Unexpected {
+	if why == reason.Unexpected || why == reason.DiskError {
 		why = reason.DestUnusable
 	}
 	return reason.Wrap(why, dest, err)

@@ -51,7 +51,7 @@ func (t *Strays) enter(ctx context.Context, entries []*entry) error {
 	entering.Wait()
 	err := context.Cause(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return reason.Wrap(reason.Unexpected, "", err).WithHint("repeat the command: it goes on where it stopped")
+		return reason.Wrap(reason.TimedOut, "", err).WithHint("repeat the command: it goes on where it stopped")
 	}
 	return err
 }

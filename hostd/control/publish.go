@@ -78,7 +78,7 @@ func (f *Files) Publish(ctx context.Context, p Publication, report func(PublishP
 			continue
 		}
 		if err != nil {
-			return reason.Explain(err, p.Path)
+			return intakeError(err, p.Path)
 		}
 		defer unpin()
 		return f.publishFile(ctx, publish, file, p.Committed, report)
@@ -99,10 +99,18 @@ func (f *Files) PublishFrom(ctx context.Context, p Publication, r io.Reader, rep
 		return reason.Wrap(reason.Interrupted, p.Name, err)
 	}
 	if err != nil {
-		return reason.Explain(err, p.Name)
+		return intakeError(err, p.Name)
 	}
 	defer unpin()
 	return f.publishFile(ctx, publish, file, p.Committed, report)
+}
+
+// intakeError explains why a source could not be taken in.
+func intakeError(err error, subject string) error {
+	if errors.Is(err, store.ErrTooLarge) {
+		return reason.Wrap(reason.Usage, subject, err).WithHint("take larger chunks (`chunk_size`), up to 16 MiB, or leave their size to the daemon")
+	}
+	return reason.Explain(err, subject)
 }
 
 // publishFile makes a complete file of the store a version of a name, and reports how its copies come about.

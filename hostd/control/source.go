@@ -138,7 +138,7 @@ func sourceError(err error, path string) error {
 		why = reason.SourceMissing
 	case errors.Is(err, disk.ErrNotDevice):
 		why = reason.SourceNotRegular
-	case why == reason.Unexpected:
+	case why == reason.Unexpected, why == reason.DiskError:
 		why = reason.SourceUnreadable
 	}
 	return reason.Wrap(why, path, err)

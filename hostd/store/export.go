@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/virtswarm/virtswarm/internal/disk"
-	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // ExportMode says how Export may hand out the bytes.
@@ -165,7 +164,7 @@ func (o ExportOptions) hand(out disk.File) error {
 
 // destError makes an ErrDest of what the file system says of a destination, unless that has a reason of its own.
 func destError(err error) error {
-	if err == nil || errors.Is(err, fs.ErrExist) || reason.Of(err) != reason.Unexpected {
+	if err == nil || errors.Is(err, fs.ErrExist) || hasReason(err) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrDest, err)

@@ -139,7 +139,7 @@ func (in *intake) share(ctx context.Context, data disk.File) (*content.Manifest,
 	if err := in.src.Unchanged(); err != nil {
 		return nil, err
 	}
-	m, err := content.Cut(ctx, data, in.src.Size(), in.options(in.src.Size()))
+	m, err := in.cut(ctx, data, in.src.Size(), in.options(in.src.Size()))
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func (in *intake) copy(ctx context.Context, data disk.File) (*content.Manifest, 
 			return err
 		})
 	}
-	m, err := content.Cut(ctx, readable{in.src}, size, o)
+	m, err := in.cut(ctx, readable{in.src}, size, o)
 	if errors.Is(err, disk.ErrNoSpace) {
 		return nil, fmt.Errorf("%w, in taking in a file of %d bytes", err, size)
 	}
@@ -250,7 +250,7 @@ func (in *intake) pour(ctx context.Context, data disk.File) (*content.Manifest, 
 	}
 	o := in.options(size)
 	o.Progress = nil // it has been told
-	m, err := content.Cut(ctx, data, size, o)
+	m, err := in.cut(ctx, data, size, o)
 	if err != nil {
 		return nil, err
 	}
@@ -266,6 +266,14 @@ func fill(r io.Reader, p []byte) (n int, err error) {
 		n += k
 	}
 	return n, err
+}
+
+// cut is content.Cut, with an ErrTooLarge before anything is read.
+func (in *intake) cut(ctx context.Context, src content.Source, size int64, o content.ChunkOptions) (*content.Manifest, error) {
+	if most := int64(o.ChunkSize) * content.MaxChunks; size > most {
+		return nil, fmt.Errorf("%w: it has %d bytes, and in chunks of %d it can have %d", ErrTooLarge, size, o.ChunkSize, most)
+	}
+	return content.Cut(ctx, src, size, o)
 }
 
 func (in *intake) options(size int64) content.ChunkOptions {

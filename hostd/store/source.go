@@ -65,8 +65,14 @@ func (r readable) ReadAt(p []byte, off int64) (int, error) {
 
 // unreadable makes an ErrUnreadable of what reading a source has come to, unless it is the end or knows its reason.
 func unreadable(err error) error {
-	if err == nil || errors.Is(err, io.EOF) || reason.Of(err) != reason.Unexpected {
+	if err == nil || errors.Is(err, io.EOF) || hasReason(err) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrUnreadable, err)
+}
+
+// hasReason reports whether an error says more than that an operation has failed.
+func hasReason(err error) bool {
+	why := reason.Of(err)
+	return why != reason.Unexpected && why != reason.DiskError
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -52,6 +53,9 @@ var codes = map[reason.Reason]connect.Code{
 	reason.DestUnusable:     connect.CodeFailedPrecondition,
 	reason.InUse:            connect.CodeFailedPrecondition,
 	reason.NoDescriptors:    connect.CodeResourceExhausted,
+	reason.DiskError:        connect.CodeInternal,
+	reason.TimedOut:         connect.CodeDeadlineExceeded,
+	reason.LimitReached:     connect.CodeResourceExhausted,
 	reason.Interrupted:      connect.CodeCanceled,
 }
 
@@ -93,6 +97,14 @@ func AsError(err error) *reason.Error {
 		return unreachable(ce)
 	case ce.Code() == connect.CodeCanceled:
 		return &reason.Error{Reason: reason.Interrupted}
+	case ce.Code() == connect.CodeDeadlineExceeded:
+		return &reason.Error{Reason: reason.TimedOut, Err: ce}
+	case ce.Code() == connect.CodeUnimplemented:
+		return &reason.Error{Reason: reason.TooOld, Subject: "the daemon does not know this request", Err: ce,
+			Hint: "install the same release of virtswarm and virtswarmd, and restart the daemon"}
+	case ce.Code() == connect.CodeResourceExhausted:
+		return &reason.Error{Reason: reason.LimitReached, Subject: "the request or its answer", Err: ce,
+			Hint: fmt.Sprintf("a message has %d bytes at most: ask for less at a time", MaxMessage)}
 	default:
 		return &reason.Error{Reason: reason.Unexpected, Err: ce}
 	}
@@ -153,9 +165,6 @@ func ToConnect(err error) *connect.Error {
 	if _, ok := errors.AsType[*reason.Error](err); !ok {
 		if ce, ok := errors.AsType[*connect.Error](err); ok {
 			return ce
-		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			return connect.NewError(connect.CodeDeadlineExceeded, err)
 		}
 	}
 	e := AsError(err)

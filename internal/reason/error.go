@@ -3,6 +3,8 @@ package reason
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"strings"
 	"syscall"
 )
@@ -112,8 +114,21 @@ func Of(err error) Reason {
 		return AddressInUse
 	case errors.Is(err, context.Canceled):
 		return Interrupted
+	case errors.Is(err, context.DeadlineExceeded):
+		return TimedOut
+	case isOfFiles(err):
+		return DiskError
 	}
 	return Unexpected
+}
+
+// isOfFiles says whether an operation on a file has failed, for whatever reason.
+func isOfFiles(err error) bool {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[*os.LinkError](err)
+	return ok
 }
 
 // reasoned is an error that knows its reason.
