@@ -58,6 +58,46 @@ func badText(m protoreflect.Message) (bad string, found bool) {
 	return bad, found
 }
 
+// CleanText makes a message one that the API can carry: a text of it may have the name of a file in it, which has any
+// bytes. Those that are not UTF-8 become U+FFFD.
+func CleanText(m proto.Message) {
+	if _, found := badText(m.ProtoReflect()); found {
+		cleanText(m.ProtoReflect())
+	}
+}
+
+func cleanText(m protoreflect.Message) {
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.IsMap() && f.MapValue().Kind() == protoreflect.StringKind:
+			clean := map[string]string{}
+			v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+				clean[utf8Of(k.String())] = utf8Of(v.String())
+				return true
+			})
+			m.Clear(f)
+			for k, v := range clean {
+				m.Mutable(f).Map().Set(protoreflect.ValueOfString(k).MapKey(), protoreflect.ValueOfString(v))
+			}
+		case f.IsMap():
+		case f.IsList():
+			for i := range v.List().Len() {
+				switch f.Kind() {
+				case protoreflect.StringKind:
+					v.List().Set(i, protoreflect.ValueOfString(utf8Of(v.List().Get(i).String())))
+				case protoreflect.MessageKind:
+					cleanText(v.List().Get(i).Message())
+				}
+			}
+		case f.Kind() == protoreflect.StringKind:
+			m.Set(f, protoreflect.ValueOfString(utf8Of(v.String())))
+		case f.Kind() == protoreflect.MessageKind:
+			cleanText(v.Message())
+		}
+		return true
+	})
+}
+
 // textCheck applies checkText to what a client sends.
 type textCheck struct{}
 

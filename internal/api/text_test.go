@@ -73,3 +73,18 @@ func TestErrorAboutOddBytes(t *testing.T) {
 		t.Errorf("got %v", &got)
 	}
 }
+
+// TestAnswersAreCleaned: an answer with odd bytes anywhere can be sent, and the rest of it is what it was.
+func TestAnswersAreCleaned(t *testing.T) {
+	host := func(text string) *v1.Host {
+		return &v1.Host{Name: text, Labels: map[string]string{text: text, "rack": "r1"}}
+	}
+	answer := func(text string) *v1.StatusResponse {
+		return &v1.StatusResponse{Host: host(text), Voters: []string{"hv1", text}, Store: &v1.StoreUsage{Path: text, Files: 3}, Reports: []*v1.HostReport{{Host: text}}}
+	}
+	got, want := answer("d\xe4r"), answer("d\uFFFDr")
+	CleanText(got)
+	if _, err := proto.Marshal(got); err != nil || !proto.Equal(got, want) {
+		t.Errorf("got %v (%v), want %v", got, err, want)
+	}
+}
