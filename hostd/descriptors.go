@@ -19,7 +19,8 @@ func (h *Host) warnOfFewDescriptors() {
 	}
 }
 
-// frugal is the host's file system for all but the store, which gives up files that nobody uses when none can be opened.
+// frugal is the host's file system for all but the store, which gives up files that nobody uses when none can be
+// opened.
 func (h *Host) frugal() disk.FS { return disk.Frugal{FS: h.fs, Relieve: h.store.Relieve} }
 
 // relieving is a listener whose connections come before files that nobody uses.

@@ -104,8 +104,8 @@ type Options struct {
 	Network link.Network
 	// FS holds the data directory, and what Pull writes; nil means disk.OS. What Publish reads is the machine's own.
 	FS disk.FS
-	// Domains sees the domains of this host in libvirt's place, and changes them if it is a Libvirt; nil means the libvirt
-	// of Config.
+	// Domains sees the domains of this host in libvirt's place, and changes them if it is a Libvirt; nil means the
+	// libvirt of Config.
 	Domains observe.DomainSource
 	// ListenLocal listens for the local API; nil means at Config.Socket. A nil listener without error: there is none.
 	ListenLocal func() (net.Listener, error)

@@ -231,8 +231,8 @@ func (c *cli) publishStream(ctx context.Context, req *v1.PublishRequest, r io.Re
 // pieceBytes is how much of a stream is sent at a time.
 const pieceBytes = 1 << 20
 
-// sendStream sends what r gives and shows what becomes of it. r is read until sent is closed: if the host refuses it, as
-// soon as a read returns.
+// sendStream sends what r gives and shows what becomes of it. r is read until sent is closed: if the host refuses it,
+// as soon as a read returns.
 func (c *cli) sendStream(ctx context.Context, m *meter, req *v1.PublishRequest, r io.Reader) (last *v1.PublishProgress, sent <-chan struct{}, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// enterAtOnce bounds the names that are entered in the catalogue at a time: enough that the log writes many at once.
+	// enterAtOnce bounds the names that are entered in the catalogue at a time: enough that the log writes many at
+	// once.
 	enterAtOnce = 16
 	// tellPatience bounds the wait until hosts have told the catalogue what they hold of contents that were entered.
 	tellPatience = 10 * time.Second

@@ -42,8 +42,8 @@ type Pulled struct {
 	Dest            string
 }
 
-// Pull makes a version of a file at dest, an absolute path at which nothing is unless it says otherwise, and reports how
-// it goes.
+// Pull makes a version of a file at dest, an absolute path at which nothing is unless it says otherwise, and reports
+// how it goes.
 func (f *Files) Pull(ctx context.Context, ref Ref, dest string, o store.ExportOptions, report func(PullProgress) error) error {
 	if err := f.checkDestination(dest, o); err != nil {
 		return err

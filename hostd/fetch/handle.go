@@ -40,8 +40,8 @@ type Handle struct {
 
 // Progress is how far something is.
 type Progress struct {
-	// Done and Total are bytes of data, holes left out: how many are here of those that are wanted. While Exporting is set
-	// they are those written.
+	// Done and Total are bytes of data, holes left out: how many are here of those that are wanted. While Exporting is
+	// set they are those written.
 	Done, Total int64
 	Exporting   bool
 	Fetched     int64   // bytes that have come from other hosts since the handle was opened

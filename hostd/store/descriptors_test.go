@@ -12,8 +12,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
-// TestIdleFilesAreGivenUp: where no descriptor is left, the files that nobody uses are closed for whoever needs one; and
-// where there are none to close, the error says what is lacking.
+// TestIdleFilesAreGivenUp: where no descriptor is left, the files that nobody uses are closed for whoever needs one;
+// and where there are none to close, the error says what is lacking.
 func TestIdleFilesAreGivenUp(t *testing.T) {
 	root := t.TempDir()
 	fault, err := disktest.NewFault(disk.OS{}, filepath.Join(root, "attic"), 0)

@@ -32,8 +32,8 @@ const (
 )
 
 const (
-	// ExportPerm is what a file may be handed out with to whoever asks for nothing else: the source's mode is not known,
-	// so nobody but the owner gets to read it. LinkPerm is that of a hard link.
+	// ExportPerm is what a file may be handed out with to whoever asks for nothing else: the source's mode is not
+	// known, so nobody but the owner gets to read it. LinkPerm is that of a hard link.
 	ExportPerm = 0o600
 	LinkPerm   = 0o400
 	// zeroStep is what is made zeros at a time of a device.
@@ -43,8 +43,8 @@ const (
 // ExportOptions says how a file is handed out.
 type ExportOptions struct {
 	Mode ExportMode
-	// Perm are the permissions that it gets, whatever the umask of this process; nil means ExportPerm, or LinkPerm. Those
-	// of a HardLink are of the store's file, and so of each hard link to it; nobody may write to it.
+	// Perm are the permissions that it gets, whatever the umask of this process; nil means ExportPerm, or LinkPerm.
+	// Those of a HardLink are of the store's file, and so of each hard link to it; nobody may write to it.
 	Perm *fs.FileMode
 	// Owner and Group are who it is to belong to; nil leaves them as they come. A HardLink's cannot be changed.
 	Owner, Group *int
@@ -60,8 +60,8 @@ type ExportOptions struct {
 // that ends early the device holds anything.
 //
 // Errors: ErrExists; ErrDest, with what the file system has against dest; ErrMissing if the file is not complete; a
-// CorruptError naming all chunks that were found damaged, to be fetched again before the export is repeated; ErrNoSpace,
-// also for a device that is too small; disk.ErrBusy; ErrRemoved, ErrClosed.
+// CorruptError naming all chunks that were found damaged, to be fetched again before the export is repeated;
+// ErrNoSpace, also for a device that is too small; disk.ErrBusy; ErrRemoved, ErrClosed.
 func (f *File) Export(ctx context.Context, dest string, o ExportOptions, progress func(done, total int64)) error {
 	ctx, leave, err := f.store.enter(ctx)
 	if err == nil {

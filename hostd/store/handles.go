@@ -19,8 +19,8 @@ const (
 	// maxOpenFiles is how many data files are kept open: enough that the files a cluster is busy with stay open,
 	// few enough that a daemon with the usual limit of 1024 descriptors has most of them left for its peers.
 	maxOpenFiles = 256
-	// openPart is the part of the process' descriptors that they may take, if that is less; minOpenFiles is as few as they
-	// can be.
+	// openPart is the part of the process' descriptors that they may take, if that is less; minOpenFiles is as few as
+	// they can be.
 	openPart     = 4
 	minOpenFiles = 8
 )

@@ -17,7 +17,8 @@ import (
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
-// TestHandedOutToItsOwnerAlone: unless the caller asks for more, also where this process' umask would give more, or less.
+// TestHandedOutToItsOwnerAlone: unless the caller asks for more, also where this process' umask would give more, or
+// less.
 func TestHandedOutToItsOwnerAlone(t *testing.T) {
 	s := open(t, t.TempDir())
 	f := put(t, s, random(1, 2*testChunk))
@@ -129,8 +130,8 @@ func TestPartsOfAKilledExportGo(t *testing.T) {
 	}
 }
 
-// TestSweepTouchesNothingElse: a note that is torn, or names what the store has not made, removes nothing; one of a file
-// system that is not mounted is kept for a while.
+// TestSweepTouchesNothingElse: a note that is torn, or names what the store has not made, removes nothing; one of a
+// file system that is not mounted is kept for a while.
 func TestSweepTouchesNothingElse(t *testing.T) {
 	root := t.TempDir()
 	dir, other := filepath.Join(root, "store"), filepath.Join(root, "precious")

@@ -20,8 +20,9 @@ const (
 	keepParts = 30 * 24 * time.Hour
 )
 
-// partFile is a file that is being exported. It gets its name once it is whole. Where the file system has no files without a
-// name it has a hidden one until then, and a note in parts/ says which: if the process dies, the next Open removes it.
+// partFile is a file that is being exported. It gets its name once it is whole. Where the file system has no files
+// without a name it has a hidden one until then, and a note in parts/ says which: if the process dies, the next Open
+// removes it.
 type partFile struct {
 	disk.File
 	store *Store

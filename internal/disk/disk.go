@@ -31,8 +31,8 @@ var (
 type FS interface {
 	// OpenFile is os.OpenFile.
 	OpenFile(path string, flag int, perm fs.FileMode) (File, error)
-	// CreateUnnamed creates a file in dir that has no name until File.Link gives it one, and that vanishes if that never
-	// happens, even if the process dies. Where the file system cannot do that it fails with ErrNoUnnamed.
+	// CreateUnnamed creates a file in dir that has no name until File.Link gives it one, and that vanishes if that
+	// never happens, even if the process dies. Where the file system cannot do that it fails with ErrNoUnnamed.
 	CreateUnnamed(dir string, perm fs.FileMode) (File, error)
 	// OpenDevice opens a block device, which nobody else in the kernel may have for himself: no mount, no volume group.
 	// It fails with ErrNotDevice, and with ErrBusy where somebody has.

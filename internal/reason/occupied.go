@@ -2,8 +2,8 @@ package reason
 
 import "io/fs"
 
-// Occupied is DestExists for what is at a path where something is to be made. Its hint fits what that is: nobody removes
-// a device first.
+// Occupied is DestExists for what is at a path where something is to be made. Its hint fits what that is: nobody
+// removes a device first.
 func Occupied(path string, is fs.FileMode) *Error {
 	e := Wrap(DestExists, path, nil)
 	switch {
