@@ -2,6 +2,7 @@ package disk
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -30,6 +31,26 @@ func Abs(path string) (string, error) {
 		}
 	}
 	return strings.Join(kept, "/"), nil
+}
+
+// Plain returns a path without ".." that names what an absolute path names, for what goes on with it as text. The links
+// in front of each ".." must lead somewhere.
+func Plain(path string) (string, error) {
+	plain := "/"
+	for part := range strings.SplitSeq(path, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			real, err := filepath.EvalSymlinks(plain)
+			if err != nil {
+				return "", err
+			}
+			plain = filepath.Dir(real)
+		default:
+			plain = Join(plain, part)
+		}
+	}
+	return plain, nil
 }
 
 // Dir returns the directory in which the kernel looks for the last name of path.

@@ -3,6 +3,7 @@ package disk
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -41,6 +42,11 @@ func TestAbsMeansWhatTheKernelMeans(t *testing.T) {
 				t.Errorf("%s from %q is %s: the kernel says %v of one and %v of the other", path, wd, abs, wantErr, gotErr)
 			case wantErr == nil && !os.SameFile(want, got):
 				t.Errorf("%s from %q is %s, which is another file", path, wd, abs)
+			case wantErr == nil:
+				plain, err := Plain(abs)
+				if got, statErr := os.Stat(plain); err != nil || statErr != nil || !os.SameFile(want, got) || strings.Contains(plain, "..") {
+					t.Errorf("%s is plainly %s (%v, %v)", abs, plain, err, statErr)
+				}
 			}
 		}
 	}
