@@ -22,7 +22,7 @@ demo: build ## three daemons on loopback: publish, distribute, kill, pull, compa
 # One processor a package (two packages run at a time): the race detector's context of a synctest bubble's timers is used by
 # several threads at once where there are several, and Go 1.26 crashes on it now and then. The real labs run last, alone.
 test: build simtest ## every test, with the race detector
-	$(PACKAGES) xfsprogs e2fsprogs util-linux iproute2 qemu-system-x86 qemu-utils busybox-static kmod \
+	$(PACKAGES) xfsprogs e2fsprogs util-linux iproute2 qemu-system-x86 qemu-utils busybox-static kmod lvm2 \
 		libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients
 	$(GO) test -race -cpu 1 -timeout 30m $(TESTARGS) $$($(GO) list ./... | grep -v /acceptance)
 	$(GO) test -race -timeout 30m $(TESTARGS) ./acceptance/...

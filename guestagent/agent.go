@@ -47,6 +47,8 @@ var (
 	ErrCorrupt = errors.New("the bytes that come do not match their digest")
 	// ErrNotRegular: only regular files can be published.
 	ErrNotRegular = errors.New("not a regular file")
+	// ErrOddSize: a file that has more or fewer bytes than it says cannot be published; a copy of it can.
+	ErrOddSize = errors.New("it has more or fewer bytes than it says, like a file in /proc; publish a copy of it")
 	// ErrBusy: another process pulls the same file to the same place.
 	ErrBusy = errors.New("another process pulls this file to the same place")
 )

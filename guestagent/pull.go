@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -33,6 +32,7 @@ type Pulled struct {
 type PullOptions struct {
 	ID       content.Digest          // of the version; zero = the newest
 	Replace  bool                    // what is at the destination
+	Perm     *fs.FileMode            // of the file, whatever the umask; nil means 0600 less the umask
 	Progress func(done, total int64) // bytes of data; may be nil
 }
 
@@ -75,7 +75,7 @@ func (p *pull) checkDest() error {
 	if _, err := os.Lstat(p.dest); err == nil && !p.options.Replace {
 		return fmt.Errorf("pull to %s: %w", p.dest, ErrExists)
 	}
-	if info, err := os.Stat(filepath.Dir(p.dest)); err != nil {
+	if info, err := os.Stat(disk.Dir(p.dest)); err != nil {
 		return fmt.Errorf("pull to %s: %w", p.dest, err)
 	} else if !info.IsDir() {
 		return fmt.Errorf("pull to %s: %w", p.dest, syscall.ENOTDIR)
@@ -125,10 +125,10 @@ func (p *pull) progress() {
 
 // begin opens the file beside the destination in which the parts are put together, and looks at what is in it.
 func (p *pull) begin(ctx context.Context, m *content.Manifest) error {
-	dir, base := filepath.Split(p.dest)
 	// The name holds the version: parts of one are never taken for those of another.
-	p.part = filepath.Join(dir, fmt.Sprintf(".%.200s.%s.part", base, m.ID().Hex()[:16]))
-	f, err := os.OpenFile(p.part, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o644)
+	p.part = disk.Join(disk.Dir(p.dest), fmt.Sprintf(".%.200s.%s.part", disk.Base(p.dest), m.ID().Hex()[:16]))
+	// The mode of the source is not known: nobody but the owner gets to read it unless he says so.
+	f, err := os.OpenFile(p.part, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -185,6 +185,11 @@ func (p *pull) recognise(ctx context.Context, m *content.Manifest) error {
 
 // finish makes the file durable and gives it its name.
 func (p *pull) finish() error {
+	if p.options.Perm != nil {
+		if err := p.file.Chmod(*p.options.Perm); err != nil {
+			return err
+		}
+	}
 	if err := p.file.Sync(); err != nil {
 		return err
 	}
@@ -198,7 +203,7 @@ func (p *pull) finish() error {
 		return err
 	}
 	p.part = ""
-	return system.SyncDir(filepath.Dir(p.dest))
+	return system.SyncDir(disk.Dir(p.dest))
 }
 
 func (p *pull) close() {

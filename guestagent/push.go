@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 	"time"
@@ -63,6 +64,9 @@ func (a *Agent) push(ctx context.Context, path, name string, progress func(PushP
 	if !info.Mode().IsRegular() {
 		return r, ErrNotRegular
 	}
+	if err := honest(f, info.Size()); err != nil {
+		return r, err
+	}
 	if err := a.allowed(ctx, info.Size()); err != nil { // before an hour of hashing
 		return r, err
 	}
@@ -83,6 +87,23 @@ func (a *Agent) push(ctx context.Context, path, name string, progress func(PushP
 		return t.push(m, f, name, &r, progress)
 	})
 	return r, err
+}
+
+// honest is ErrOddSize unless a file has as many bytes as it says: those in /proc do not, and would be published empty.
+func honest(f *os.File, size int64) error {
+	var b [1]byte
+	if n, err := f.ReadAt(b[:], size); n > 0 {
+		return ErrOddSize
+	} else if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if size == 0 {
+		return nil
+	}
+	if n, err := f.ReadAt(b[:], size-1); n == 0 && errors.Is(err, io.EOF) {
+		return ErrOddSize
+	}
+	return nil
 }
 
 // allowed asks whether this guest may publish a file of that size at all.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/guestlink"
 )
 
@@ -40,6 +41,7 @@ type SyncEvent struct {
 type SyncOptions struct {
 	Once  bool            // return once it is as it should be; an error if it cannot be
 	Event func(SyncEvent) // may be nil
+	Perm  *fs.FileMode    // of the files; see PullOptions
 }
 
 // syncing is one call of Sync.
@@ -89,7 +91,7 @@ func (s *syncing) begin() (lock *os.File, err error) {
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(s.dir, journalName)
+	path := disk.Join(s.dir, journalName)
 	if lock, err = os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600); err != nil {
 		return nil, err
 	}
@@ -139,7 +141,7 @@ func (s *syncing) writeJournal() error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(s.dir, journalName)
+	path := disk.Join(s.dir, journalName)
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
@@ -207,7 +209,7 @@ func (s *syncing) equal(ctx context.Context) error {
 		if given[at] {
 			continue
 		}
-		if err := os.Remove(filepath.Join(s.dir, at)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(disk.Join(s.dir, at)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.options.Event(SyncEvent{Path: at, Removed: true, Error: err.Error()})
 			failed = fmt.Errorf("%w: %s: %w", errIncomplete, at, err)
 			continue
@@ -224,7 +226,7 @@ func (s *syncing) equal(ctx context.Context) error {
 
 // bring makes a file what it should be, if it is not.
 func (s *syncing) bring(ctx context.Context, f guestlink.Entry, at string) error {
-	path := filepath.Join(s.dir, at)
+	path := disk.Join(s.dir, at)
 	known, ours := s.known[at]
 	_, err := os.Lstat(path)
 	switch {
@@ -233,10 +235,10 @@ func (s *syncing) bring(ctx context.Context, f guestlink.Entry, at string) error
 	case err == nil && known == f.ID:
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(disk.Dir(path), 0o755); err != nil {
 		return err
 	}
-	if _, err := s.agent.Pull(ctx, f.Name, path, PullOptions{ID: f.ID, Replace: ours}); err != nil {
+	if _, err := s.agent.Pull(ctx, f.Name, path, PullOptions{ID: f.ID, Replace: ours, Perm: s.options.Perm}); err != nil {
 		return err
 	}
 	s.known[at] = f.ID
@@ -249,6 +251,6 @@ func (s *syncing) bring(ctx context.Context, f guestlink.Entry, at string) error
 
 // prune removes directories that are empty now.
 func (s *syncing) prune(dir string) {
-	for ; dir != "." && os.Remove(filepath.Join(s.dir, dir)) == nil; dir = filepath.Dir(dir) {
+	for ; dir != "." && os.Remove(disk.Join(s.dir, dir)) == nil; dir = filepath.Dir(dir) {
 	}
 }

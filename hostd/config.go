@@ -295,6 +295,9 @@ func (c *Config) validLog() error {
 
 func (c *Config) defaults() error {
 	or(&c.Data, DefaultData)
+	if plain, err := disk.Plain(c.Data); err == nil && filepath.IsAbs(c.Data) { // else somebody else says what is wrong
+		c.Data = plain
+	}
 	or(&c.FirstStart, firstStartFound)
 	or(&c.Listen, DefaultListen)
 	or(&c.Socket, api.DefaultSocket)

@@ -132,3 +132,22 @@ func TestAdvertise(t *testing.T) {
 		t.Errorf("configured: %q, %v", a, err)
 	}
 }
+
+// TestDataBehindALink: the directory is the one that the kernel finds, under whatever name.
+func TestDataBehindALink(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err == nil {
+		err = errors.Join(os.MkdirAll(filepath.Join(dir, "real/deep"), 0o700), os.Symlink("real/deep", filepath.Join(dir, "link")))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for data, want := range map[string]string{
+		dir + "/link/../data": dir + "/real/data", dir + "/link/data": dir + "/link/data", dir + "//./data/": dir + "/data",
+	} {
+		c := Config{Data: data, Name: "hv1"}
+		if err := c.Validate(); err != nil || c.Data != want {
+			t.Errorf("%s is %s, want %s (%v)", data, c.Data, want, err)
+		}
+	}
+}

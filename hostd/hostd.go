@@ -107,8 +107,8 @@ type Options struct {
 	Network link.Network
 	// FS holds the data directory, and what Pull writes; nil means disk.OS. What Publish reads is the machine's own.
 	FS disk.FS
-	// Domains sees the domains of this host in libvirt's place, and changes them if it is a Libvirt; nil means the libvirt
-	// of Config.
+	// Domains sees the domains of this host in libvirt's place, and changes them if it is a Libvirt; nil means the
+	// libvirt of Config.
 	Domains observe.DomainSource
 	// ListenLocal listens for the local API; nil means at Config.Socket. A nil listener without error: there is none.
 	ListenLocal func() (net.Listener, error)
@@ -226,7 +226,7 @@ func (h *Host) open() error {
 	h.registry = prometheus.NewRegistry()
 	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	h.self = placement.HostID(h.id.HostID())
-	h.mux = link.NewMux(h.port, link.MuxConfig{Identity: h.id, Allow: h.allow, Live: &h.live, Logger: h.log.Named("link")})
+	h.mux = link.NewMux(relieving{h.port, h}, link.MuxConfig{Identity: h.id, Allow: h.allow, Live: &h.live, Logger: h.log.Named("link")})
 	h.wire = h.mux.Listen(link.ProtoWire)
 	h.ports.Port = h.mux.Listen(link.ProtoHTTP2, link.ProtoHTTP1)
 	h.ports.Join = h.mux.Listen(link.ProtoJoin)
@@ -242,10 +242,12 @@ func (h *Host) open() error {
 	if err != nil {
 		return err
 	}
+	h.relieveListeners()
+	h.warnOfFewDescriptors()
 	h.node, err = raft.Open(raft.Config{
 		ID: h.self, Dir: h.raftDir(), Stream: raftStream{h.mux.Listen(link.ProtoRaft), dialer}, Forwarder: h.peers,
 		Advertise: h.advertise, Bootstrap: h.founding, Refused: link.Refused, PeerOf: link.PeerOf,
-		HostTimeout: h.cfg.HostTimeout, Grace: h.cfg.Grace, FS: h.fs, Logger: h.log.Named("raft"), Metrics: h.registry,
+		HostTimeout: h.cfg.HostTimeout, Grace: h.cfg.Grace, FS: h.frugal(), Logger: h.log.Named("raft"), Metrics: h.registry,
 		SnapshotThreshold: h.pace.Threshold, SnapshotInterval: h.pace.Interval, TrailingLogs: h.pace.Trailing, Version: h.can, Now: h.now,
 	})
 	if err != nil {
@@ -285,13 +287,13 @@ func (h *Host) open() error {
 
 // openControl opens the operations, and the guest links, through which guests publish.
 func (h *Host) openControl() error {
-	starts, err := hook.New(hook.Config{Catalogue: h.node, Fetch: h.fetch, FS: h.fs, Dir: h.cfg.Data, Logger: h.log.Named("hook")})
+	starts, err := hook.New(hook.Config{Catalogue: h.node, Fetch: h.fetch, FS: h.frugal(), Dir: h.cfg.Data, Logger: h.log.Named("hook")})
 	if err != nil {
 		return err
 	}
 	rooms := &control.Rooms{
 		Self: h.self, Name: h.cfg.Name, Advertise: h.advertise, Version: h.version, Data: h.cfg.Data, Started: h.started, Now: h.now,
-		Identity: h.id, FS: h.fs, Node: h.node, Store: h.store, Swarm: h.swarm, Fetch: h.fetch, Keeper: h.keeper,
+		Identity: h.id, FS: h.frugal(), Node: h.node, Store: h.store, Swarm: h.swarm, Fetch: h.fetch, Keeper: h.keeper,
 		Findings: h.findings, Pulls: control.NewPullMetrics(h.registry), Peers: h.peers, Logger: h.log.Named("control"),
 		Probe: func(ctx context.Context, addr string, host placement.HostID) error {
 			return link.Probe(ctx, h.network, addr, string(host))

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/virtswarm/virtswarm/hostd/server"
+	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
@@ -55,7 +55,7 @@ func socketError(err error) error {
 
 // listenSocket listens at the unix socket, whose directory it makes.
 func listenSocket(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(disk.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the socket's directory: %w", err)
 	}
 	return server.ListenUnix(path)

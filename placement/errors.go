@@ -11,13 +11,13 @@ import (
 // Errors of Apply and of the validators. Each is wrapped with what it was about.
 var (
 	ErrBadCommand      = errors.New("malformed command")
-	ErrBadSnapshot     = errors.New("damaged catalogue snapshot")
-	ErrNotInitialised  = errors.New("the cluster is not initialised")
-	ErrOtherCluster    = errors.New("belongs to another cluster")
+	ErrBadSnapshot     = reason.Sentinel(reason.DamagedData, "damaged catalogue snapshot")
+	ErrNotInitialised  = reason.Sentinel(reason.NoLeader, "the cluster is not initialised")
+	ErrOtherCluster    = reason.Sentinel(reason.NotMember, "belongs to another cluster")
 	ErrInvalidName     = reason.Sentinel(reason.InvalidName, "invalid name")
 	ErrInvalidGuests   = reason.Sentinel(reason.Usage, "invalid guest pattern")
 	ErrInvalidHost     = reason.Sentinel(reason.InvalidConfig, "invalid host")
-	ErrInvalidFile     = errors.New("invalid file")
+	ErrInvalidFile     = reason.Sentinel(reason.Usage, "invalid file")
 	ErrInvalidDomain   = reason.Sentinel(reason.Usage, "invalid domain")
 	ErrNoFile          = reason.Sentinel(reason.NotFound, "no such file")
 	ErrNoContent       = reason.Sentinel(reason.NotFound, "no such content")
@@ -28,7 +28,7 @@ var (
 	ErrTokenUnknown    = reason.Sentinel(reason.BadToken, "unknown join token")
 	ErrTokenUsed       = reason.Sentinel(reason.BadToken, "join token was used already")
 	ErrTokenExpired    = reason.Sentinel(reason.BadToken, "join token has expired")
-	ErrTooMany         = errors.New("catalogue limit reached")
+	ErrTooMany         = reason.Sentinel(reason.LimitReached, "catalogue limit reached")
 	ErrOutcomeUnknown  = reason.Sentinel(reason.NoLeader, "too old to tell whether it was carried out")
 	ErrLaterLife       = reason.Sentinel(reason.OldCopy, "a later start of this host is known")
 	ErrHides           = reason.Sentinel(reason.DestExists, "it would hide the newest version")
@@ -36,7 +36,7 @@ var (
 	ErrTooOld          = reason.Sentinel(reason.TooOld, "its virtswarm is too old for the cluster")
 	ErrMixedVersions   = reason.Sentinel(reason.MixedVersions, "not all hosts are upgraded")
 	ErrAuthority       = reason.Sentinel(reason.Usage, "the certificate authority cannot be changed so")
-	ErrContentConflict = errors.New("content does not match what the catalogue knows of it")
+	ErrContentConflict = reason.Sentinel(reason.DamagedData, "content does not match what the catalogue knows of it")
 )
 
 // codes are the names under which the errors travel between hosts. Never reuse one.

@@ -2,10 +2,11 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path"
-	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -16,10 +17,12 @@ import (
 
 	"github.com/virtswarm/virtswarm/guestagent"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
 func newPull(c *cli) *cobra.Command {
 	var force bool
+	var mode string
 	cmd := &cobra.Command{
 		Use:   "pull NAME[@b3:DIGITS] [DEST]",
 		Short: "Get a file from the host",
@@ -39,6 +42,9 @@ interrupted goes on where it was when it is called again. With DEST - the bytes 
 				dest = list[1]
 			}
 			o := guestagent.PullOptions{ID: id, Replace: force}
+			if o.Perm, err = parseMode(mode); err != nil {
+				return err
+			}
 			bar := newMeter(c, name)
 			defer bar.end()
 			o.Progress = func(done, total int64) { bar.show("", done, total) }
@@ -48,7 +54,7 @@ interrupted goes on where it was when it is called again. With DEST - the bytes 
 				return err
 			}
 			if info, err := os.Stat(dest); err == nil && info.IsDir() {
-				dest = filepath.Join(dest, path.Base(name))
+				dest = disk.Join(dest, path.Base(name))
 			}
 			began := time.Now()
 			r, err := c.agent().Pull(cmd.Context(), name, dest, o)
@@ -68,7 +74,20 @@ interrupted goes on where it was when it is called again. With DEST - the bytes 
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "replace what is at DEST")
+	cmd.Flags().StringVar(&mode, "mode", "", "permissions of DEST in octal digits, such as 644 (default 600, less the umask)")
 	return cmd
+}
+
+// parseMode reads permissions as chmod takes them in digits; nothing is nil.
+func parseMode(s string) (*fs.FileMode, error) {
+	if s == "" {
+		return nil, nil
+	}
+	n, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || n > 0o777 {
+		return nil, usageError("--mode %s: it is three octal digits, such as 644", s)
+	}
+	return new(fs.FileMode(n)), nil
 }
 
 // splitName takes the version off a name.
@@ -115,6 +134,7 @@ they are to. What was interrupted goes on where it was when it is called again w
 
 func newSync(c *cli) *cobra.Command {
 	var once bool
+	var mode string
 	cmd := &cobra.Command{
 		Use:   "sync PREFIX DIR",
 		Short: "Keep a directory equal to the files that this machine is given",
@@ -125,9 +145,14 @@ given any more. Files of others in DIR are left alone. PREFIX up to its last sla
   systemctl enable --now virtswarm-sync@site   # keeps /srv/virtswarm/site`,
 		Args: args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, list []string) error {
-			return c.agent().Sync(cmd.Context(), list[0], list[1], guestagent.SyncOptions{Once: once, Event: c.synced})
+			perm, err := parseMode(mode)
+			if err != nil {
+				return err
+			}
+			return c.agent().Sync(cmd.Context(), list[0], list[1], guestagent.SyncOptions{Once: once, Event: c.synced, Perm: perm})
 		},
 	}
+	cmd.Flags().StringVar(&mode, "mode", "", "permissions of the files in octal digits, such as 644 (default 600, less the umask)")
 	cmd.Flags().BoolVar(&once, "once", false, "return when the directory is as it should be")
 	return cmd
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -24,12 +23,9 @@ The contents themselves are not in FILE: hosts that hold them say so once the ca
   virtswarm catalogue restore /backup/catalogue`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkText(args[0]); err != nil {
-				return err
-			}
-			path, err := filepath.Abs(args[0])
+			path, err := absolute(args[0])
 			if err != nil {
-				return usageError("%s: %v", args[0], err)
+				return err
 			}
 			req.Path = path
 			return c.restoreCatalogue(cmd.Context(), req)

@@ -7,11 +7,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
@@ -57,8 +57,8 @@ func (c *cli) saveCatalogue(ctx context.Context, path string) (err error) {
 	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
 		return usageError("%s is not a regular file: name another one, or - for standard output", path)
 	}
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // with mode 0600
+	dir := disk.Dir(path)
+	f, err := os.CreateTemp(dir, ".virtswarm-catalogue.*") // with mode 0600
 	if err != nil {
 		return saveError(err, path)
 	}
@@ -90,7 +90,11 @@ func (c *cli) saveCatalogue(ctx context.Context, path string) (err error) {
 }
 
 func saveError(err error, path string) error {
-	return reason.Wrap(reason.Unexpected, path, err).WithHint("see that the directory exists, can be written, and has room; what was there before is untouched")
+	why := reason.Of(err)
+	if why == reason.Unexpected || why == reason.DiskError {
+		why = reason.DestUnusable
+	}
+	return reason.Wrap(why, path, err).WithHint("see that the directory exists, can be written, and has room; what was there before is untouched")
 }
 
 // syncDir makes the names in a directory durable.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -55,7 +54,7 @@ Exit codes say what went wrong, --json makes output for programs; docs/operation
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON: one object, or one line for each event")
 	root.AddGroup(&cobra.Group{ID: groupFiles, Title: "Files:"}, &cobra.Group{ID: groupCluster, Title: "Cluster:"})
 	for _, verb := range []func(*cli) *cobra.Command{
-		newPublish, newPull, newDistribute, newUnpin, newLs, newShow, newRm, newStrays, newAdopt, newVerify, newScrub,
+		newPublish, newPull, newDistribute, newUnpin, newLs, newShow, newRm, newExport, newImport, newStrays, newAdopt, newVerify, newScrub,
 		newHosts, newHost, newStatus, newHealth, newInit, newJoin, newToken, newCA, newDrain, newUndrain, newLeave, newCatalogue,
 		newGuests, newGuest, newHook,
 	} {
@@ -102,7 +101,7 @@ func (c *cli) close() {
 }
 
 // errNoEnd is a stream that ended well but without its last event: the daemon speaks another version.
-var errNoEnd = errors.New("the daemon stopped reporting before the end")
+var errNoEnd = reason.Sentinel(reason.Unreachable, "the daemon stopped reporting before the end")
 
 // events calls each for every event of a stream.
 func events[T any](stream *connect.ServerStreamForClient[T], err error, each func(*T) error) error {

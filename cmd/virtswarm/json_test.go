@@ -28,6 +28,7 @@ func TestManualShowsJSON(t *testing.T) {
 		"adopt": &v1.AdoptResponse{}, "cataloguesave": &v1.SavedCatalogue{}, "cataloguerestore": &v1.RestoreCatalogueResponse{},
 		"hostshow": &v1.ShowHostResponse{}, "hostset": &v1.SetHostResponse{}, "health": &v1.HealthResponse{}, "setup": &v1.InitResponse{},
 		"ca": &v1.AuthoritiesResponse{}, "carotate": &v1.RotateAuthorityProgress{},
+		"export": &v1.CopyProgress{},
 	}
 	for _, block := range regexp.MustCompile("(?ms)^```json ([a-z]+)\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
 		verb, example := block[1], block[2]

@@ -25,7 +25,7 @@ func main() {
 
 // run is the whole program: it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c := &cli{stdout: stdout, stderr: stderr}
+	c := &cli{stdout: output{stdout}, stderr: stderr}
 	defer c.close()
 	root := newRoot(c)
 	root.SetArgs(args)

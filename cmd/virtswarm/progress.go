@@ -24,6 +24,7 @@ type step struct {
 	unit        string
 	rate        float64 // per second
 	note        string  // e.g. where the bytes come from
+	open        bool    // total is not known
 }
 
 func (c *cli) meter() *meter {
@@ -67,7 +68,10 @@ func (m *meter) clear() {
 // String gives "fetching 1.2 GiB of 4.0 GiB, 310 MiB/s, 3 sources, 9s left".
 func (s step) String() string {
 	of := fmt.Sprintf("%s of %s", size(s.done), size(s.total))
-	if s.unit != "" {
+	switch {
+	case s.open:
+		of = size(s.done)
+	case s.unit != "":
 		of = fmt.Sprintf("%d of %s", s.done, plural(s.total, s.unit))
 	}
 	parts := []string{s.label + " " + of}

@@ -1,24 +1,28 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 type publishFlags struct {
 	replicas, guests, wait, chunkSize string
+	force                             bool
 }
 
 func newPublish(c *cli) *cobra.Command {
@@ -29,18 +33,24 @@ func newPublish(c *cli) *cobra.Command {
 		Short:   "Put a file of this host into the cluster",
 		Long: `Publish reads FILE into the store of this host, enters it in the catalogue under NAME (the base name
 of FILE unless given) and waits until as many hosts hold it as asked for. Publishing other content under a
-name that exists makes a new version of it.
+name that exists makes a new version of it. FILE may be a block device that nobody writes to, such as a logical
+volume; and - is standard input, which needs a NAME.
 
 If there are not enough hosts it warns, and exits with 21 if --replicas was given; the missing copies are
 made once there are hosts for them.`,
 		Example: `  virtswarm publish debian-12.raw
   virtswarm publish /srv/debian-12.raw images/debian-12.raw --replicas 3
-  virtswarm publish secrets.tar --guests 'build-*' --wait committed`,
+  virtswarm publish secrets.tar --guests 'build-*' --wait committed
+  virtswarm publish /dev/vg/vm7 images/vm7.raw
+  tar c /etc | virtswarm publish - backup/etc.tar`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req, err := publishRequest(args, f)
 			if err != nil {
 				return err
+			}
+			if args[0] == standard {
+				return c.publishStream(cmd.Context(), req, stdin)
 			}
 			return c.publish(cmd.Context(), req)
 		},
@@ -57,6 +67,7 @@ made once there are hosts for them.`,
 	cmd.Flags().StringVar(&f.wait, "wait", "replicated", "when to return: replicated, or as soon as committed to the catalogue")
 	cmd.Flags().StringVar(&f.chunkSize, "chunk-size", "",
 		"size of chunks, a power of two from 64KiB to 16MiB (default: by the size of the file)")
+	cmd.Flags().BoolVar(&f.force, "force", false, "publish a block device also while somebody writes to it")
 	completeFlag(cmd, "replicas", "1", "2", "3", "all")
 	completeFlag(cmd, "guests", "none", "all", "tag:")
 	completeFlag(cmd, "wait", "replicated", "committed")
@@ -64,18 +75,24 @@ made once there are hosts for them.`,
 }
 
 func publishRequest(args []string, f publishFlags) (*v1.PublishRequest, error) {
-	path, err := checkSource(args[0])
-	if err != nil {
-		return nil, err
+	req := &v1.PublishRequest{Guests: f.guests, Force: f.force}
+	var err error
+	switch {
+	case args[0] != standard:
+		if req.Path, err = checkSource(args[0]); err != nil {
+			return nil, err
+		}
+		req.Name = disk.Base(args[0])
+	case len(args) < 2:
+		return nil, usageError("what comes from standard input needs a name: virtswarm publish - NAME")
 	}
-	req := &v1.PublishRequest{Path: path, Name: filepath.Base(path), Guests: f.guests}
 	if len(args) == 2 {
 		req.Name = args[1]
 	}
 	if strings.Contains(req.Name, idMark) {
 		return nil, reason.Wrap(reason.InvalidName, req.Name, errors.New(idMark+" marks a version in commands"))
 	}
-	if err := errors.Join(checkText(req.Path), checkText(req.Name)); err != nil {
+	if err := checkText(req.Name); err != nil {
 		return nil, err
 	}
 	if req.Replicas, err = parseReplicas(f.replicas); err != nil {
@@ -84,39 +101,40 @@ func publishRequest(args []string, f publishFlags) (*v1.PublishRequest, error) {
 	if req.ChunkSize, err = parseChunkSize(f.chunkSize); err != nil {
 		return nil, err
 	}
-	switch f.wait {
-	case "replicated":
-		req.Wait = v1.Wait_WAIT_REPLICATED
-	case "committed":
-		req.Wait = v1.Wait_WAIT_COMMITTED
-	default:
-		return nil, usageError("--wait %s: it is replicated or committed", f.wait)
-	}
-	return req, nil
+	req.Wait, err = parseWait(f.wait)
+	return req, err
 }
 
-// checkSource returns the absolute path of a regular, readable file. The daemon checks again, as the user
-// that it runs as; this is for the clearest answer to a slip of the hand.
-func checkSource(path string) (string, error) {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return "", reason.Wrap(reason.SourceUnreadable, path, err)
+func parseWait(s string) (v1.Wait, error) {
+	switch s {
+	case "replicated":
+		return v1.Wait_WAIT_REPLICATED, nil
+	case "committed":
+		return v1.Wait_WAIT_COMMITTED, nil
 	}
-	info, err := os.Stat(abs)
+	return 0, usageError("--wait %s: it is replicated or committed", s)
+}
+
+// checkSource returns the absolute path of a file or block device that can be read. The daemon checks again, as the
+// user that it runs as; this is for the clearest answer to a slip of the hand.
+func checkSource(path string) (string, error) {
+	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", reason.Wrap(reason.SourceMissing, path, nil)
 	case err != nil:
 		return "", reason.Wrap(reason.SourceUnreadable, path, err)
+	case disk.IsDevice(info): // to open it is the daemon's
+		return absolute(path)
 	case !info.Mode().IsRegular():
 		return "", reason.Wrap(reason.SourceNotRegular, path, nil)
 	}
-	f, err := os.Open(abs)
+	f, err := os.Open(path)
 	if err != nil {
 		return "", reason.Wrap(reason.SourceUnreadable, path, err)
 	}
 	f.Close()
-	return abs, nil
+	return absolute(path)
 }
 
 // parseReplicas returns nil for nothing, which leaves the default to the daemon, and 0 for all.
@@ -151,27 +169,125 @@ func parseChunkSize(s string) (uint32, error) {
 func (c *cli) publish(ctx context.Context, req *v1.PublishRequest) error {
 	m := c.meter()
 	defer m.clear()
-	var last *v1.PublishProgress
 	stream, err := c.host().Control.Publish(ctx, req)
-	err = events(stream, err, func(p *v1.PublishProgress) error {
-		last = p
-		if c.json {
-			return c.printJSON(p)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	last, err := c.publishing(m, func() (*v1.PublishProgress, error) {
+		if stream.Receive() {
+			return stream.Msg(), nil
 		}
-		switch p.GetPhase() {
-		case v1.PublishPhase_PUBLISH_PHASE_HASHING:
-			m.show(step{label: "hashing", done: p.GetDone(), total: p.GetTotal(), rate: p.GetRate()})
-		case v1.PublishPhase_PUBLISH_PHASE_REPLICATING:
-			note := "copies " + copies(p.GetCopiesMade(), p.GetCopiesWanted())
-			m.show(step{label: "replicating", done: p.GetDone(), total: p.GetTotal(), rate: p.GetRate(), note: note})
-		}
-		return nil
+		return nil, cmp.Or(stream.Err(), io.EOF)
 	})
 	m.clear()
 	if err != nil {
 		return err
 	}
 	return c.published(req, last)
+}
+
+// publishing shows the events of a publication and returns the last.
+func (c *cli) publishing(m *meter, next func() (*v1.PublishProgress, error)) (last *v1.PublishProgress, err error) {
+	show := func(p *v1.PublishProgress) error {
+		if c.json {
+			return c.printJSON(p)
+		}
+		switch p.GetPhase() {
+		case v1.PublishPhase_PUBLISH_PHASE_HASHING:
+			m.show(step{label: "hashing", open: p.GetTotal() == 0, done: p.GetDone(), total: p.GetTotal(), rate: p.GetRate()})
+		case v1.PublishPhase_PUBLISH_PHASE_REPLICATING:
+			note := "copies " + copies(p.GetCopiesMade(), p.GetCopiesWanted())
+			m.show(step{label: "replicating", done: p.GetDone(), total: p.GetTotal(), rate: p.GetRate(), note: note})
+		}
+		return nil
+	}
+	for {
+		p, err := next()
+		if errors.Is(err, io.EOF) {
+			return last, nil
+		}
+		if err == nil {
+			last, err = p, show(p)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// publishStream publishes what r gives.
+func (c *cli) publishStream(ctx context.Context, req *v1.PublishRequest, r io.Reader) error {
+	m := c.meter()
+	defer m.clear()
+	last, _, err := c.sendStream(ctx, m, req, r) // who reads r on is at the end with the process
+	m.clear()
+	if err != nil {
+		return err
+	}
+	return c.published(req, last)
+}
+
+// pieceBytes is how much of a stream is sent at a time.
+const pieceBytes = 1 << 20
+
+// sendStream sends what r gives and shows what becomes of it. r is read until sent is closed: if the host refuses it,
+// as soon as a read returns.
+func (c *cli) sendStream(ctx context.Context, m *meter, req *v1.PublishRequest, r io.Reader) (last *v1.PublishProgress, sent <-chan struct{}, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan struct{})
+	stream, err := c.host().Control.PublishStream(ctx)
+	if err != nil {
+		close(done)
+		return nil, done, err
+	}
+	defer stream.CloseResponse()
+	go func() {
+		defer close(done)
+		if err := sendPieces(stream.Send, req, r); err != nil {
+			cancel(err) // nothing is published without the last piece
+			return
+		}
+		_ = stream.CloseRequest() // the answer says what became of it
+	}()
+	last, err = c.publishing(m, stream.Receive)
+	if cause, ok := errors.AsType[*reason.Error](context.Cause(ctx)); ok && err != nil && api.ReasonOf(err) == reason.Interrupted {
+		err = cause
+	}
+	return last, done, err
+}
+
+// sendPieces sends a request and the bytes of r. A stream that the host has ended is no error: the host says why.
+func sendPieces(send func(*v1.PublishChunk) error, req *v1.PublishRequest, r io.Reader) error {
+	piece := &v1.PublishChunk{Request: req}
+	for {
+		if err := send(piece); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if piece.GetEnd() {
+			return nil
+		}
+		p, err := readPiece(r)
+		if err != nil && err != io.EOF {
+			return readError(err)
+		}
+		piece = &v1.PublishChunk{Data: p, End: err == io.EOF}
+	}
+}
+
+// readPiece reads as much as makes a piece, and io.EOF with the last one. io.ReadFull would take a reader that was cut
+// off for one that has ended.
+func readPiece(r io.Reader) ([]byte, error) {
+	p := make([]byte, pieceBytes)
+	for n := 0; ; {
+		k, err := r.Read(p[n:])
+		if n += k; err != nil || n == len(p) {
+			return p[:n], err
+		}
+	}
 }
 
 // published tells the result and judges whether there are enough copies.

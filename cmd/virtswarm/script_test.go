@@ -18,6 +18,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/virtswarm/virtswarm/internal/api"
+	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -28,7 +29,8 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs testdata/script: the program as a process of its own, against a cluster of whole hosts that each
-// script starts for itself. $VIRTSWARM_SOCKET is that of alpha, $BETA and $GAMMA are those of the others.
+// script starts for itself. $VIRTSWARM_SOCKET is that of alpha, $BETA and $GAMMA are those of the others, and
+// $CLUSTER is a directory on the file system of the stores.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -47,14 +49,23 @@ func TestScripts(t *testing.T) {
 			env.Setenv(api.SocketVariable, c.socket("alpha"))
 			env.Setenv("BETA", c.socket("beta"))
 			env.Setenv("GAMMA", c.socket("gamma"))
+			env.Setenv("CLUSTER", c.dir)
+			env.Setenv("DEVICE", aDevice())
+			env.Setenv("LONG", strings.Repeat("n", 300)) // too long for an element of a path
 			env.Setenv("TZ", "UTC")
 			// A program built with -race waits a second at its end for reports of others.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "root" {
+			switch cond {
+			case "root":
 				return os.Getuid() == 0, nil
+			case "sys":
+				_, err := os.Stat("/sys/kernel/mm/transparent_hugepage/enabled")
+				return err == nil, nil
+			case "device":
+				return aDevice() != "", nil
 			}
 			return false, fmt.Errorf("unknown condition %s", cond)
 		},
@@ -70,6 +81,16 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 	})
+}
+
+// aDevice is a block device of this machine, to be looked at; "" if there is none.
+func aDevice() string {
+	for _, path := range []string{"/dev/loop0", "/dev/sda", "/dev/vda"} {
+		if info, err := os.Stat(path); err == nil && disk.IsDevice(info) {
+			return path
+		}
+	}
+	return ""
 }
 
 type clusterKey struct{}

@@ -12,7 +12,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -26,6 +25,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/pki"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 	"github.com/virtswarm/virtswarm/raft"
 )
@@ -87,4 +87,4 @@ type Strays struct{ *Rooms }
 func errDown(host placement.Host) error { return fmt.Errorf("the host is %s", host.State) }
 
 // errMeanwhile says that what an operation works on was removed while it ran.
-var errMeanwhile = errors.New("it was removed meanwhile")
+var errMeanwhile = reason.Sentinel(reason.NotFound, "it was removed meanwhile")

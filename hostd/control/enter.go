@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// enterAtOnce bounds the names that are entered in the catalogue at a time: enough that the log writes many at once.
+	// enterAtOnce bounds the names that are entered in the catalogue at a time: enough that the log writes many at
+	// once.
 	enterAtOnce = 16
 	// tellPatience bounds the wait until hosts have told the catalogue what they hold of contents that were entered.
 	tellPatience = 10 * time.Second
@@ -51,7 +52,7 @@ func (t *Strays) enter(ctx context.Context, entries []*entry) error {
 	entering.Wait()
 	err := context.Cause(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return reason.Wrap(reason.Unexpected, "", err).WithHint("repeat the command: it goes on where it stopped")
+		return reason.Wrap(reason.TimedOut, "", err).WithHint("repeat the command: it goes on where it stopped")
 	}
 	return err
 }

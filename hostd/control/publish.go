@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"syscall"
+	"io"
 	"time"
 
 	"github.com/virtswarm/virtswarm/hostd/store"
@@ -21,12 +20,15 @@ const (
 
 // Publication is a request to publish a file.
 type Publication struct {
-	Path      string // on this machine
+	Path      string // on this machine; empty for PublishFrom
 	Name      string
 	Replicas  *int   // 0 is every host; nil means DefaultReplicas
 	Guests    string // who among the guests may read it; empty means none
 	Committed bool   // the caller waits for the catalogue alone, not for the copies
 	ChunkSize int    // bytes; 0 leaves it to the store
+	Force     bool   // a block device is published also while somebody writes to it
+
+	Expect content.Digest // if set, what is read must be this
 }
 
 // PublishPhase says what a publication is doing.
@@ -43,7 +45,7 @@ const (
 // PublishProgress says how far a publication is.
 type PublishProgress struct {
 	Phase        PublishPhase
-	Done, Total  int64   // bytes: read while hashing, of all copies afterwards
+	Done, Total  int64   // bytes: read while hashing, of all copies afterwards; a total of 0 is not known
 	Rate         float64 // bytes a second
 	CopiesWanted int
 	CopiesMade   int
@@ -65,17 +67,50 @@ func (f *Files) Publish(ctx context.Context, p Publication, report func(PublishP
 	if err != nil {
 		return err
 	}
-	source, err := openSource(p.Path)
+	in, done, err := f.openIntake(p.Path, p.Force)
 	if err != nil {
 		return err
 	}
-	defer source.Close()
-	file, unpin, err := f.takeIn(ctx, source, p.ChunkSize, report)
+	defer done()
+	for {
+		file, unpin, err := f.takeIn(ctx, p, in, report)
+		if errors.Is(err, errMeanwhile) {
+			continue
+		}
+		if err != nil {
+			return intakeError(err, p.Path)
+		}
+		defer unpin()
+		return f.publishFile(ctx, publish, file, p.Committed, report)
+	}
+}
+
+// PublishFrom is Publish for bytes that come from somewhere else than a file, up to io.EOF.
+func (f *Files) PublishFrom(ctx context.Context, p Publication, r io.Reader, report func(PublishProgress) error) error {
+	publish, err := checkPublish(p)
 	if err != nil {
-		return reason.Explain(err, p.Path)
+		return err
+	}
+	in := func(ctx context.Context, o store.ImportOptions) (*store.File, error) {
+		return f.Store.ImportStream(ctx, "what the caller sends", r, o)
+	}
+	file, unpin, err := f.takeIn(ctx, p, in, report)
+	if errors.Is(err, errMeanwhile) {
+		return reason.Wrap(reason.Interrupted, p.Name, err)
+	}
+	if err != nil {
+		return intakeError(err, p.Name)
 	}
 	defer unpin()
 	return f.publishFile(ctx, publish, file, p.Committed, report)
+}
+
+// intakeError explains why a source could not be taken in.
+func intakeError(err error, subject string) error {
+	if errors.Is(err, store.ErrTooLarge) {
+		return reason.Wrap(reason.Usage, subject, err).WithHint("take larger chunks (`chunk_size`), up to 16 MiB, or leave their size to the daemon")
+	}
+	return reason.Explain(err, subject)
 }
 
 // publishFile makes a complete file of the store a version of a name, and reports how its copies come about.
@@ -119,43 +154,30 @@ func checkPublish(req Publication) (*placement.Publish, error) {
 	return p, nil
 }
 
-// openSource opens a file for publication. It does not wait for the writer of a FIFO, nor follow one.
-func openSource(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, sourceError(err, path)
-	}
-	fi, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, sourceError(err, path)
-	}
-	if !fi.Mode().IsRegular() {
-		f.Close()
-		return nil, reason.Wrap(reason.SourceNotRegular, path, nil)
-	}
-	return f, nil
-}
-
-// takeIn imports a source into the store and pins it there until it is in the catalogue.
-func (f *Files) takeIn(ctx context.Context, source *os.File, chunkSize int, report func(PublishProgress) error) (*store.File, func(), error) {
+// takeIn imports a source into the store and pins it there until it is in the catalogue. errMeanwhile: it was there
+// before, and somebody removed its last name just before the pin.
+func (f *Files) takeIn(ctx context.Context, p Publication, in intake, report func(PublishProgress) error) (*store.File, func(), error) {
 	pace := newPace()
-	for {
-		file, err := f.Store.Import(ctx, source, store.ImportOptions{ChunkSize: chunkSize, Progress: func(done, total int64) {
-			pace.tick(done, func(rate float64) {
-				// If the caller is gone, ctx ends and with it the import.
-				report(PublishProgress{Phase: PublishHashing, Done: done, Total: total, Rate: rate})
-			})
-		}})
-		if err != nil {
-			return nil, nil, err
-		}
-		unpin := f.Keeper.Pin(file.ID())
-		if _, ok := f.Store.Get(file.ID()); ok {
-			return file, unpin, nil
-		}
-		unpin() // it was there before, and somebody removed its last name just before the pin
+	file, err := in(ctx, store.ImportOptions{ChunkSize: p.ChunkSize, Progress: func(done, total int64) {
+		pace.tick(done, func(rate float64) {
+			// If the caller is gone, ctx ends and with it the import.
+			report(PublishProgress{Phase: PublishHashing, Done: done, Total: total, Rate: rate})
+		})
+	}})
+	if err != nil {
+		return nil, nil, err
 	}
+	unpin := f.Keeper.Pin(file.ID())
+	if _, ok := f.Store.Get(file.ID()); !ok {
+		unpin()
+		return nil, nil, errMeanwhile
+	}
+	if !p.Expect.IsZero() && file.ID() != p.Expect {
+		unpin()
+		return nil, nil, reason.Wrap(reason.DamagedData, p.Name, fmt.Errorf("it has become %s, and was %s", file.ID(), p.Expect)).
+			WithHint("nothing was published; take another copy of it, or publish it as it is now")
+	}
+	return file, unpin, nil
 }
 
 // awaitCopies reports how the copies of a publication come about, and returns once there are as many as the live hosts

@@ -3,9 +3,6 @@ package control
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
-	"path/filepath"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,6 +10,7 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/fetch"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
+	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
@@ -44,9 +42,10 @@ type Pulled struct {
 	Dest            string
 }
 
-// Pull makes a version of a file at dest, an absolute path at which nothing is, and reports how it goes.
-func (f *Files) Pull(ctx context.Context, ref Ref, dest string, mode store.ExportMode, report func(PullProgress) error) error {
-	if err := f.checkDestination(dest); err != nil {
+// Pull makes a version of a file at dest, an absolute path at which nothing is unless it says otherwise, and reports
+// how it goes.
+func (f *Files) Pull(ctx context.Context, ref Ref, dest string, o store.ExportOptions, report func(PullProgress) error) error {
+	if err := f.checkDestination(dest, o); err != nil {
 		return err
 	}
 	v, err := f.lookup(ctx, ref)
@@ -59,13 +58,23 @@ func (f *Files) Pull(ctx context.Context, ref Ref, dest string, mode store.Expor
 	}
 	defer handle.Close()
 	f.Keeper.Remember(handle.Stored())
+	if !handle.Stored().Complete() { // what is wrong with dest is said before hours of fetching
+		if err := handle.Stored().Export(ctx, dest, o, nil); err != nil && !errors.Is(err, store.ErrMissing) {
+			return f.exportError(err, dest, o)
+		}
+	}
 	p := newPull(report, handle.Stored().HeldBytes())
 	if err := handle.Wait(ctx, p.progress, handle.All()); err != nil {
 		return reason.Explain(err, ref.Name)
 	}
 	f.Pulls.note(p.event.LocalBytes, p.event.RemoteBytes)
-	if err := handle.Export(ctx, dest, mode, p.progress); err != nil {
-		return reason.Explain(err, dest)
+	if o.Overwrite { // somebody may have come meanwhile
+		if err := f.checkDevice(dest); err != nil {
+			return err
+		}
+	}
+	if err := handle.Export(ctx, dest, o, p.progress); err != nil {
+		return f.exportError(err, dest, o)
 	}
 	m := handle.Manifest()
 	p.event.Phase, p.event.Rate, p.event.Done, p.event.Total = PullDone, 0, m.DataBytes(), m.DataBytes()
@@ -73,16 +82,51 @@ func (f *Files) Pull(ctx context.Context, ref Ref, dest string, mode store.Expor
 	return report(p.event)
 }
 
-// checkDestination refuses, before anything is fetched, a path at which nothing can be made.
-func (f *Files) checkDestination(dest string) error {
-	if !filepath.IsAbs(dest) {
-		return reason.Wrap(reason.Usage, dest, errors.New("the destination is not an absolute path"))
+// Read brings a version of a file to this host and hands out its bytes in order: some, then so many zeros. first is
+// called before, with what it is.
+func (f *Files) Read(ctx context.Context, ref Ref, first func(id content.Digest, size int64) error, each func(p []byte, zeros int64) error) error {
+	v, err := f.lookup(ctx, ref)
+	if err != nil {
+		return err
 	}
-	if _, err := f.FS.Lstat(dest); !errors.Is(err, fs.ErrNotExist) {
-		return reason.Wrap(reason.DestExists, dest, nil)
+	handle, err := f.Fetch.Open(ctx, v.ID, swarm.Distribute)
+	if err != nil {
+		return reason.Explain(err, ref.Name)
 	}
-	if fi, err := f.FS.Stat(filepath.Dir(dest)); err != nil || !fi.IsDir() {
-		return reason.Wrap(reason.Usage, dest, fmt.Errorf("there is no directory %s", filepath.Dir(dest))).WithHint("make the directory first")
+	defer handle.Close()
+	f.Keeper.Remember(handle.Stored())
+	if err := first(v.ID, handle.Manifest().Size()); err != nil {
+		return err
+	}
+	p := newPull(func(PullProgress) error { return nil }, handle.Stored().HeldBytes())
+	if err := handle.Wait(ctx, p.progress, handle.All()); err != nil {
+		return reason.Explain(err, ref.Name)
+	}
+	f.Pulls.note(p.event.LocalBytes, p.event.RemoteBytes)
+	m := handle.Manifest()
+	buf := make([]byte, min(int64(m.ChunkSize()), m.Size()))
+	var zeros int64
+	for i := range m.Chunks() {
+		n := m.ChunkLen(i)
+		if m.IsHole(i) {
+			zeros += int64(n)
+			continue
+		}
+		if zeros > 0 {
+			if err := each(nil, zeros); err != nil {
+				return err
+			}
+			zeros = 0
+		}
+		if _, err := handle.ReadAt(ctx, buf[:n], m.Offset(i)); err != nil {
+			return reason.Explain(err, ref.Name)
+		}
+		if err := each(buf[:n], 0); err != nil {
+			return err
+		}
+	}
+	if zeros > 0 {
+		return each(nil, zeros)
 	}
 	return nil
 }

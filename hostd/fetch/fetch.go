@@ -8,7 +8,6 @@ package fetch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -17,10 +16,11 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/store"
 	"github.com/virtswarm/virtswarm/hostd/swarm"
 	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
 // ErrClosed says that the handle was closed.
-var ErrClosed = errors.New("the handle is closed")
+var ErrClosed = reason.Sentinel(reason.Interrupted, "the handle is closed")
 
 // Priority says who waits for a chunk: see package plan. That of a handle is the purpose for which it is opened.
 type Priority = swarm.Priority

@@ -40,8 +40,8 @@ type Handle struct {
 
 // Progress is how far something is.
 type Progress struct {
-	// Done and Total are bytes of data, holes left out: how many are here of those that are wanted. While Exporting is set
-	// they are those written.
+	// Done and Total are bytes of data, holes left out: how many are here of those that are wanted. While Exporting is
+	// set they are those written.
 	Done, Total int64
 	Exporting   bool
 	Fetched     int64   // bytes that have come from other hosts since the handle was opened
@@ -186,8 +186,8 @@ func (h *Handle) Wait(ctx context.Context, progress func(Progress), ranges ...Ra
 // Export brings what is missing, if it fits, and writes the content to dest: see store.File.Export. What is found
 // damaged on the way is fetched again. progress, if set, is told of both; its calls do not overlap.
 //
-// Errors: also store.ErrExists, which is found out before anything is fetched.
-func (h *Handle) Export(ctx context.Context, dest string, mode store.ExportMode, progress func(Progress)) (err error) {
+// Errors: also those of store.File.Export; what is wrong with dest is found out before anything is fetched.
+func (h *Handle) Export(ctx context.Context, dest string, o store.ExportOptions, progress func(Progress)) (err error) {
 	ctx, end, err := h.begin(ctx)
 	if err != nil {
 		return err
@@ -197,7 +197,7 @@ func (h *Handle) Export(ctx context.Context, dest string, mode store.ExportMode,
 		progress = func(Progress) {}
 	}
 	export := func() error {
-		return h.file.Export(ctx, dest, mode, func(done, total int64) {
+		return h.file.Export(ctx, dest, o, func(done, total int64) {
 			progress(Progress{Done: done, Total: total, Exporting: true, Fetched: h.bytesFetched()})
 		})
 	}

@@ -265,9 +265,13 @@ func TestHealingIsBounded(t *testing.T) {
 	}
 	f := s.fetcher(t, 3, 0)
 	for what, do := range map[string]func(h *Handle) error{
-		"read":   func(h *Handle) error { _, err := h.ReadAt(t.Context(), make([]byte, 10), 0); return err },
-		"export": func(h *Handle) error { return h.Export(t.Context(), filepath.Join(t.TempDir(), "x"), store.Copy, nil) },
-		"heal":   func(h *Handle) error { return h.Export(t.Context(), filepath.Join(t.TempDir(), "y"), store.Auto, nil) },
+		"read": func(h *Handle) error { _, err := h.ReadAt(t.Context(), make([]byte, 10), 0); return err },
+		"export": func(h *Handle) error {
+			return h.Export(t.Context(), filepath.Join(t.TempDir(), "x"), store.ExportOptions{Mode: store.Copy}, nil)
+		},
+		"heal": func(h *Handle) error {
+			return h.Export(t.Context(), filepath.Join(t.TempDir(), "y"), store.ExportOptions{Mode: store.Auto}, nil)
+		},
 	} {
 		h, err := f.Open(t.Context(), s.manifest.ID(), swarm.Demand)
 		if err != nil {
@@ -294,7 +298,7 @@ func TestHealingIsBounded(t *testing.T) {
 		}
 	}
 	flip(t, s.dir, h.Stored().ID(), 1)
-	err = h.Export(t.Context(), filepath.Join(t.TempDir(), "z"), store.Copy, nil)
+	err = h.Export(t.Context(), filepath.Join(t.TempDir(), "z"), store.ExportOptions{Mode: store.Copy}, nil)
 	if !errors.Is(err, store.ErrCorrupt) || !errors.Is(err, swarm.ErrNoHolder) {
 		t.Errorf("damage that nobody can heal: %v", err)
 	}
@@ -318,7 +322,7 @@ func TestNoSpace(t *testing.T) {
 		for what, err := range map[string]error{
 			"want":   h.Want(t.Context(), Want{[]Range{{0, 4}}, swarm.Start}, Want{[]Range{{6, 8}}, swarm.ReadAhead}),
 			"wait":   h.Wait(t.Context(), nil, h.All()),
-			"export": h.Export(t.Context(), filepath.Join(t.TempDir(), "x"), store.Copy, nil),
+			"export": h.Export(t.Context(), filepath.Join(t.TempDir(), "x"), store.ExportOptions{Mode: store.Copy}, nil),
 			"file":   func() error { _, err := h.File(t.Context(), h.All()); return err }(),
 		} {
 			if !errors.Is(err, store.ErrNoSpace) {
@@ -398,7 +402,7 @@ func TestExportFetchesAndHeals(t *testing.T) {
 				fetching = now
 			}
 		}
-		if err := h.Export(context.Background(), dest, store.Copy, tell); err != nil {
+		if err := h.Export(context.Background(), dest, store.ExportOptions{Mode: store.Copy}, tell); err != nil {
 			t.Fatal(err)
 		}
 		size := int64(len(p.data))
@@ -410,13 +414,13 @@ func TestExportFetchesAndHeals(t *testing.T) {
 		}
 		p.reader.damage(p.id, 3)
 		p.reader.damage(p.id, 4)
-		if err := h.Export(context.Background(), dest+"2", store.HardLink, tell); err != nil || exporting.Fetched != size+2*chunk {
+		if err := h.Export(context.Background(), dest+"2", store.ExportOptions{Mode: store.HardLink}, tell); err != nil || exporting.Fetched != size+2*chunk {
 			t.Errorf("%v; exporting %+v", err, exporting)
 		}
 		if got, err := os.ReadFile(dest + "2"); err != nil || !bytes.Equal(got, p.data) {
 			t.Errorf("%d bytes, %v", len(got), err)
 		}
-		if err := h.Export(context.Background(), dest, store.Copy, nil); !errors.Is(err, store.ErrExists) {
+		if err := h.Export(context.Background(), dest, store.ExportOptions{Mode: store.Copy}, nil); !errors.Is(err, store.ErrExists) {
 			t.Errorf("onto a file: %v", err)
 		}
 	})
@@ -428,7 +432,7 @@ func TestExportLooksFirst(t *testing.T) {
 		if err := os.WriteFile(dest, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := p.open(swarm.Distribute).Export(context.Background(), dest, store.Copy, nil)
+		err := p.open(swarm.Distribute).Export(context.Background(), dest, store.ExportOptions{Mode: store.Copy}, nil)
 		if !errors.Is(err, store.ErrExists) || p.reader.received() != 0 {
 			t.Errorf("%v, after %d chunks", err, p.reader.received())
 		}

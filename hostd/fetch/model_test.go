@@ -156,7 +156,7 @@ func (c *crowd) plausible(p Progress) {
 }
 
 func (c *crowd) export(ctx context.Context, h *Handle, dest string, want []byte) {
-	err := h.Export(ctx, dest, store.Copy, c.plausible)
+	err := h.Export(ctx, dest, store.ExportOptions{Mode: store.Copy}, c.plausible)
 	if !allowed(err) {
 		c.t.Errorf("export: %v", err)
 	}

@@ -217,7 +217,7 @@ func (h *Hook) expose(ctx context.Context, image *fetch.Handle, need placement.N
 		return fmt.Errorf("make the directory of %s: %w", need.Path, err)
 	}
 	m := image.Manifest()
-	switch err := image.Export(ctx, need.Path, store.Auto, progress); {
+	switch err := image.Export(ctx, need.Path, store.ExportOptions{}, progress); {
 	case errors.Is(err, store.ErrExists):
 		return h.adopt(ctx, m, need.Path)
 	case err != nil:

@@ -10,6 +10,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/hashicorp/go-hclog"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/virtswarm/virtswarm/internal/api"
 	"github.com/virtswarm/virtswarm/internal/reason"
@@ -35,6 +36,9 @@ func (c *calls) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			resp, err = next(ctx, req)
 			return err
 		})
+		if err == nil {
+			clean(resp.Any())
+		}
 		return resp, err
 	}
 }
@@ -45,8 +49,23 @@ func (c *calls) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		defer context.AfterFunc(c.stopping, func() { cancel(errStopping) })()
-		return c.call(ctx, conn.Spec().Procedure, func(ctx context.Context) error { return next(ctx, conn) })
+		return c.call(ctx, conn.Spec().Procedure, func(ctx context.Context) error { return next(ctx, cleanConn{conn}) })
 	}
+}
+
+// clean makes an answer one that can be sent, whatever names of files are in it.
+func clean(answer any) {
+	if m, ok := answer.(proto.Message); ok {
+		api.CleanText(m)
+	}
+}
+
+type cleanConn struct{ connect.StreamingHandlerConn }
+
+// Send implements connect.StreamingHandlerConn.
+func (c cleanConn) Send(event any) error {
+	clean(event)
+	return c.StreamingHandlerConn.Send(event)
 }
 
 // WrapStreamingClient implements connect.Interceptor; there is no client here.

@@ -2,23 +2,84 @@ package server
 
 import (
 	"context"
+	"errors"
+	"io"
+	"io/fs"
 
 	"github.com/virtswarm/virtswarm/hostd/control"
 	"github.com/virtswarm/virtswarm/hostd/store"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
+	"github.com/virtswarm/virtswarm/internal/content"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
 // Publish implements ControlHost.
 func (o *Operations) Publish(ctx context.Context, req *v1.PublishRequest, send func(*v1.PublishProgress) error) error {
+	p, err := publication(req)
+	if err != nil {
+		return err
+	}
+	return o.Files.Publish(ctx, p, sendPublishing(send))
+}
+
+// PublishStream implements ControlHost.
+func (o *Operations) PublishStream(ctx context.Context, receive func() (*v1.PublishChunk, error), send func(*v1.PublishProgress) error) error {
+	first, err := receive()
+	if err != nil {
+		return err
+	}
+	p, err := publication(first.GetRequest())
+	if err != nil {
+		return err
+	}
+	return o.Files.PublishFrom(ctx, p, &chunks{receive: receive, now: first}, sendPublishing(send))
+}
+
+// errCutOff is a stream of bytes that ended before its last message.
+var errCutOff = errors.New("the caller stopped sending before the end")
+
+// chunks reads the bytes of a stream of messages.
+type chunks struct {
+	receive func() (*v1.PublishChunk, error)
+	now     *v1.PublishChunk
+}
+
+// Read implements io.Reader.
+func (c *chunks) Read(p []byte) (int, error) {
+	for len(c.now.GetData()) == 0 {
+		if c.now.GetEnd() {
+			return 0, io.EOF
+		}
+		next, err := c.receive()
+		if errors.Is(err, io.EOF) {
+			err = errCutOff
+		}
+		if err != nil {
+			return 0, reason.Wrap(reason.Interrupted, "", err)
+		}
+		c.now = next
+	}
+	n := copy(p, c.now.Data)
+	c.now.Data = c.now.Data[n:]
+	return n, nil
+}
+
+func publication(req *v1.PublishRequest) (control.Publication, error) {
 	p := control.Publication{
 		Path: req.GetPath(), Name: req.GetName(), Guests: req.GetGuests(), Committed: req.GetWait() == v1.Wait_WAIT_COMMITTED,
-		ChunkSize: int(req.GetChunkSize()),
+		ChunkSize: int(req.GetChunkSize()), Force: req.GetForce(),
 	}
-	if req.Replicas != nil {
+	if req != nil && req.Replicas != nil {
 		p.Replicas = new(int(req.GetReplicas()))
 	}
-	return o.Files.Publish(ctx, p, func(p control.PublishProgress) error {
+	var err error
+	p.Expect, err = parseID(req.GetExpect())
+	return p, err
+}
+
+func sendPublishing(send func(*v1.PublishProgress) error) func(control.PublishProgress) error {
+	return func(p control.PublishProgress) error {
 		m := &v1.PublishProgress{
 			Phase: v1.PublishPhase(p.Phase), Done: uint64(p.Done), Total: uint64(p.Total), Rate: p.Rate,
 			CopiesWanted: uint32(p.CopiesWanted), CopiesMade: uint32(p.CopiesMade),
@@ -30,7 +91,7 @@ func (o *Operations) Publish(ctx context.Context, req *v1.PublishRequest, send f
 			}
 		}
 		return send(m)
-	})
+	}
 }
 
 // exportModes are the API's modes in the store's words.
@@ -39,13 +100,27 @@ var exportModes = map[v1.ExportMode]store.ExportMode{
 	v1.ExportMode_EXPORT_MODE_COPY:     store.Copy,
 }
 
+func exportOptions(req *v1.PullRequest) store.ExportOptions {
+	o := store.ExportOptions{Mode: exportModes[req.GetMode()], Overwrite: req.GetOverwrite()}
+	if req.Perm != nil {
+		o.Perm = new(fs.FileMode(req.GetPerm()))
+	}
+	if req.Owner != nil {
+		o.Owner = new(int(req.GetOwner()))
+	}
+	if req.Group != nil {
+		o.Group = new(int(req.GetGroup()))
+	}
+	return o
+}
+
 // Pull implements ControlHost.
 func (o *Operations) Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.PullProgress) error) error {
 	ref, err := parseRef(req.GetName(), req.GetId())
 	if err != nil {
 		return err
 	}
-	return o.Files.Pull(ctx, ref, req.GetDest(), exportModes[req.GetMode()], func(p control.PullProgress) error {
+	return o.Files.Pull(ctx, ref, req.GetDest(), exportOptions(req), func(p control.PullProgress) error {
 		m := &v1.PullProgress{
 			Phase: v1.PullPhase(p.Phase), Done: uint64(p.Done), Total: uint64(p.Total), Rate: p.Rate, Sources: uint32(p.Sources),
 			RemoteBytes: uint64(p.RemoteBytes), LocalBytes: uint64(p.LocalBytes),
@@ -57,6 +132,32 @@ func (o *Operations) Pull(ctx context.Context, req *v1.PullRequest, send func(*v
 		}
 		return send(m)
 	})
+}
+
+// maxPiece bounds the bytes of a message, which the other side holds at once.
+const maxPiece = 1 << 20
+
+// Read implements ControlHost.
+func (o *Operations) Read(ctx context.Context, req *v1.ReadRequest, send func(*v1.ReadChunk) error) error {
+	ref, err := parseRef(req.GetName(), req.GetId())
+	if err != nil {
+		return err
+	}
+	err = o.Files.Read(ctx, ref, func(id content.Digest, size int64) error {
+		return send(&v1.ReadChunk{Id: idText(id), Size: uint64(size)})
+	}, func(p []byte, zeros int64) error {
+		for len(p) > maxPiece {
+			if err := send(&v1.ReadChunk{Data: p[:maxPiece]}); err != nil {
+				return err
+			}
+			p = p[maxPiece:]
+		}
+		return send(&v1.ReadChunk{Data: p, Zeros: uint64(zeros)})
+	})
+	if err != nil {
+		return err
+	}
+	return send(&v1.ReadChunk{End: true})
 }
 
 // Distribute implements ControlHost.

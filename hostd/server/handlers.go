@@ -16,6 +16,14 @@ func (c controlHandler) Publish(ctx context.Context, req *v1.PublishRequest, s *
 	return c.ControlHost.Publish(ctx, req, s.Send)
 }
 
+func (c controlHandler) PublishStream(ctx context.Context, s *connect.BidiStream[v1.PublishChunk, v1.PublishProgress]) error {
+	return c.ControlHost.PublishStream(ctx, s.Receive, s.Send)
+}
+
+func (c controlHandler) Read(ctx context.Context, req *v1.ReadRequest, s *connect.ServerStream[v1.ReadChunk]) error {
+	return c.ControlHost.Read(ctx, req, s.Send)
+}
+
 func (c controlHandler) Pull(ctx context.Context, req *v1.PullRequest, s *connect.ServerStream[v1.PullProgress]) error {
 	return c.ControlHost.Pull(ctx, req, s.Send)
 }

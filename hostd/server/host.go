@@ -27,6 +27,9 @@ type Host interface {
 // ControlHost is asked by operators.
 type ControlHost interface {
 	Publish(ctx context.Context, req *v1.PublishRequest, send func(*v1.PublishProgress) error) error
+	// PublishStream's receive returns io.EOF once the caller sends no more.
+	PublishStream(ctx context.Context, receive func() (*v1.PublishChunk, error), send func(*v1.PublishProgress) error) error
+	Read(ctx context.Context, req *v1.ReadRequest, send func(*v1.ReadChunk) error) error
 	Pull(ctx context.Context, req *v1.PullRequest, send func(*v1.PullProgress) error) error
 	Distribute(ctx context.Context, req *v1.DistributeRequest, send func(*v1.DistributeProgress) error) error
 	Unpin(ctx context.Context, req *v1.UnpinRequest) (*v1.UnpinResponse, error)

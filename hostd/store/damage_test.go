@@ -90,7 +90,7 @@ func TestFlippedData(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantContent(t, f, p)
-			if err := f.Export(t.Context(), filepath.Join(t.TempDir(), "out"), Auto, nil); err != nil {
+			if err := f.Export(t.Context(), filepath.Join(t.TempDir(), "out"), ExportOptions{Mode: Auto}, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -100,7 +100,7 @@ func TestFlippedData(t *testing.T) {
 func exportFails(mode ExportMode) func(t *testing.T, s *Store, f *File) error {
 	return func(t *testing.T, s *Store, f *File) error {
 		dir := t.TempDir()
-		err := f.Export(t.Context(), filepath.Join(dir, "out"), mode, nil)
+		err := f.Export(t.Context(), filepath.Join(dir, "out"), ExportOptions{Mode: mode}, nil)
 		wantEmptyDir(t, dir)
 		return err
 	}
@@ -116,7 +116,7 @@ func TestBytesInHoleAreNotHandedOut(t *testing.T) {
 		flip(t, dataIn(f.dir), 2*testChunk+5)
 		wantContent(t, f, p)
 		dest := filepath.Join(t.TempDir(), "out")
-		if err := f.Export(t.Context(), dest, mode, nil); err != nil {
+		if err := f.Export(t.Context(), dest, ExportOptions{Mode: mode}, nil); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(dest)

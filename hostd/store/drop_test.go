@@ -129,7 +129,7 @@ func TestDropSparesWhatIsUsed(t *testing.T) {
 		end() // more than once is once
 	}
 	out := filepath.Join(t.TempDir(), "out")
-	must(t, f.Export(t.Context(), out, HardLink, nil))
+	must(t, f.Export(t.Context(), out, ExportOptions{Mode: HardLink}, nil))
 	if err := f.Drop(t.Context(), bitsOf(f, 0)); !errors.Is(err, ErrLinked) {
 		t.Errorf("drop of what somebody else sees: %v", err)
 	}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/virtswarm/virtswarm/internal/content"
@@ -14,17 +13,20 @@ import (
 var (
 	ErrDamaged    = reason.Sentinel(reason.DamagedStore, "store is damaged")        // Open; the message names the path and what to do
 	ErrLocked     = disk.ErrLocked                                                  // Open; another process has the store open
-	ErrClosed     = errors.New("store is closed")                                   // any operation after Close
+	ErrClosed     = reason.Sentinel(reason.Unreachable, "store is closed")          // any operation after Close
 	ErrNoSpace    = disk.ErrNoSpace                                                 // disk or quota; the message says which, what was needed and what was free
-	ErrUnknown    = errors.New("not in the store")                                  // no file of this id
-	ErrRemoved    = errors.New("file was removed from store")                       // an operation that began after Remove
-	ErrMissing    = errors.New("chunk is not held")                                 // reading, exporting what is not complete
-	ErrInUse      = errors.New("file is in use")                                    // Drop
-	ErrLinked     = errors.New("data file has another name")                        // Drop, after an export by hard link
+	ErrUnknown    = reason.Sentinel(reason.NotFound, "not in the store")            // no file of this id
+	ErrRemoved    = reason.Sentinel(reason.NotFound, "file was removed from store") // an operation that began after Remove
+	ErrMissing    = reason.Sentinel(reason.NoHolder, "chunk is not held")           // reading, exporting what is not complete
+	ErrInUse      = reason.Sentinel(reason.InUse, "file is in use")                 // Drop
+	ErrLinked     = reason.Sentinel(reason.InUse, "data file has another name")     // Drop, after an export by hard link
 	ErrCorrupt    = reason.Sentinel(reason.DamagedData, "chunk is damaged on disk") // a CorruptError is around it
 	ErrChanged    = reason.Sentinel(reason.SourceChanged, "file changed while it was read")
+	ErrUnreadable = reason.Sentinel(reason.SourceUnreadable, "source cannot be read")
+	ErrTooLarge   = reason.Sentinel(reason.Usage, "larger than its chunks can make it")
 	ErrNotRegular = reason.Sentinel(reason.SourceNotRegular, "not a regular file")
 	ErrExists     = reason.Sentinel(reason.DestExists, "destination exists")
+	ErrDest       = reason.Sentinel(reason.DestUnusable, "destination cannot be written")
 )
 
 // CorruptError says which chunks of a file were found not to match their digests. They are no longer marked as

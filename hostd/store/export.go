@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -31,21 +31,43 @@ const (
 	Copy
 )
 
-// exportPerm is before umask: what is handed out is an ordinary file.
-const exportPerm = 0o644
+const (
+	// ExportPerm is what a file may be handed out with to whoever asks for nothing else: the source's mode is not
+	// known, so nobody but the owner gets to read it. LinkPerm is that of a hard link.
+	ExportPerm = 0o600
+	LinkPerm   = 0o400
+	// zeroStep is what is made zeros at a time of a device.
+	zeroStep = 1 << 30
+)
+
+// ExportOptions says how a file is handed out.
+type ExportOptions struct {
+	Mode ExportMode
+	// Perm are the permissions that it gets, whatever the umask of this process; nil means ExportPerm, or LinkPerm.
+	// Those of a HardLink are of the store's file, and so of each hard link to it; nobody may write to it.
+	Perm *fs.FileMode
+	// Owner and Group are who it is to belong to; nil leaves them as they come. A HardLink's cannot be changed.
+	Owner, Group *int
+	// Overwrite says that the destination is a block device, and may be written over.
+	Overwrite bool
+}
 
 // Export writes the content to dest, which must not exist, and makes it durable. Every byte is verified on the
-// way, or in place; dest appears at once and whole, or not at all, and no other name is left behind. progress, if
-// set, is told the data bytes done; calls do not overlap.
+// way, or in place; dest appears at once and whole, with its owner and permissions, or not at all, and no other name is
+// left behind. progress, if set, is told the data bytes done; calls do not overlap.
 //
-// Errors: ErrExists; ErrMissing if the file is not complete; a CorruptError naming all chunks that were found
-// damaged, to be fetched again before the export is repeated; ErrNoSpace; ErrRemoved, ErrClosed.
-func (f *File) Export(ctx context.Context, dest string, mode ExportMode, progress func(done, total int64)) error {
+// With Overwrite all of a block device is written over, with zeros where the content has holes and behind its end. If
+// that ends early the device holds anything.
+//
+// Errors: ErrExists; ErrDest, with what the file system has against dest; ErrMissing if the file is not complete; a
+// CorruptError naming all chunks that were found damaged, to be fetched again before the export is repeated;
+// ErrNoSpace, also for a device that is too small; disk.ErrBusy; ErrRemoved, ErrClosed.
+func (f *File) Export(ctx context.Context, dest string, o ExportOptions, progress func(done, total int64)) error {
 	ctx, leave, err := f.store.enter(ctx)
 	if err == nil {
 		defer leave()
 		defer f.Use()()
-		err = f.export(ctx, dest, mode, progress)
+		err = f.export(ctx, dest, o, newTally(f.manifest.DataBytes(), progress))
 	}
 	if errors.Is(err, fs.ErrExist) {
 		err = ErrExists
@@ -56,68 +78,207 @@ func (f *File) Export(ctx context.Context, dest string, mode ExportMode, progres
 	return nil
 }
 
-func (f *File) export(ctx context.Context, dest string, mode ExportMode, progress func(done, total int64)) error {
+func (f *File) export(ctx context.Context, dest string, o ExportOptions, tally *tally) error {
+	if o.Overwrite {
+		return f.exportDevice(ctx, dest, tally)
+	}
 	files := f.store.fs
 	if _, err := files.Lstat(dest); err == nil {
 		return ErrExists
 	} else if !errors.Is(err, fs.ErrNotExist) {
+		return destError(err)
+	}
+	if o.Mode == HardLink {
+		return f.exportLink(ctx, dest, o, tally)
+	}
+	out, err := f.store.newPart(dest)
+	if err != nil {
+		return destError(err)
+	}
+	err = f.exportPart(ctx, out, dest, o, tally)
+	if err = errors.Join(err, destError(out.close())); err != nil {
 		return err
 	}
-	if n := f.Missing(); n > 0 {
-		return fmt.Errorf("%w: %d of %d chunks are missing", ErrMissing, n, f.manifest.Chunks())
+	return destError(files.SyncDir(disk.Dir(dest)))
+}
+
+// exportPart fills a file and gives it its name.
+func (f *File) exportPart(ctx context.Context, out *partFile, dest string, o ExportOptions, t *tally) error {
+	if err := f.allHere(); err != nil { // after it is known that a file can be made there
+		return err
 	}
 	src, err := f.store.handles.acquire(f)
 	if err != nil {
 		return err
 	}
 	defer f.store.handles.release(src)
-	tally := newTally(f.manifest.DataBytes(), progress)
-	if mode == HardLink {
-		return f.exportLink(ctx, src, dest, tally)
-	}
-	out, err := files.CreateUnnamed(filepath.Dir(dest), exportPerm)
-	if err != nil {
+	x := &exporter{file: f, out: out.File, dir: disk.Dir(dest), tally: t}
+	if err := x.fill(ctx, src, o.Mode); err != nil {
 		return err
 	}
-	x := &exporter{file: f, out: out, tally: tally}
-	err = x.fill(ctx, src, mode)
-	if err == nil {
-		err = out.Sync()
+	if err := o.hand(out); err != nil {
+		return destError(err)
 	}
-	if err == nil {
-		err = out.Link(dest)
+	if err := out.Sync(); err != nil {
+		return destError(err)
 	}
-	if err = errors.Join(err, out.Close()); err != nil {
+	return destError(out.link(dest))
+}
+
+// allHere is ErrMissing unless every chunk is.
+func (f *File) allHere() error {
+	if n := f.Missing(); n > 0 {
+		return fmt.Errorf("%w: %d of %d chunks are missing", ErrMissing, n, f.manifest.Chunks())
+	}
+	return nil
+}
+
+// hand gives a file that nobody sees yet its owner and permissions.
+func (o ExportOptions) hand(out disk.File) error {
+	if o.Owner != nil || o.Group != nil {
+		uid, gid := -1, -1
+		if o.Owner != nil {
+			uid = *o.Owner
+		}
+		if o.Group != nil {
+			gid = *o.Group
+		}
+		if err := out.Chown(uid, gid); err != nil {
+			return err
+		}
+	}
+	perm := fs.FileMode(ExportPerm)
+	if o.Perm != nil {
+		perm = *o.Perm
+	}
+	st, err := out.Stat()
+	if err != nil || st.Mode().Perm() == perm {
 		return err
 	}
-	return files.SyncDir(filepath.Dir(dest))
+	err = out.Chmod(perm)
+	if o.Perm == nil && errors.Is(err, fs.ErrPermission) {
+		return nil // the file system knows no permissions, and its mount says who may read
+	}
+	return err
+}
+
+// destError makes an ErrDest of what the file system says of a destination, unless that has a reason of its own.
+func destError(err error) error {
+	if err == nil || errors.Is(err, fs.ErrExist) || hasReason(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrDest, err)
 }
 
 // exportLink verifies the data file and gives it a second name.
-func (f *File) exportLink(ctx context.Context, src *handle, dest string, t *tally) error {
+func (f *File) exportLink(ctx context.Context, dest string, o ExportOptions, t *tally) error {
+	if err := f.allHere(); err != nil {
+		return err
+	}
+	src, err := f.store.handles.acquire(f)
+	if err != nil {
+		return err
+	}
+	defer f.store.handles.release(src)
 	x := &exporter{file: f, out: src.File, shared: true, tally: t}
 	if err := x.run(ctx); err != nil {
 		return err
 	}
+	perm := fs.FileMode(LinkPerm)
+	if o.Perm != nil {
+		perm = *o.Perm
+	}
 	path := dataIn(f.dir)
-	err := f.store.fs.Chmod(path, 0o444)
-	if err == nil {
+	if err = f.store.fs.Chmod(path, perm); err == nil {
 		err = f.store.fs.Link(path, dest)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = cmp.Or(f.whyGone(), err)
 	}
+	if err == nil {
+		err = f.store.fs.SyncDir(disk.Dir(dest))
+	}
+	return destError(err)
+}
+
+// exportDevice writes over a block device.
+func (f *File) exportDevice(ctx context.Context, dest string, t *tally) (err error) {
+	m := f.manifest
+	out, size, err := f.store.fs.OpenDevice(dest, os.O_RDWR)
 	if err != nil {
+		return destError(err)
+	}
+	defer func() { err = errors.Join(err, destError(out.Close())) }()
+	if size < m.Size() {
+		return fmt.Errorf("%w on the device: it has %d bytes, and %d are needed", ErrNoSpace, size, m.Size())
+	}
+	if err := f.allHere(); err != nil {
 		return err
 	}
-	return f.store.fs.SyncDir(filepath.Dir(dest))
+	x := &exporter{file: f, out: out, tally: t}
+	if err := x.run(ctx); err != nil {
+		return err
+	}
+	return destError(errors.Join(x.zeroRest(ctx, size), out.Sync()))
+}
+
+// zeroRest makes zeros of what of a device of size bytes is not data.
+func (x *exporter) zeroRest(ctx context.Context, size int64) error {
+	m := x.file.manifest
+	end := int64(0) // of the data before
+	for i := range m.Data {
+		if err := x.zero(ctx, end, m.Offset(i)); err != nil {
+			return err
+		}
+		end = m.Offset(i) + int64(m.ChunkLen(i))
+	}
+	return x.zero(ctx, end, size)
+}
+
+// zero makes zeros of a device from one offset to another.
+func (x *exporter) zero(ctx context.Context, from, to int64) error {
+	const block = 4096 // no device has larger ones
+	if head := min(to, (from+block-1)/block*block); head > from {
+		if _, err := x.out.WriteAt(make([]byte, head-from), from); err != nil {
+			return err
+		}
+		from = head
+	}
+	for ; from < to; from += zeroStep {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		n := min(zeroStep, to-from)
+		if x.out.Zero(from, n) == nil {
+			continue
+		}
+		if err := x.writeZeros(ctx, from, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeZeros is for devices that know no better way.
+func (x *exporter) writeZeros(ctx context.Context, off, n int64) error {
+	zeros := make([]byte, min(n, 1<<20))
+	for done := int64(0); done < n; done += int64(len(zeros)) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if _, err := x.out.WriteAt(zeros[:min(int64(len(zeros)), n-done)], off+done); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // exporter makes out hold the content, verified.
 type exporter struct {
 	file   *File
 	out    disk.File
-	shared bool // out holds the data already, unverified
+	dir    string // that it is to appear in
+	shared bool   // out holds the data already, unverified
 	tally  *tally
 
 	mu  sync.Mutex
@@ -128,19 +289,18 @@ func (x *exporter) fill(ctx context.Context, src *handle, mode ExportMode) error
 	if mode == Auto {
 		err := src.CloneTo(x.out)
 		if err != nil && !errors.Is(err, disk.ErrNoClone) {
-			return err
+			return destError(err)
 		}
 		x.shared = err == nil
 	}
 	m := x.file.manifest
 	if !x.shared {
-		dir := filepath.Dir(x.out.Name())
-		if free, _, err := x.file.store.fs.Space(dir); err == nil && free < m.DataBytes() {
-			return fmt.Errorf("%w on the disk of %s: %d bytes needed, %d free", ErrNoSpace, dir, m.DataBytes(), free)
+		if free, _, err := x.file.store.fs.Space(x.dir); err == nil && free < m.DataBytes() {
+			return fmt.Errorf("%w on the disk of %s: %d bytes needed, %d free", ErrNoSpace, x.dir, m.DataBytes(), free)
 		}
 	}
 	if err := x.out.Truncate(m.Size()); err != nil {
-		return err
+		return destError(err)
 	}
 	return x.run(ctx)
 }
@@ -200,7 +360,7 @@ func (x *exporter) chunk(i int, buf []byte) error {
 		return err
 	}
 	_, err = x.out.WriteAt(p, m.Offset(i))
-	return err
+	return destError(err)
 }
 
 // clearHoles makes holes of what should be: bytes that have got into the data file where the manifest has zeros.

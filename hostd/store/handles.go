@@ -10,12 +10,29 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtswarm/virtswarm/internal/disk"
 )
 
-// maxOpenFiles is how many data files are kept open: enough that the files a cluster is busy with stay open,
-// few enough that a daemon with the usual limit of 1024 descriptors has most of them left for its peers.
-const maxOpenFiles = 256
+const (
+	// maxOpenFiles is how many data files are kept open: enough that the files a cluster is busy with stay open,
+	// few enough that a daemon with the usual limit of 1024 descriptors has most of them left for its peers.
+	maxOpenFiles = 256
+	// openPart is the part of the process' descriptors that they may take, if that is less; minOpenFiles is as few as
+	// they can be.
+	openPart     = 4
+	minOpenFiles = 8
+)
+
+// openFiles is how many data files a store of this process keeps open.
+func openFiles() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return maxOpenFiles
+	}
+	return int(max(minOpenFiles, min(maxOpenFiles, limit.Cur/openPart)))
+}
 
 // handles keeps the data files open that were used last. Those that are in use, or have writes that are not
 // synced yet, stay open beyond the limit: a file opened anew could miss an error of writing back. There are never many
@@ -157,7 +174,11 @@ func openData(f disk.FS, path string) (disk.File, error) {
 	if !errors.Is(err, fs.ErrPermission) {
 		return file, err
 	}
-	if err := f.Chmod(path, 0o644); err != nil {
+	st, err := f.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(path, st.Mode().Perm()|0o200); err != nil {
 		return nil, err
 	}
 	return f.OpenFile(path, os.O_RDWR, 0)
@@ -196,10 +217,22 @@ func (h *handles) drop(f *File) error {
 	return nil
 }
 
+// relieve closes all idle handles and returns how many they were.
+func (h *handles) relieve() int {
+	h.mu.Lock()
+	stale := h.keep(0)
+	h.mu.Unlock()
+	closeAll(stale)
+	return len(stale)
+}
+
 // trim forgets idle handles, the longest unused first, until no more than the limit are kept or none is idle.
 // The caller holds mu and closes what is returned after giving it up.
-func (h *handles) trim() (stale []*handle) {
-	for e := h.recent.Back(); e != nil && h.recent.Len() > h.limit; {
+func (h *handles) trim() []*handle { return h.keep(h.limit) }
+
+// keep is trim to another limit.
+func (h *handles) keep(limit int) (stale []*handle) {
+	for e := h.recent.Back(); e != nil && h.recent.Len() > limit; {
 		hd := e.Value.(*handle)
 		e = e.Prev()
 		if hd.refs == 0 {

@@ -207,7 +207,7 @@ func TestSparse(t *testing.T) {
 	dir := t.TempDir()
 	for mode := Auto; mode <= Copy; mode++ {
 		out := filepath.Join(dir, []string{"auto", "link", "copy"}[mode])
-		must(t, f.Export(t.Context(), out, mode, nil))
+		must(t, f.Export(t.Context(), out, ExportOptions{Mode: mode}, nil))
 		if n := blocks(t, out); n > data+data/10 {
 			t.Errorf("%s takes %d bytes for %d of data", out, n, data)
 		}

@@ -32,6 +32,7 @@ func (l layout) stamp() string    { return filepath.Join(l.dir, "cluster") }
 func (l layout) incoming() string { return filepath.Join(l.dir, "incoming") }
 func (l layout) files() string    { return filepath.Join(l.dir, "files") }
 func (l layout) damaged() string  { return filepath.Join(l.dir, "damaged") }
+func (l layout) parts() string    { return filepath.Join(l.dir, "parts") }
 
 func (l layout) file(id content.Digest) string { return filepath.Join(l.files(), id.Hex()) }
 

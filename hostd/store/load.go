@@ -25,6 +25,7 @@ func (s *Store) load() error {
 		}
 	}
 	s.loadStamp()
+	s.sweepParts()
 	leftovers, err := s.list(s.layout.incoming())
 	if err != nil {
 		return err

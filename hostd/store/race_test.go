@@ -114,7 +114,7 @@ func TestEverythingAtOnce(t *testing.T) {
 				case 2:
 					_, err = f.Verify(context.Background(), nil)
 				case 3:
-					err = f.Export(context.Background(), filepath.Join(out, strconv.FormatInt(exports.Add(1), 10)), ExportMode(rng.IntN(3)), nil)
+					err = f.Export(context.Background(), filepath.Join(out, strconv.FormatInt(exports.Add(1), 10)), ExportOptions{Mode: ExportMode(rng.IntN(3))}, nil)
 				case 4:
 					for i := range f.Manifest().Chunks() {
 						err = errors.Join(err, f.WriteChunk(i, part(f, p, i)))

@@ -77,7 +77,7 @@ func TestReflink(t *testing.T) {
 	wantContent(t, g, q)
 
 	out := filepath.Join(top, "out")
-	must(t, g.Export(t.Context(), out, Auto, nil))
+	must(t, g.Export(t.Context(), out, ExportOptions{Mode: Auto}, nil))
 	if got, err := os.ReadFile(out); err != nil || string(got) != string(q) {
 		t.Errorf("exported bytes differ (%v)", err)
 	}
@@ -92,7 +92,7 @@ func TestReflink(t *testing.T) {
 	// A damaged chunk is neither exported nor lent, though its blocks could be shared.
 	flip(t, dataIn(f.dir), 7*testChunk)
 	flip(t, dataIn(g.dir), 7*testChunk)
-	if err := f.Export(t.Context(), filepath.Join(top, "bad"), Auto, nil); err == nil {
+	if err := f.Export(t.Context(), filepath.Join(top, "bad"), ExportOptions{Mode: Auto}, nil); err == nil {
 		t.Error("a damaged file was exported")
 	}
 	h := create(t, s, append(q, 2))

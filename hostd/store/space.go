@@ -73,8 +73,11 @@ func (p *space) sums() Usage {
 }
 
 // take promises n bytes to the caller, who gives them back when they are held or will not be, or explains with
-// ErrNoSpace why it cannot.
+// ErrNoSpace why it cannot. Nothing always fits, however much is over the quota.
 func (p *space) take(n int64) error {
+	if n == 0 {
+		return nil
+	}
 	p.mu.Lock()
 	u := p.sums()
 	if p.credit < n || u.Bytes+u.Arriving+n > u.Budget {

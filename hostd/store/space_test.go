@@ -139,7 +139,7 @@ func TestFullDisk(t *testing.T) {
 	if !g.Durable().Has(0) || g.Missing() != full {
 		t.Errorf("%d missing, %d failed", g.Missing(), full)
 	}
-	if err := f.Export(t.Context(), filepath.Join(top, "out"), Copy, nil); !errors.Is(err, ErrNoSpace) {
+	if err := f.Export(t.Context(), filepath.Join(top, "out"), ExportOptions{Mode: Copy}, nil); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("export to a full disk: %v", err)
 	}
 	wantContent(t, f, p)

@@ -36,7 +36,7 @@ func TestExportAnywhere(t *testing.T) {
 			dest := filepath.Join(dir, "out")
 			before := fault.Ops()
 			fault.FailAt(step, syscall.EIO)
-			err := f.Export(t.Context(), dest, mode, nil)
+			err := f.Export(t.Context(), dest, ExportOptions{Mode: mode}, nil)
 			reached := fault.Ops()-before >= step
 			got, readErr := os.ReadFile(dest)
 			switch {
@@ -69,7 +69,7 @@ func TestExportSyncsBeforeItNames(t *testing.T) {
 		}
 		return nil
 	})
-	must(t, f.Export(t.Context(), filepath.Join(t.TempDir(), "out"), Copy, nil))
+	must(t, f.Export(t.Context(), filepath.Join(t.TempDir(), "out"), ExportOptions{Mode: Copy}, nil))
 	fault.OnOp(nil)
 	if got, want := strings.Join(order, " "), "create truncate write sync link syncdir"; got != want {
 		t.Errorf("steps %q, want %q", got, want)
@@ -110,8 +110,8 @@ func TestReadOnlyDataIsOpened(t *testing.T) {
 	p := random(1, 2*testChunk)
 	fault, s, f := faulty(t, p)
 	out := filepath.Join(t.TempDir(), "out")
-	must(t, f.Export(t.Context(), out, HardLink, nil))
-	if st, err := os.Stat(out); err != nil || st.Mode().Perm() != 0o444 {
+	must(t, f.Export(t.Context(), out, ExportOptions{Mode: HardLink}, nil))
+	if st, err := os.Stat(out); err != nil || st.Mode().Perm() != LinkPerm {
 		t.Errorf("exported as %v, %v", st.Mode(), err)
 	}
 	must(t, s.handles.drop(f))

@@ -61,6 +61,7 @@ type Store struct {
 	files   map[content.Digest]*File
 	latches map[content.Digest]chan struct{} // ids that are being added or removed; closed when done
 	closed  bool
+	parts   map[string]bool         // ids of the parts that are being made; see newPart
 	running map[*operation]struct{} // long operations, which Close ends
 }
 
@@ -77,14 +78,16 @@ func Open(o Options) (_ *Store, err error) {
 		o.Logger = hclog.NewNullLogger()
 	}
 	s := &Store{
-		o: o, fs: o.FS, log: o.Logger, layout: layout{o.Dir},
+		o: o, log: o.Logger, layout: layout{o.Dir},
 		files:   make(map[content.Digest]*File),
 		latches: make(map[content.Digest]chan struct{}),
 		running: make(map[*operation]struct{}),
+		parts:   make(map[string]bool),
 	}
 	s.space.fs, s.space.dir, s.space.keepFree, s.space.quota = o.FS, o.Dir, o.KeepFree, o.Quota.defaults()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.handles = newHandles(maxOpenFiles)
+	s.handles = newHandles(openFiles())
+	s.fs = disk.Frugal{FS: o.FS, Relieve: s.Relieve}
 	s.metrics = newMetrics(s)
 	if s.lock, err = s.layout.prepare(s.fs); err != nil {
 		return nil, err
@@ -127,6 +130,9 @@ func (s *Store) Close() error {
 	s.metrics.unregister()
 	return errors.Join(append(errs, s.lock.Close())...)
 }
+
+// Relieve closes the data files that nobody uses, and returns how many they were: for who needs descriptors more.
+func (s *Store) Relieve() int { return s.handles.relieve() }
 
 // Get returns the file with this id.
 func (s *Store) Get(id content.Digest) (*File, bool) {

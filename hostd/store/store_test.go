@@ -130,7 +130,7 @@ func TestRoundTripOfSizes(t *testing.T) {
 		wantContent(t, f, p)
 		for mode := Auto; mode <= Copy; mode++ {
 			dest := filepath.Join(t.TempDir(), "räum mich auf")
-			if err := f.Export(t.Context(), dest, mode, nil); err != nil {
+			if err := f.Export(t.Context(), dest, ExportOptions{Mode: mode}, nil); err != nil {
 				t.Fatal(err)
 			}
 			got, err := os.ReadFile(dest)
@@ -308,18 +308,18 @@ func TestExportErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for mode := Auto; mode <= Copy; mode++ {
-		if err := f.Export(t.Context(), taken, mode, nil); !errors.Is(err, ErrExists) {
+		if err := f.Export(t.Context(), taken, ExportOptions{Mode: mode}, nil); !errors.Is(err, ErrExists) {
 			t.Errorf("export over a name that is taken: %v", err)
 		}
-		if err := f.Export(t.Context(), filepath.Join(out, "no/such"), mode, nil); !errors.Is(err, fs.ErrNotExist) {
+		if err := f.Export(t.Context(), filepath.Join(out, "no/such"), ExportOptions{Mode: mode}, nil); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("export into a directory that is not there: %v", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := f.Export(ctx, filepath.Join(out, "cancelled"), mode, nil); !errors.Is(err, context.Canceled) {
+		if err := f.Export(ctx, filepath.Join(out, "cancelled"), ExportOptions{Mode: mode}, nil); !errors.Is(err, context.Canceled) {
 			t.Errorf("cancelled export: %v", err)
 		}
-		if err := create(t, s, random(2, 1)).Export(t.Context(), filepath.Join(out, "new"), mode, nil); !errors.Is(err, ErrMissing) {
+		if err := create(t, s, random(2, 1)).Export(t.Context(), filepath.Join(out, "new"), ExportOptions{Mode: mode}, nil); !errors.Is(err, ErrMissing) {
 			t.Errorf("export of an incomplete file: %v", err)
 		}
 	}

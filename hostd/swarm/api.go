@@ -2,7 +2,6 @@ package swarm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 
@@ -21,11 +20,11 @@ var (
 	// ErrNoHolder: nobody who can be reached has what is missing. A *NoHolderError is around it.
 	ErrNoHolder = reason.Sentinel(reason.NoHolder, "no host that can be reached holds it")
 	// ErrBadPeer: a peer gave bytes that do not match their digest; it is shunned for ShunTime.
-	ErrBadPeer = errors.New("peer gave wrong data")
+	ErrBadPeer = reason.Sentinel(reason.DamagedData, "peer gave wrong data")
 	// ErrBusy: MaxSessions are open and in use.
-	ErrBusy = errors.New("too many sessions")
+	ErrBusy = reason.Sentinel(reason.LimitReached, "too many sessions")
 	// ErrClosed: Close was called.
-	ErrClosed = errors.New("swarm is closed")
+	ErrClosed = reason.Sentinel(reason.Unreachable, "swarm is closed")
 )
 
 // NoHolderError says what could not be had of a file. It is an ErrNoHolder.

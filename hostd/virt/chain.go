@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -89,7 +90,10 @@ func backingChain(image string) (chain []string) {
 			break // nbd:…, json:…
 		}
 		if !filepath.IsAbs(name) {
-			name = filepath.Join(filepath.Dir(image), name)
+			name = disk.Join(disk.Dir(image), name)
+			if plain, err := disk.Plain(name); err == nil { // as QEMU's kernel takes it
+				name = plain
+			}
 		}
 		if slices.Contains(chain, name) {
 			break

@@ -141,6 +141,24 @@ func TestBackingChainIsQEMUs(t *testing.T) {
 	}
 }
 
+// TestBackingFileBesideALink: what an image stands on is found from where a link leads, not from where it stands.
+func TestBackingFileBesideALink(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	err = errors.Join(os.MkdirAll(at("real/deep"), 0o700), os.Symlink("real/deep", at("link")),
+		os.WriteFile(at("real/base"), nil, 0o600), os.WriteFile(at("base"), nil, 0o600),
+		os.WriteFile(at("real/deep/top"), qcow("../base", "raw"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := newHeaders().below(at("link/top")), []string{at("real/base")}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func FuzzQcow(f *testing.F) {
 	f.Add(qcow("base", "raw"))
 	f.Add(qcow("", ""))

@@ -76,6 +76,7 @@ func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
 	hc := &http.Client{Transport: t}
 	opts := []connect.ClientOption{
 		connect.WithReadMaxBytes(MaxMessage),
+		connect.WithInterceptors(textCheck{}),
 		connect.WithAcceptCompression("gzip", nil, nil),
 	}
 	return &Client{

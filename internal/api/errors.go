@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -49,6 +50,12 @@ var codes = map[reason.Reason]connect.Code{
 	reason.UnsafeRecovery:   connect.CodeFailedPrecondition,
 	reason.TooOld:           connect.CodeFailedPrecondition,
 	reason.MixedVersions:    connect.CodeFailedPrecondition,
+	reason.DestUnusable:     connect.CodeFailedPrecondition,
+	reason.InUse:            connect.CodeFailedPrecondition,
+	reason.NoDescriptors:    connect.CodeResourceExhausted,
+	reason.DiskError:        connect.CodeInternal,
+	reason.TimedOut:         connect.CodeDeadlineExceeded,
+	reason.LimitReached:     connect.CodeResourceExhausted,
 	reason.Interrupted:      connect.CodeCanceled,
 }
 
@@ -90,6 +97,14 @@ func AsError(err error) *reason.Error {
 		return unreachable(ce)
 	case ce.Code() == connect.CodeCanceled:
 		return &reason.Error{Reason: reason.Interrupted}
+	case ce.Code() == connect.CodeDeadlineExceeded:
+		return &reason.Error{Reason: reason.TimedOut, Err: ce}
+	case ce.Code() == connect.CodeUnimplemented:
+		return &reason.Error{Reason: reason.TooOld, Subject: "the daemon does not know this request", Err: ce,
+			Hint: "install the same release of virtswarm and virtswarmd, and restart the daemon"}
+	case ce.Code() == connect.CodeResourceExhausted:
+		return &reason.Error{Reason: reason.LimitReached, Subject: "the request or its answer", Err: ce,
+			Hint: fmt.Sprintf("a message has %d bytes at most: ask for less at a time", MaxMessage)}
 	default:
 		return &reason.Error{Reason: reason.Unexpected, Err: ce}
 	}
@@ -151,9 +166,6 @@ func ToConnect(err error) *connect.Error {
 		if ce, ok := errors.AsType[*connect.Error](err); ok {
 			return ce
 		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			return connect.NewError(connect.CodeDeadlineExceeded, err)
-		}
 	}
 	e := AsError(err)
 	detail := Detail(e)
@@ -168,13 +180,17 @@ func ToConnect(err error) *connect.Error {
 func Detail(e *reason.Error) *v1.ErrorDetail {
 	why := e.Reason.Explain()
 	d := &v1.ErrorDetail{
-		Reason: v1.Reason(why.Reason), ExitCode: uint32(e.Reason.ExitCode()), Message: why.Sentence, Subject: e.Subject, Hint: e.Next(),
+		Reason: v1.Reason(why.Reason), ExitCode: uint32(e.Reason.ExitCode()), Message: why.Sentence,
+		Subject: utf8Of(e.Subject), Hint: utf8Of(e.Next()),
 	}
 	if e.Err != nil {
-		d.Cause = e.Err.Error()
+		d.Cause = utf8Of(e.Err.Error())
 	}
 	return d
 }
+
+// utf8Of is a text that a message can carry: it may have the name of a file in it, which has any bytes.
+func utf8Of(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // codeOf returns the code of a reason; that of Unexpected for one that is not in the table.
 func codeOf(r reason.Reason) connect.Code {

@@ -113,3 +113,15 @@ func TestEveryReasonIsInTheAPI(t *testing.T) {
 		t.Errorf("not explained: %v", named)
 	}
 }
+
+// TestAnswersWithoutADetail have reasons all the same: those of a daemon that knows less, or of what carries the calls.
+func TestAnswersWithoutADetail(t *testing.T) {
+	for code, want := range map[connect.Code]reason.Reason{
+		connect.CodeUnimplemented: reason.TooOld, connect.CodeDeadlineExceeded: reason.TimedOut, connect.CodeResourceExhausted: reason.LimitReached,
+		connect.CodeCanceled: reason.Interrupted, connect.CodeUnavailable: reason.Unreachable,
+	} {
+		if e := AsError(connect.NewError(code, errors.New("no detail"))); e.Reason != want || e.Next() == "" {
+			t.Errorf("%v: %v, want %v", code, e.Reason, want)
+		}
+	}
+}

@@ -21,16 +21,22 @@ var (
 	ErrLocked   = reason.Sentinel(reason.AlreadyRunning, "locked by another process") // see FS.Lock
 	ErrTooLarge = errors.New("larger than it can be")                                 // see ReadFile
 	ErrNoClone  = errors.New("file system cannot share the data")                     // no reflink here, or not between these two
+
+	ErrNoUnnamed = errors.New("file system has no files without a name")             // see FS.CreateUnnamed
+	ErrNotDevice = errors.New("not a block device")                                  // see FS.OpenDevice
+	ErrBusy      = reason.Sentinel(reason.InUse, "the kernel uses the block device") // see FS.OpenDevice
 )
 
 // FS is a file system. Its methods may be called from several goroutines at once.
 type FS interface {
 	// OpenFile is os.OpenFile.
 	OpenFile(path string, flag int, perm fs.FileMode) (File, error)
-	// CreateUnnamed creates a file in dir that has no name until File.Link gives it one, and that vanishes
-	// if that never happens, even if the process dies (where the file system cannot do that, a hidden name
-	// stands in and Close removes it).
+	// CreateUnnamed creates a file in dir that has no name until File.Link gives it one, and that vanishes if that
+	// never happens, even if the process dies. Where the file system cannot do that it fails with ErrNoUnnamed.
 	CreateUnnamed(dir string, perm fs.FileMode) (File, error)
+	// OpenDevice opens a block device, which nobody else in the kernel may have for himself: no mount, no volume group.
+	// It fails with ErrNotDevice, and with ErrBusy where somebody has.
+	OpenDevice(path string, flag int) (File, int64, error)
 	// Rename gives the file or directory at from the name to, atomically, replacing a file there.
 	Rename(from, to string) error
 	// RenameNew is Rename, but fails with fs.ErrExist, atomically, if to exists.
@@ -73,8 +79,14 @@ type File interface {
 	Sync() error
 	// Truncate sets the length; a file that grows does so by a hole.
 	Truncate(size int64) error
+	// Chmod sets the permissions, Chown the owner and the group; -1 leaves either as it is.
+	Chmod(perm fs.FileMode) error
+	Chown(uid, gid int) error
 	// PunchHole makes n bytes at off a hole, where the file system can, without changing the length.
 	PunchHole(off, n int64) error
+	// Zero makes zeros of n bytes at off of a block device, and gives their place back where the device can. Off and n
+	// are multiples of the device's blocks.
+	Zero(off, n int64) error
 	// Extents yields the parts that may hold data; see content.Extents.
 	Extents(size, grain int64) iter.Seq2[content.Extent, error]
 	// DropCache makes the kernel forget its copy of n clean bytes at off, so that the next read tells what the

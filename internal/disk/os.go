@@ -1,14 +1,12 @@
 package disk
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,14 +34,12 @@ func (OS) CreateUnnamed(dir string, perm fs.FileMode) (File, error) {
 	if err == nil {
 		return &osFile{File: f, unnamed: true}, nil
 	}
-	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EINVAL) {
-		return nil, spaced(err)
+	for _, no := range []error{unix.EOPNOTSUPP, unix.EISDIR, unix.EINVAL} {
+		if errors.Is(err, no) {
+			return nil, fmt.Errorf("%w: %w", ErrNoUnnamed, err)
+		}
 	}
-	path := filepath.Join(dir, ".virtswarm-"+rand.Text()+".part")
-	if f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm); err != nil {
-		return nil, spaced(err)
-	}
-	return &osFile{File: f, stand: path}, nil
+	return nil, spaced(err)
 }
 
 // Rename implements FS.
@@ -150,8 +146,7 @@ func (OS) Space(path string) (free, total int64, err error) {
 // osFile is an *os.File with what Linux can do beside.
 type osFile struct {
 	*os.File
-	unnamed bool   // made by O_TMPFILE and not linked yet
-	stand   string // the hidden name that stands in for none
+	unnamed bool // made by O_TMPFILE and not linked yet
 }
 
 var _ File = (*osFile)(nil)
@@ -175,6 +170,9 @@ func (f *osFile) Sync() error {
 
 // Truncate implements File.
 func (f *osFile) Truncate(size int64) error { return spaced(f.File.Truncate(size)) }
+
+// Chmod implements File.
+func (f *osFile) Chmod(perm fs.FileMode) error { return f.File.Chmod(perm) }
 
 // PunchHole implements File.
 func (f *osFile) PunchHole(off, n int64) error {
@@ -236,35 +234,21 @@ func (f *osFile) clone(src *os.File, ioctl func(dst, src int) error) error {
 
 // Link implements File.
 func (f *osFile) Link(path string) error {
-	switch {
-	case f.unnamed:
-		// By way of /proc, as linkat(2) advises: AT_EMPTY_PATH would ask for CAP_DAC_READ_SEARCH.
-		err := f.control("link", func(fd int) error {
-			return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
-		})
-		if err == nil {
-			f.unnamed = false
-		}
-		return err
-	case f.stand != "":
-		if err := (OS{}).RenameNew(f.stand, path); err != nil {
-			return err
-		}
-		f.stand = ""
-		return nil
+	if !f.unnamed {
+		return &os.PathError{Op: "link", Path: path, Err: fs.ErrInvalid}
 	}
-	return &os.PathError{Op: "link", Path: path, Err: fs.ErrInvalid}
+	// By way of /proc, as linkat(2) advises: AT_EMPTY_PATH would ask for CAP_DAC_READ_SEARCH.
+	err := f.control("link", func(fd int) error {
+		return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+	})
+	if err == nil {
+		f.unnamed = false
+	}
+	return err
 }
 
 // Close implements File.
-func (f *osFile) Close() error {
-	err := f.File.Close()
-	if f.stand != "" {
-		err = errors.Join(err, ignoreMissing(os.Remove(f.stand)))
-		f.stand = ""
-	}
-	return spaced(err)
-}
+func (f *osFile) Close() error { return spaced(f.File.Close()) }
 
 // control calls do with the descriptor, which stays open meanwhile.
 func (f *osFile) control(op string, do func(fd int) error) error {

@@ -33,33 +33,6 @@ func TestRenameNewStandIn(t *testing.T) {
 	}
 }
 
-// TestStandIn is for file systems without O_TMPFILE, where a hidden name stands in.
-func TestStandIn(t *testing.T) {
-	dir := t.TempDir()
-	for _, named := range []bool{false, true} {
-		path := filepath.Join(dir, ".hidden")
-		f, err := os.Create(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := &osFile{File: f, stand: path}
-		if named {
-			if err := w.Link(filepath.Join(dir, "name")); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("the hidden name is left (%v)", err)
-		}
-	}
-	if _, err := os.Lstat(filepath.Join(dir, "name")); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestReadFileRefusesTooLarge(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
 	if err := WriteFile(OS{}, path, []byte("12345"), 0o600); err != nil {

@@ -3,6 +3,8 @@ package reason
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"strings"
 	"syscall"
 )
@@ -93,8 +95,8 @@ func Explain(err error, subject string) error {
 	return As(err, subject)
 }
 
-// Of returns the reason that err carries; 0 for nil. An Error counts first, then a full disk, wherever it came up, then
-// the outermost error that has a reason.
+// Of returns the reason that err carries; 0 for nil. An Error counts first, then a full disk and a want of file
+// descriptors, wherever they came up, then the outermost error that has a reason.
 func Of(err error) Reason {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Reason
@@ -104,14 +106,29 @@ func Of(err error) Reason {
 		return 0
 	case isNoSpace(err):
 		return NoSpace
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return NoDescriptors
 	case errors.As(err, &e):
 		return e.why()
 	case errors.Is(err, syscall.EADDRINUSE):
 		return AddressInUse
 	case errors.Is(err, context.Canceled):
 		return Interrupted
+	case errors.Is(err, context.DeadlineExceeded):
+		return TimedOut
+	case isOfFiles(err):
+		return DiskError
 	}
 	return Unexpected
+}
+
+// isOfFiles says whether an operation on a file has failed, for whatever reason.
+func isOfFiles(err error) bool {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[*os.LinkError](err)
+	return ok
 }
 
 // reasoned is an error that knows its reason.

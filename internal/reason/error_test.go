@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"syscall"
 	"testing"
 )
@@ -42,9 +44,14 @@ func TestOf(t *testing.T) {
 		{fmt.Errorf("%w: %w", missing, syscall.ENOSPC), NoSpace},
 		{fmt.Errorf("write: %w", syscall.EDQUOT), NoSpace},
 		{Wrap(Usage, "x", full), Usage},
+		{fmt.Errorf("%w: %w", missing, syscall.EMFILE), NoDescriptors},
 		{fmt.Errorf("listen: %w", syscall.EADDRINUSE), AddressInUse},
 		{fmt.Errorf("fetch: %w", context.Canceled), Interrupted},
 		{fmt.Errorf("%w: %w", missing, context.Canceled), NotFound},
+		{fmt.Errorf("call: %w", context.DeadlineExceeded), TimedOut},
+		{fmt.Errorf("import: %w", &fs.PathError{Op: "open", Path: "x", Err: syscall.EROFS}), DiskError},
+		{fmt.Errorf("import: %w", &os.LinkError{Op: "rename", Old: "x", New: "y", Err: syscall.EIO}), DiskError},
+		{fmt.Errorf("%w: %w", missing, &fs.PathError{Op: "open", Path: "x", Err: syscall.EIO}), NotFound},
 		{io.EOF, Unexpected},
 	}
 	for _, tt := range tests {

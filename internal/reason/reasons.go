@@ -41,6 +41,12 @@ const (
 	UnsafeRecovery   Reason = 38
 	TooOld           Reason = 39
 	MixedVersions    Reason = 40
+	DestUnusable     Reason = 41
+	InUse            Reason = 42
+	NoDescriptors    Reason = 43
+	DiskError        Reason = 44
+	TimedOut         Reason = 45
+	LimitReached     Reason = 46
 	Interrupted      Reason = 130
 )
 
@@ -189,6 +195,30 @@ var explanations = []Explanation{
 		Reason: MixedVersions, Name: "mixed-versions",
 		Sentence: "not all hosts can do this yet",
 		Hint:     "upgrade the hosts that are behind, or remove those that are gone for good; see: virtswarm hosts",
+	}, {
+		Reason: DestUnusable, Name: "dest-unusable",
+		Sentence: "the destination cannot be written",
+		Hint:     "correct the path; it must be on the host whose daemon is asked, where virtswarmd may make files",
+	}, {
+		Reason: InUse, Name: "in-use",
+		Sentence: "somebody uses it",
+		Hint:     "stop what uses it, then repeat",
+	}, {
+		Reason: NoDescriptors, Name: "no-descriptors",
+		Sentence: "no file descriptor is left",
+		Hint:     "repeat in a moment; if it comes again, raise the daemon's limit (LimitNOFILE in its unit)",
+	}, {
+		Reason: DiskError, Name: "disk-error",
+		Sentence: "the file system refuses, or the disk fails",
+		Hint:     "look at what is named, its mount and its permissions; dmesg tells of a disk that fails",
+	}, {
+		Reason: TimedOut, Name: "timed-out",
+		Sentence: "it took too long",
+		Hint:     "repeat it: what was done is not done again; if it takes too long again, see: virtswarm status",
+	}, {
+		Reason: LimitReached, Name: "limit-reached",
+		Sentence: "a limit is reached",
+		Hint:     "remove what is not needed any more with: virtswarm rm",
 	}, {
 		Reason: Interrupted, Name: "interrupted",
 		Sentence: "interrupted",

@@ -231,6 +231,20 @@ func (f *Fault) CreateUnnamed(dir string, perm fs.FileMode) (disk.File, error) {
 	return &faultFile{File: file, fault: f}, nil
 }
 
+// OpenDevice implements disk.FS. What is written to a device is not lost by PowerOff.
+func (f *Fault) OpenDevice(path string, flag int) (disk.File, int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.before("open", path, true); err != nil {
+		return nil, 0, err
+	}
+	file, size, err := f.under.OpenDevice(path, flag)
+	if err != nil {
+		return nil, 0, err
+	}
+	return &faultFile{File: file, fault: f}, size, nil
+}
+
 // Rename implements disk.FS.
 func (f *Fault) Rename(from, to string) error {
 	f.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"maps"
 	"os"
@@ -138,6 +139,39 @@ func (f *faultFile) PunchHole(off, n int64) error {
 		return err
 	}
 	return f.File.PunchHole(off, n)
+}
+
+// Chmod implements disk.File. It is not lost by PowerOff.
+func (f *faultFile) Chmod(perm fs.FileMode) error {
+	f.fault.mu.Lock()
+	defer f.fault.mu.Unlock()
+	if err := f.fault.before("chmod", f.Name(), true); err != nil {
+		return err
+	}
+	return f.File.Chmod(perm)
+}
+
+// Chown implements disk.File. It is not lost by PowerOff.
+func (f *faultFile) Chown(uid, gid int) error {
+	f.fault.mu.Lock()
+	defer f.fault.mu.Unlock()
+	if err := f.fault.before("chown", f.Name(), true); err != nil {
+		return err
+	}
+	return f.File.Chown(uid, gid)
+}
+
+// Zero implements disk.File.
+func (f *faultFile) Zero(off, n int64) error {
+	f.fault.mu.Lock()
+	defer f.fault.mu.Unlock()
+	if err := f.fault.before("punch", f.Name(), true); err != nil {
+		return err
+	}
+	if err := f.inode.preserve(off, n, true); err != nil {
+		return err
+	}
+	return f.File.Zero(off, n)
 }
 
 // CloneFrom implements disk.File.

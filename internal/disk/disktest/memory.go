@@ -169,6 +169,17 @@ func (m *Memory) CreateUnnamed(dir string, perm fs.FileMode) (disk.File, error) 
 	return &memoryFile{fs: m, node: n, name: filepath.Join(dir, "unnamed"), flag: os.O_RDWR, unnamed: true}, nil
 }
 
+// OpenDevice implements disk.FS. There are no devices.
+func (m *Memory) OpenDevice(path string, _ int) (disk.File, int64, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	_, _, _, err := m.must(path)
+	if err == nil {
+		err = disk.ErrNotDevice
+	}
+	return nil, 0, pathError("open", path, err)
+}
+
 // Rename implements disk.FS.
 func (m *Memory) Rename(from, to string) error {
 	m.mu.Lock()

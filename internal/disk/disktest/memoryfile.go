@@ -132,6 +132,20 @@ func (m *Memory) resize(n *memoryNode, size int64) {
 	n.size, n.changed = size, time.Now()
 }
 
+// Chmod implements disk.File. The mode is shown and keeps nobody from anything.
+func (f *memoryFile) Chmod(perm fs.FileMode) error {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	f.node.mode = f.node.mode.Type() | perm.Perm()
+	return nil
+}
+
+// Chown implements disk.File: everything belongs to everybody.
+func (f *memoryFile) Chown(int, int) error { return nil }
+
+// Zero implements disk.File.
+func (f *memoryFile) Zero(off, n int64) error { return f.PunchHole(off, n) }
+
 // PunchHole implements disk.File.
 func (f *memoryFile) PunchHole(off, n int64) error {
 	f.fs.mu.Lock()

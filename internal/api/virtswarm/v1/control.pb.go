@@ -240,6 +240,57 @@ func (PullPhase) EnumDescriptor() ([]byte, []int) {
 	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{3}
 }
 
+type CopyPhase int32
+
+const (
+	CopyPhase_COPY_PHASE_UNSPECIFIED CopyPhase = 0
+	// Something became of one file.
+	CopyPhase_COPY_PHASE_FILE CopyPhase = 1
+	// All files were tried.
+	CopyPhase_COPY_PHASE_DONE CopyPhase = 2
+)
+
+// Enum value maps for CopyPhase.
+var (
+	CopyPhase_name = map[int32]string{
+		0: "COPY_PHASE_UNSPECIFIED",
+		1: "COPY_PHASE_FILE",
+		2: "COPY_PHASE_DONE",
+	}
+	CopyPhase_value = map[string]int32{
+		"COPY_PHASE_UNSPECIFIED": 0,
+		"COPY_PHASE_FILE":        1,
+		"COPY_PHASE_DONE":        2,
+	}
+)
+
+func (x CopyPhase) Enum() *CopyPhase {
+	p := new(CopyPhase)
+	*p = x
+	return p
+}
+
+func (x CopyPhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CopyPhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_virtswarm_v1_control_proto_enumTypes[4].Descriptor()
+}
+
+func (CopyPhase) Type() protoreflect.EnumType {
+	return &file_virtswarm_v1_control_proto_enumTypes[4]
+}
+
+func (x CopyPhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CopyPhase.Descriptor instead.
+func (CopyPhase) EnumDescriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{4}
+}
+
 type HoldState int32
 
 const (
@@ -281,11 +332,11 @@ func (x HoldState) String() string {
 }
 
 func (HoldState) Descriptor() protoreflect.EnumDescriptor {
-	return file_virtswarm_v1_control_proto_enumTypes[4].Descriptor()
+	return file_virtswarm_v1_control_proto_enumTypes[5].Descriptor()
 }
 
 func (HoldState) Type() protoreflect.EnumType {
-	return &file_virtswarm_v1_control_proto_enumTypes[4]
+	return &file_virtswarm_v1_control_proto_enumTypes[5]
 }
 
 func (x HoldState) Number() protoreflect.EnumNumber {
@@ -294,7 +345,7 @@ func (x HoldState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HoldState.Descriptor instead.
 func (HoldState) EnumDescriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{4}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{5}
 }
 
 type CheckPhase int32
@@ -334,11 +385,11 @@ func (x CheckPhase) String() string {
 }
 
 func (CheckPhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_virtswarm_v1_control_proto_enumTypes[5].Descriptor()
+	return file_virtswarm_v1_control_proto_enumTypes[6].Descriptor()
 }
 
 func (CheckPhase) Type() protoreflect.EnumType {
-	return &file_virtswarm_v1_control_proto_enumTypes[5]
+	return &file_virtswarm_v1_control_proto_enumTypes[6]
 }
 
 func (x CheckPhase) Number() protoreflect.EnumNumber {
@@ -347,7 +398,7 @@ func (x CheckPhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CheckPhase.Descriptor instead.
 func (CheckPhase) EnumDescriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{5}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
 }
 
 type AuthorityState int32
@@ -389,11 +440,11 @@ func (x AuthorityState) String() string {
 }
 
 func (AuthorityState) Descriptor() protoreflect.EnumDescriptor {
-	return file_virtswarm_v1_control_proto_enumTypes[6].Descriptor()
+	return file_virtswarm_v1_control_proto_enumTypes[7].Descriptor()
 }
 
 func (AuthorityState) Type() protoreflect.EnumType {
-	return &file_virtswarm_v1_control_proto_enumTypes[6]
+	return &file_virtswarm_v1_control_proto_enumTypes[7]
 }
 
 func (x AuthorityState) Number() protoreflect.EnumNumber {
@@ -402,7 +453,7 @@ func (x AuthorityState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AuthorityState.Descriptor instead.
 func (AuthorityState) EnumDescriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{7}
 }
 
 type LeavePhase int32
@@ -442,11 +493,11 @@ func (x LeavePhase) String() string {
 }
 
 func (LeavePhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_virtswarm_v1_control_proto_enumTypes[7].Descriptor()
+	return file_virtswarm_v1_control_proto_enumTypes[8].Descriptor()
 }
 
 func (LeavePhase) Type() protoreflect.EnumType {
-	return &file_virtswarm_v1_control_proto_enumTypes[7]
+	return &file_virtswarm_v1_control_proto_enumTypes[8]
 }
 
 func (x LeavePhase) Number() protoreflect.EnumNumber {
@@ -455,7 +506,7 @@ func (x LeavePhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LeavePhase.Descriptor instead.
 func (LeavePhase) EnumDescriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{8}
 }
 
 type InitRequest struct {
@@ -662,7 +713,11 @@ type PublishRequest struct {
 	Guests string `protobuf:"bytes,4,opt,name=guests,proto3" json:"guests,omitempty"`
 	Wait   Wait   `protobuf:"varint,5,opt,name=wait,proto3,enum=virtswarm.v1.Wait" json:"wait,omitempty"`
 	// Bytes, a power of two from 64 KiB to 16 MiB; 0 lets the host choose.
-	ChunkSize     uint32 `protobuf:"varint,6,opt,name=chunk_size,json=chunkSize,proto3" json:"chunk_size,omitempty"`
+	ChunkSize uint32 `protobuf:"varint,6,opt,name=chunk_size,json=chunkSize,proto3" json:"chunk_size,omitempty"`
+	// Publish a block device also while somebody writes to it.
+	Force bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	// If set, what is read must have this digest, or nothing is published.
+	Expect        string `protobuf:"bytes,8,opt,name=expect,proto3" json:"expect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -739,6 +794,82 @@ func (x *PublishRequest) GetChunkSize() uint32 {
 	return 0
 }
 
+func (x *PublishRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *PublishRequest) GetExpect() string {
+	if x != nil {
+		return x.Expect
+	}
+	return ""
+}
+
+type PublishChunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message.
+	Request *PublishRequest `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	Data    []byte          `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// In the last message.
+	End           bool `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishChunk) Reset() {
+	*x = PublishChunk{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishChunk) ProtoMessage() {}
+
+func (x *PublishChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishChunk.ProtoReflect.Descriptor instead.
+func (*PublishChunk) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PublishChunk) GetRequest() *PublishRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *PublishChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *PublishChunk) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
 type PublishProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Phase PublishPhase           `protobuf:"varint,1,opt,name=phase,proto3,enum=virtswarm.v1.PublishPhase" json:"phase,omitempty"`
@@ -756,7 +887,7 @@ type PublishProgress struct {
 
 func (x *PublishProgress) Reset() {
 	*x = PublishProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +899,7 @@ func (x *PublishProgress) String() string {
 func (*PublishProgress) ProtoMessage() {}
 
 func (x *PublishProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[5]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +912,7 @@ func (x *PublishProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishProgress.ProtoReflect.Descriptor instead.
 func (*PublishProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{5}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PublishProgress) GetPhase() PublishPhase {
@@ -849,7 +980,7 @@ type PublishResult struct {
 
 func (x *PublishResult) Reset() {
 	*x = PublishResult{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +992,7 @@ func (x *PublishResult) String() string {
 func (*PublishResult) ProtoMessage() {}
 
 func (x *PublishResult) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[6]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +1005,7 @@ func (x *PublishResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishResult.ProtoReflect.Descriptor instead.
 func (*PublishResult) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PublishResult) GetName() string {
@@ -925,15 +1056,24 @@ type PullRequest struct {
 	// Full digest of a version; empty means the newest.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// Absolute path on the host that is asked; must not exist.
-	Dest          string     `protobuf:"bytes,3,opt,name=dest,proto3" json:"dest,omitempty"`
-	Mode          ExportMode `protobuf:"varint,4,opt,name=mode,proto3,enum=virtswarm.v1.ExportMode" json:"mode,omitempty"`
+	Dest string     `protobuf:"bytes,3,opt,name=dest,proto3" json:"dest,omitempty"`
+	Mode ExportMode `protobuf:"varint,4,opt,name=mode,proto3,enum=virtswarm.v1.ExportMode" json:"mode,omitempty"`
+	// dest is a block device, and all of it is written over: what is a hole, and what is behind the end of the file, with
+	// zeros.
+	Overwrite bool `protobuf:"varint,5,opt,name=overwrite,proto3" json:"overwrite,omitempty"`
+	// Permission bits of dest, whatever the umask of the host's daemon; 0600 if not set. With HARDLINK 0400 if not set,
+	// and without the bits that let somebody write.
+	Perm *uint32 `protobuf:"varint,6,opt,name=perm,proto3,oneof" json:"perm,omitempty"`
+	// Numbers of the user and the group that dest is to belong to; the daemon's if not set.
+	Owner         *uint32 `protobuf:"varint,7,opt,name=owner,proto3,oneof" json:"owner,omitempty"`
+	Group         *uint32 `protobuf:"varint,8,opt,name=group,proto3,oneof" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1085,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[7]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1098,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PullRequest) GetName() string {
@@ -989,6 +1129,167 @@ func (x *PullRequest) GetMode() ExportMode {
 	return ExportMode_EXPORT_MODE_UNSPECIFIED
 }
 
+func (x *PullRequest) GetOverwrite() bool {
+	if x != nil {
+		return x.Overwrite
+	}
+	return false
+}
+
+func (x *PullRequest) GetPerm() uint32 {
+	if x != nil && x.Perm != nil {
+		return *x.Perm
+	}
+	return 0
+}
+
+func (x *PullRequest) GetOwner() uint32 {
+	if x != nil && x.Owner != nil {
+		return *x.Owner
+	}
+	return 0
+}
+
+func (x *PullRequest) GetGroup() uint32 {
+	if x != nil && x.Group != nil {
+		return *x.Group
+	}
+	return 0
+}
+
+type ReadRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Full digest of a version; empty means the newest.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadRequest) Reset() {
+	*x = ReadRequest{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadRequest) ProtoMessage() {}
+
+func (x *ReadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
+func (*ReadRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReadRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReadRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// ReadChunk is a piece of a file. The pieces come in the order of the file's bytes.
+type ReadChunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// So many zeros follow data.
+	Zeros uint64 `protobuf:"varint,2,opt,name=zeros,proto3" json:"zeros,omitempty"`
+	// With the first message.
+	Id   string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Size uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	// In the last message: all of the file was sent.
+	End           bool `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadChunk) Reset() {
+	*x = ReadChunk{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadChunk) ProtoMessage() {}
+
+func (x *ReadChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadChunk.ProtoReflect.Descriptor instead.
+func (*ReadChunk) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReadChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *ReadChunk) GetZeros() uint64 {
+	if x != nil {
+		return x.Zeros
+	}
+	return 0
+}
+
+func (x *ReadChunk) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReadChunk) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ReadChunk) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
 type PullProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Phase PullPhase              `protobuf:"varint,1,opt,name=phase,proto3,enum=virtswarm.v1.PullPhase" json:"phase,omitempty"`
@@ -1010,7 +1311,7 @@ type PullProgress struct {
 
 func (x *PullProgress) Reset() {
 	*x = PullProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1323,7 @@ func (x *PullProgress) String() string {
 func (*PullProgress) ProtoMessage() {}
 
 func (x *PullProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[8]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1336,7 @@ func (x *PullProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullProgress.ProtoReflect.Descriptor instead.
 func (*PullProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PullProgress) GetPhase() PullPhase {
@@ -1107,7 +1408,7 @@ type PullResult struct {
 
 func (x *PullResult) Reset() {
 	*x = PullResult{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1420,7 @@ func (x *PullResult) String() string {
 func (*PullResult) ProtoMessage() {}
 
 func (x *PullResult) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[9]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1433,7 @@ func (x *PullResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResult.ProtoReflect.Descriptor instead.
 func (*PullResult) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PullResult) GetName() string {
@@ -1170,6 +1471,137 @@ func (x *PullResult) GetDest() string {
 	return ""
 }
 
+// CopyProgress is what `virtswarm export` and `virtswarm import` print; no call has it.
+type CopyProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Phase CopyPhase              `protobuf:"varint,1,opt,name=phase,proto3,enum=virtswarm.v1.CopyPhase" json:"phase,omitempty"`
+	// With FILE.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Id   string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Size uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	// Below the directory; empty in an archive.
+	Path string `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`
+	// It was there already.
+	Present bool `protobuf:"varint,6,opt,name=present,proto3" json:"present,omitempty"`
+	// Why it could not be copied.
+	Error *ErrorDetail `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	// With DONE: the files that were meant, and of them those that were there already and those that could not be copied;
+	// bytes of the others.
+	Files         uint64 `protobuf:"varint,8,opt,name=files,proto3" json:"files,omitempty"`
+	PresentFiles  uint64 `protobuf:"varint,9,opt,name=present_files,json=presentFiles,proto3" json:"present_files,omitempty"`
+	FailedFiles   uint64 `protobuf:"varint,10,opt,name=failed_files,json=failedFiles,proto3" json:"failed_files,omitempty"`
+	Bytes         uint64 `protobuf:"varint,11,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyProgress) Reset() {
+	*x = CopyProgress{}
+	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyProgress) ProtoMessage() {}
+
+func (x *CopyProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyProgress.ProtoReflect.Descriptor instead.
+func (*CopyProgress) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CopyProgress) GetPhase() CopyPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return CopyPhase_COPY_PHASE_UNSPECIFIED
+}
+
+func (x *CopyProgress) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CopyProgress) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CopyProgress) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *CopyProgress) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *CopyProgress) GetPresent() bool {
+	if x != nil {
+		return x.Present
+	}
+	return false
+}
+
+func (x *CopyProgress) GetError() *ErrorDetail {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *CopyProgress) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *CopyProgress) GetPresentFiles() uint64 {
+	if x != nil {
+		return x.PresentFiles
+	}
+	return 0
+}
+
+func (x *CopyProgress) GetFailedFiles() uint64 {
+	if x != nil {
+		return x.FailedFiles
+	}
+	return 0
+}
+
+func (x *CopyProgress) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type DistributeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1187,7 +1619,7 @@ type DistributeRequest struct {
 
 func (x *DistributeRequest) Reset() {
 	*x = DistributeRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +1631,7 @@ func (x *DistributeRequest) String() string {
 func (*DistributeRequest) ProtoMessage() {}
 
 func (x *DistributeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[10]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +1644,7 @@ func (x *DistributeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DistributeRequest.ProtoReflect.Descriptor instead.
 func (*DistributeRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DistributeRequest) GetName() string {
@@ -1267,7 +1699,7 @@ type HostProgress struct {
 
 func (x *HostProgress) Reset() {
 	*x = HostProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1711,7 @@ func (x *HostProgress) String() string {
 func (*HostProgress) ProtoMessage() {}
 
 func (x *HostProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[11]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1724,7 @@ func (x *HostProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProgress.ProtoReflect.Descriptor instead.
 func (*HostProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HostProgress) GetHostId() string {
@@ -1363,7 +1795,7 @@ type DistributeProgress struct {
 
 func (x *DistributeProgress) Reset() {
 	*x = DistributeProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1807,7 @@ func (x *DistributeProgress) String() string {
 func (*DistributeProgress) ProtoMessage() {}
 
 func (x *DistributeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[12]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1820,7 @@ func (x *DistributeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DistributeProgress.ProtoReflect.Descriptor instead.
 func (*DistributeProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DistributeProgress) GetName() string {
@@ -1448,7 +1880,7 @@ type UnpinRequest struct {
 
 func (x *UnpinRequest) Reset() {
 	*x = UnpinRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1892,7 @@ func (x *UnpinRequest) String() string {
 func (*UnpinRequest) ProtoMessage() {}
 
 func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[13]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1905,7 @@ func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinRequest.ProtoReflect.Descriptor instead.
 func (*UnpinRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UnpinRequest) GetName() string {
@@ -1517,7 +1949,7 @@ type UnpinResponse struct {
 
 func (x *UnpinResponse) Reset() {
 	*x = UnpinResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1961,7 @@ func (x *UnpinResponse) String() string {
 func (*UnpinResponse) ProtoMessage() {}
 
 func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[14]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1974,7 @@ func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinResponse.ProtoReflect.Descriptor instead.
 func (*UnpinResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UnpinResponse) GetName() string {
@@ -1586,7 +2018,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +2030,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[15]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +2043,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListRequest) GetPrefix() string {
@@ -1647,7 +2079,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +2091,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[16]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +2104,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListResponse) GetStaleness() *Staleness {
@@ -1707,7 +2139,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +2151,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[17]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +2164,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ShowRequest) GetName() string {
@@ -1768,7 +2200,7 @@ type Holding struct {
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2212,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[18]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2225,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Holding) GetHostId() string {
@@ -1860,7 +2292,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +2304,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[19]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +2317,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ShowResponse) GetStaleness() *Staleness {
@@ -1927,7 +2359,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2371,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[20]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2384,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RemoveRequest) GetName() string {
@@ -1980,7 +2412,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2424,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[21]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2437,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RemoveResponse) GetRemoved() []*File {
@@ -2030,7 +2462,7 @@ type HostsRequest struct {
 
 func (x *HostsRequest) Reset() {
 	*x = HostsRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2474,7 @@ func (x *HostsRequest) String() string {
 func (*HostsRequest) ProtoMessage() {}
 
 func (x *HostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[22]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2487,7 @@ func (x *HostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsRequest.ProtoReflect.Descriptor instead.
 func (*HostsRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 type HostsResponse struct {
@@ -2069,7 +2501,7 @@ type HostsResponse struct {
 
 func (x *HostsResponse) Reset() {
 	*x = HostsResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2513,7 @@ func (x *HostsResponse) String() string {
 func (*HostsResponse) ProtoMessage() {}
 
 func (x *HostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[23]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2526,7 @@ func (x *HostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsResponse.ProtoReflect.Descriptor instead.
 func (*HostsResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HostsResponse) GetStaleness() *Staleness {
@@ -2121,7 +2553,7 @@ type ShowHostRequest struct {
 
 func (x *ShowHostRequest) Reset() {
 	*x = ShowHostRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2565,7 @@ func (x *ShowHostRequest) String() string {
 func (*ShowHostRequest) ProtoMessage() {}
 
 func (x *ShowHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[24]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2578,7 @@ func (x *ShowHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowHostRequest.ProtoReflect.Descriptor instead.
 func (*ShowHostRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ShowHostRequest) GetHost() string {
@@ -2173,7 +2605,7 @@ type ShowHostResponse struct {
 
 func (x *ShowHostResponse) Reset() {
 	*x = ShowHostResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2617,7 @@ func (x *ShowHostResponse) String() string {
 func (*ShowHostResponse) ProtoMessage() {}
 
 func (x *ShowHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[25]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2630,7 @@ func (x *ShowHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowHostResponse.ProtoReflect.Descriptor instead.
 func (*ShowHostResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ShowHostResponse) GetStaleness() *Staleness {
@@ -2270,7 +2702,7 @@ type SetHostRequest struct {
 
 func (x *SetHostRequest) Reset() {
 	*x = SetHostRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2714,7 @@ func (x *SetHostRequest) String() string {
 func (*SetHostRequest) ProtoMessage() {}
 
 func (x *SetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[26]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2727,7 @@ func (x *SetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHostRequest.ProtoReflect.Descriptor instead.
 func (*SetHostRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetHostRequest) GetHost() string {
@@ -2364,7 +2796,7 @@ type SetHostResponse struct {
 
 func (x *SetHostResponse) Reset() {
 	*x = SetHostResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2808,7 @@ func (x *SetHostResponse) String() string {
 func (*SetHostResponse) ProtoMessage() {}
 
 func (x *SetHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[27]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2821,7 @@ func (x *SetHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHostResponse.ProtoReflect.Descriptor instead.
 func (*SetHostResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetHostResponse) GetHost() *Host {
@@ -2418,7 +2850,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2862,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[28]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2875,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatusRequest) GetHosts() bool {
@@ -2475,7 +2907,7 @@ type ActiveFetch struct {
 
 func (x *ActiveFetch) Reset() {
 	*x = ActiveFetch{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2487,7 +2919,7 @@ func (x *ActiveFetch) String() string {
 func (*ActiveFetch) ProtoMessage() {}
 
 func (x *ActiveFetch) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[29]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2500,7 +2932,7 @@ func (x *ActiveFetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActiveFetch.ProtoReflect.Descriptor instead.
 func (*ActiveFetch) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ActiveFetch) GetName() string {
@@ -2593,7 +3025,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2605,7 +3037,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[30]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2618,7 +3050,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatusResponse) GetStaleness() *Staleness {
@@ -2811,7 +3243,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +3255,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[31]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +3268,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 type HealthResponse struct {
@@ -2852,7 +3284,7 @@ type HealthResponse struct {
 
 func (x *HealthResponse) Reset() {
 	*x = HealthResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3296,7 @@ func (x *HealthResponse) String() string {
 func (*HealthResponse) ProtoMessage() {}
 
 func (x *HealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[32]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3309,7 @@ func (x *HealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
 func (*HealthResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *HealthResponse) GetStaleness() *Staleness {
@@ -2927,7 +3359,7 @@ type Stray struct {
 
 func (x *Stray) Reset() {
 	*x = Stray{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3371,7 @@ func (x *Stray) String() string {
 func (*Stray) ProtoMessage() {}
 
 func (x *Stray) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[33]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3384,7 @@ func (x *Stray) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stray.ProtoReflect.Descriptor instead.
 func (*Stray) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Stray) GetHostId() string {
@@ -3049,7 +3481,7 @@ type StraysRequest struct {
 
 func (x *StraysRequest) Reset() {
 	*x = StraysRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3493,7 @@ func (x *StraysRequest) String() string {
 func (*StraysRequest) ProtoMessage() {}
 
 func (x *StraysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[34]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3506,7 @@ func (x *StraysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StraysRequest.ProtoReflect.Descriptor instead.
 func (*StraysRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StraysRequest) GetAll() bool {
@@ -3098,7 +3530,7 @@ type StraysResponse struct {
 
 func (x *StraysResponse) Reset() {
 	*x = StraysResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3110,7 +3542,7 @@ func (x *StraysResponse) String() string {
 func (*StraysResponse) ProtoMessage() {}
 
 func (x *StraysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[35]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3123,7 +3555,7 @@ func (x *StraysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StraysResponse.ProtoReflect.Descriptor instead.
 func (*StraysResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StraysResponse) GetStrays() []*Stray {
@@ -3165,7 +3597,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3609,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[36]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3622,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AdoptRequest) GetWhich() []string {
@@ -3246,7 +3678,7 @@ type Adopted struct {
 
 func (x *Adopted) Reset() {
 	*x = Adopted{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3690,7 @@ func (x *Adopted) String() string {
 func (*Adopted) ProtoMessage() {}
 
 func (x *Adopted) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[37]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +3703,7 @@ func (x *Adopted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopted.ProtoReflect.Descriptor instead.
 func (*Adopted) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Adopted) GetName() string {
@@ -3331,7 +3763,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3343,7 +3775,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[38]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3356,7 +3788,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AdoptResponse) GetAdopted() []*Adopted {
@@ -3395,7 +3827,7 @@ type SaveCatalogueRequest struct {
 
 func (x *SaveCatalogueRequest) Reset() {
 	*x = SaveCatalogueRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[39]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +3839,7 @@ func (x *SaveCatalogueRequest) String() string {
 func (*SaveCatalogueRequest) ProtoMessage() {}
 
 func (x *SaveCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[39]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +3852,7 @@ func (x *SaveCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*SaveCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 // SavedCatalogue is how command line tools print what they have written.
@@ -3435,7 +3867,7 @@ type SavedCatalogue struct {
 
 func (x *SavedCatalogue) Reset() {
 	*x = SavedCatalogue{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3447,7 +3879,7 @@ func (x *SavedCatalogue) String() string {
 func (*SavedCatalogue) ProtoMessage() {}
 
 func (x *SavedCatalogue) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[40]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3460,7 +3892,7 @@ func (x *SavedCatalogue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SavedCatalogue.ProtoReflect.Descriptor instead.
 func (*SavedCatalogue) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SavedCatalogue) GetStaleness() *Staleness {
@@ -3495,7 +3927,7 @@ type SaveCatalogueChunk struct {
 
 func (x *SaveCatalogueChunk) Reset() {
 	*x = SaveCatalogueChunk{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3507,7 +3939,7 @@ func (x *SaveCatalogueChunk) String() string {
 func (*SaveCatalogueChunk) ProtoMessage() {}
 
 func (x *SaveCatalogueChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[41]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3520,7 +3952,7 @@ func (x *SaveCatalogueChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogueChunk.ProtoReflect.Descriptor instead.
 func (*SaveCatalogueChunk) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SaveCatalogueChunk) GetStaleness() *Staleness {
@@ -3549,7 +3981,7 @@ type RestoreCatalogueRequest struct {
 
 func (x *RestoreCatalogueRequest) Reset() {
 	*x = RestoreCatalogueRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3561,7 +3993,7 @@ func (x *RestoreCatalogueRequest) String() string {
 func (*RestoreCatalogueRequest) ProtoMessage() {}
 
 func (x *RestoreCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[42]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3574,7 +4006,7 @@ func (x *RestoreCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RestoreCatalogueRequest) GetPath() string {
@@ -3617,7 +4049,7 @@ type RestoreCatalogueResponse struct {
 
 func (x *RestoreCatalogueResponse) Reset() {
 	*x = RestoreCatalogueResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3629,7 +4061,7 @@ func (x *RestoreCatalogueResponse) String() string {
 func (*RestoreCatalogueResponse) ProtoMessage() {}
 
 func (x *RestoreCatalogueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[43]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3642,7 +4074,7 @@ func (x *RestoreCatalogueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogueResponse.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogueResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RestoreCatalogueResponse) GetClusterId() string {
@@ -3734,7 +4166,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3746,7 +4178,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[44]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3759,7 +4191,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *VerifyRequest) GetName() string {
@@ -3786,7 +4218,7 @@ type ScrubRequest struct {
 
 func (x *ScrubRequest) Reset() {
 	*x = ScrubRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3798,7 +4230,7 @@ func (x *ScrubRequest) String() string {
 func (*ScrubRequest) ProtoMessage() {}
 
 func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[45]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3811,7 +4243,7 @@ func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
 func (*ScrubRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ScrubRequest) GetRate() uint64 {
@@ -3844,7 +4276,7 @@ type CheckProgress struct {
 
 func (x *CheckProgress) Reset() {
 	*x = CheckProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3856,7 +4288,7 @@ func (x *CheckProgress) String() string {
 func (*CheckProgress) ProtoMessage() {}
 
 func (x *CheckProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[46]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3869,7 +4301,7 @@ func (x *CheckProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckProgress.ProtoReflect.Descriptor instead.
 func (*CheckProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CheckProgress) GetPhase() CheckPhase {
@@ -3954,7 +4386,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3966,7 +4398,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[47]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3979,7 +4411,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Damage) GetName() string {
@@ -4020,7 +4452,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4032,7 +4464,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[48]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4045,7 +4477,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CreateTokenRequest) GetTtlSeconds() uint64 {
@@ -4067,7 +4499,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4079,7 +4511,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[49]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4092,7 +4524,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -4124,7 +4556,7 @@ type AuthoritiesRequest struct {
 
 func (x *AuthoritiesRequest) Reset() {
 	*x = AuthoritiesRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4136,7 +4568,7 @@ func (x *AuthoritiesRequest) String() string {
 func (*AuthoritiesRequest) ProtoMessage() {}
 
 func (x *AuthoritiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[50]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4149,7 +4581,7 @@ func (x *AuthoritiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthoritiesRequest.ProtoReflect.Descriptor instead.
 func (*AuthoritiesRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 type AuthoritiesResponse struct {
@@ -4163,7 +4595,7 @@ type AuthoritiesResponse struct {
 
 func (x *AuthoritiesResponse) Reset() {
 	*x = AuthoritiesResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4175,7 +4607,7 @@ func (x *AuthoritiesResponse) String() string {
 func (*AuthoritiesResponse) ProtoMessage() {}
 
 func (x *AuthoritiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[51]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4188,7 +4620,7 @@ func (x *AuthoritiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthoritiesResponse.ProtoReflect.Descriptor instead.
 func (*AuthoritiesResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AuthoritiesResponse) GetStaleness() *Staleness {
@@ -4220,7 +4652,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4232,7 +4664,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[52]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4245,7 +4677,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Authority) GetId() string {
@@ -4284,7 +4716,7 @@ type RotateAuthorityRequest struct {
 
 func (x *RotateAuthorityRequest) Reset() {
 	*x = RotateAuthorityRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4296,7 +4728,7 @@ func (x *RotateAuthorityRequest) String() string {
 func (*RotateAuthorityRequest) ProtoMessage() {}
 
 func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[53]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4309,7 +4741,7 @@ func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{57}
 }
 
 type RotateAuthorityProgress struct {
@@ -4330,7 +4762,7 @@ type RotateAuthorityProgress struct {
 
 func (x *RotateAuthorityProgress) Reset() {
 	*x = RotateAuthorityProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4342,7 +4774,7 @@ func (x *RotateAuthorityProgress) String() string {
 func (*RotateAuthorityProgress) ProtoMessage() {}
 
 func (x *RotateAuthorityProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[54]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4355,7 +4787,7 @@ func (x *RotateAuthorityProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityProgress.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RotateAuthorityProgress) GetAuthority() string {
@@ -4414,7 +4846,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4426,7 +4858,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[55]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4439,7 +4871,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{55}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DrainRequest) GetHost() string {
@@ -4481,7 +4913,7 @@ type DrainProgress struct {
 
 func (x *DrainProgress) Reset() {
 	*x = DrainProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[56]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4493,7 +4925,7 @@ func (x *DrainProgress) String() string {
 func (*DrainProgress) ProtoMessage() {}
 
 func (x *DrainProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[56]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4506,7 +4938,7 @@ func (x *DrainProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainProgress.ProtoReflect.Descriptor instead.
 func (*DrainProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{56}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DrainProgress) GetHostId() string {
@@ -4575,7 +5007,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[57]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4587,7 +5019,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[57]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4600,7 +5032,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{57}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *UndrainRequest) GetHost() string {
@@ -4620,7 +5052,7 @@ type UndrainResponse struct {
 
 func (x *UndrainResponse) Reset() {
 	*x = UndrainResponse{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[58]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4632,7 +5064,7 @@ func (x *UndrainResponse) String() string {
 func (*UndrainResponse) ProtoMessage() {}
 
 func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[58]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4645,7 +5077,7 @@ func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
 func (*UndrainResponse) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{58}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *UndrainResponse) GetHost() *Host {
@@ -4674,7 +5106,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[59]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4686,7 +5118,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[59]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4699,7 +5131,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{59}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LeaveRequest) GetHost() string {
@@ -4729,7 +5161,7 @@ type LeaveProgress struct {
 
 func (x *LeaveProgress) Reset() {
 	*x = LeaveProgress{}
-	mi := &file_virtswarm_v1_control_proto_msgTypes[60]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4741,7 +5173,7 @@ func (x *LeaveProgress) String() string {
 func (*LeaveProgress) ProtoMessage() {}
 
 func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_control_proto_msgTypes[60]
+	mi := &file_virtswarm_v1_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4754,7 +5186,7 @@ func (x *LeaveProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveProgress.ProtoReflect.Descriptor instead.
 func (*LeaveProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{60}
+	return file_virtswarm_v1_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LeaveProgress) GetPhase() LeavePhase {
@@ -4808,7 +5240,7 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x13JoinClusterResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
-	"\ahost_id\x18\x02 \x01(\tR\x06hostId\"\xc5\x01\n" +
+	"\ahost_id\x18\x02 \x01(\tR\x06hostId\"\xf3\x01\n" +
 	"\x0ePublishRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -4816,8 +5248,14 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x06guests\x18\x04 \x01(\tR\x06guests\x12&\n" +
 	"\x04wait\x18\x05 \x01(\x0e2\x12.virtswarm.v1.WaitR\x04wait\x12\x1d\n" +
 	"\n" +
-	"chunk_size\x18\x06 \x01(\rR\tchunkSizeB\v\n" +
-	"\t_replicas\"\xfc\x01\n" +
+	"chunk_size\x18\x06 \x01(\rR\tchunkSize\x12\x14\n" +
+	"\x05force\x18\a \x01(\bR\x05force\x12\x16\n" +
+	"\x06expect\x18\b \x01(\tR\x06expectB\v\n" +
+	"\t_replicas\"l\n" +
+	"\fPublishChunk\x126\n" +
+	"\arequest\x18\x01 \x01(\v2\x1c.virtswarm.v1.PublishRequestR\arequest\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\bR\x03end\"\xfc\x01\n" +
 	"\x0fPublishProgress\x120\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1a.virtswarm.v1.PublishPhaseR\x05phase\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x14\n" +
@@ -4834,12 +5272,28 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"data_bytes\x18\x04 \x01(\x04R\tdataBytes\x12\x14\n" +
 	"\x05index\x18\x05 \x01(\x04R\x05index\x12)\n" +
-	"\x10catalogue_copies\x18\x06 \x01(\rR\x0fcatalogueCopies\"s\n" +
+	"\x10catalogue_copies\x18\x06 \x01(\rR\x0fcatalogueCopies\"\xfd\x01\n" +
 	"\vPullRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04dest\x18\x03 \x01(\tR\x04dest\x12,\n" +
-	"\x04mode\x18\x04 \x01(\x0e2\x18.virtswarm.v1.ExportModeR\x04mode\"\x8b\x02\n" +
+	"\x04mode\x18\x04 \x01(\x0e2\x18.virtswarm.v1.ExportModeR\x04mode\x12\x1c\n" +
+	"\toverwrite\x18\x05 \x01(\bR\toverwrite\x12\x17\n" +
+	"\x04perm\x18\x06 \x01(\rH\x00R\x04perm\x88\x01\x01\x12\x19\n" +
+	"\x05owner\x18\a \x01(\rH\x01R\x05owner\x88\x01\x01\x12\x19\n" +
+	"\x05group\x18\b \x01(\rH\x02R\x05group\x88\x01\x01B\a\n" +
+	"\x05_permB\b\n" +
+	"\x06_ownerB\b\n" +
+	"\x06_group\"1\n" +
+	"\vReadRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"k\n" +
+	"\tReadChunk\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x14\n" +
+	"\x05zeros\x18\x02 \x01(\x04R\x05zeros\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x10\n" +
+	"\x03end\x18\x05 \x01(\bR\x03end\"\x8b\x02\n" +
 	"\fPullProgress\x12-\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x17.virtswarm.v1.PullPhaseR\x05phase\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x14\n" +
@@ -4857,7 +5311,20 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1d\n" +
 	"\n" +
 	"data_bytes\x18\x04 \x01(\x04R\tdataBytes\x12\x12\n" +
-	"\x04dest\x18\x05 \x01(\tR\x04dest\"u\n" +
+	"\x04dest\x18\x05 \x01(\tR\x04dest\"\xc8\x02\n" +
+	"\fCopyProgress\x12-\n" +
+	"\x05phase\x18\x01 \x01(\x0e2\x17.virtswarm.v1.CopyPhaseR\x05phase\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x12\n" +
+	"\x04path\x18\x05 \x01(\tR\x04path\x12\x18\n" +
+	"\apresent\x18\x06 \x01(\bR\apresent\x12/\n" +
+	"\x05error\x18\a \x01(\v2\x19.virtswarm.v1.ErrorDetailR\x05error\x12\x14\n" +
+	"\x05files\x18\b \x01(\x04R\x05files\x12#\n" +
+	"\rpresent_files\x18\t \x01(\x04R\fpresentFiles\x12!\n" +
+	"\ffailed_files\x18\n" +
+	" \x01(\x04R\vfailedFiles\x12\x14\n" +
+	"\x05bytes\x18\v \x01(\x04R\x05bytes\"u\n" +
 	"\x11DistributeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
@@ -5174,7 +5641,11 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x16PULL_PHASE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13PULL_PHASE_FETCHING\x10\x01\x12\x18\n" +
 	"\x14PULL_PHASE_EXPORTING\x10\x02\x12\x13\n" +
-	"\x0fPULL_PHASE_DONE\x10\x03*\x86\x01\n" +
+	"\x0fPULL_PHASE_DONE\x10\x03*Q\n" +
+	"\tCopyPhase\x12\x1a\n" +
+	"\x16COPY_PHASE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fCOPY_PHASE_FILE\x10\x01\x12\x13\n" +
+	"\x0fCOPY_PHASE_DONE\x10\x02*\x86\x01\n" +
 	"\tHoldState\x12\x1a\n" +
 	"\x16HOLD_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12HOLD_STATE_WAITING\x10\x01\x12\x17\n" +
@@ -5197,10 +5668,12 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x17LEAVE_PHASE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14LEAVE_PHASE_DRAINING\x10\x01\x12\x18\n" +
 	"\x14LEAVE_PHASE_REMOVING\x10\x02\x12\x14\n" +
-	"\x10LEAVE_PHASE_DONE\x10\x032\xb5\x11\n" +
+	"\x10LEAVE_PHASE_DONE\x10\x032\xc3\x12\n" +
 	"\aControl\x12H\n" +
 	"\aPublish\x12\x1c.virtswarm.v1.PublishRequest\x1a\x1d.virtswarm.v1.PublishProgress0\x01\x12?\n" +
-	"\x04Pull\x12\x19.virtswarm.v1.PullRequest\x1a\x1a.virtswarm.v1.PullProgress0\x01\x12Q\n" +
+	"\x04Pull\x12\x19.virtswarm.v1.PullRequest\x1a\x1a.virtswarm.v1.PullProgress0\x01\x12N\n" +
+	"\rPublishStream\x12\x1a.virtswarm.v1.PublishChunk\x1a\x1d.virtswarm.v1.PublishProgress(\x010\x01\x12<\n" +
+	"\x04Read\x12\x19.virtswarm.v1.ReadRequest\x1a\x17.virtswarm.v1.ReadChunk0\x01\x12Q\n" +
 	"\n" +
 	"Distribute\x12\x1f.virtswarm.v1.DistributeRequest\x1a .virtswarm.v1.DistributeProgress0\x01\x12@\n" +
 	"\x05Unpin\x12\x1a.virtswarm.v1.UnpinRequest\x1a\x1b.virtswarm.v1.UnpinResponse\x12=\n" +
@@ -5246,215 +5719,228 @@ func file_virtswarm_v1_control_proto_rawDescGZIP() []byte {
 	return file_virtswarm_v1_control_proto_rawDescData
 }
 
-var file_virtswarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_virtswarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_virtswarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_virtswarm_v1_control_proto_goTypes = []any{
 	(Wait)(0),                        // 0: virtswarm.v1.Wait
 	(PublishPhase)(0),                // 1: virtswarm.v1.PublishPhase
 	(ExportMode)(0),                  // 2: virtswarm.v1.ExportMode
 	(PullPhase)(0),                   // 3: virtswarm.v1.PullPhase
-	(HoldState)(0),                   // 4: virtswarm.v1.HoldState
-	(CheckPhase)(0),                  // 5: virtswarm.v1.CheckPhase
-	(AuthorityState)(0),              // 6: virtswarm.v1.AuthorityState
-	(LeavePhase)(0),                  // 7: virtswarm.v1.LeavePhase
-	(*InitRequest)(nil),              // 8: virtswarm.v1.InitRequest
-	(*InitResponse)(nil),             // 9: virtswarm.v1.InitResponse
-	(*JoinClusterRequest)(nil),       // 10: virtswarm.v1.JoinClusterRequest
-	(*JoinClusterResponse)(nil),      // 11: virtswarm.v1.JoinClusterResponse
-	(*PublishRequest)(nil),           // 12: virtswarm.v1.PublishRequest
-	(*PublishProgress)(nil),          // 13: virtswarm.v1.PublishProgress
-	(*PublishResult)(nil),            // 14: virtswarm.v1.PublishResult
-	(*PullRequest)(nil),              // 15: virtswarm.v1.PullRequest
-	(*PullProgress)(nil),             // 16: virtswarm.v1.PullProgress
-	(*PullResult)(nil),               // 17: virtswarm.v1.PullResult
-	(*DistributeRequest)(nil),        // 18: virtswarm.v1.DistributeRequest
-	(*HostProgress)(nil),             // 19: virtswarm.v1.HostProgress
-	(*DistributeProgress)(nil),       // 20: virtswarm.v1.DistributeProgress
-	(*UnpinRequest)(nil),             // 21: virtswarm.v1.UnpinRequest
-	(*UnpinResponse)(nil),            // 22: virtswarm.v1.UnpinResponse
-	(*ListRequest)(nil),              // 23: virtswarm.v1.ListRequest
-	(*ListResponse)(nil),             // 24: virtswarm.v1.ListResponse
-	(*ShowRequest)(nil),              // 25: virtswarm.v1.ShowRequest
-	(*Holding)(nil),                  // 26: virtswarm.v1.Holding
-	(*ShowResponse)(nil),             // 27: virtswarm.v1.ShowResponse
-	(*RemoveRequest)(nil),            // 28: virtswarm.v1.RemoveRequest
-	(*RemoveResponse)(nil),           // 29: virtswarm.v1.RemoveResponse
-	(*HostsRequest)(nil),             // 30: virtswarm.v1.HostsRequest
-	(*HostsResponse)(nil),            // 31: virtswarm.v1.HostsResponse
-	(*ShowHostRequest)(nil),          // 32: virtswarm.v1.ShowHostRequest
-	(*ShowHostResponse)(nil),         // 33: virtswarm.v1.ShowHostResponse
-	(*SetHostRequest)(nil),           // 34: virtswarm.v1.SetHostRequest
-	(*SetHostResponse)(nil),          // 35: virtswarm.v1.SetHostResponse
-	(*StatusRequest)(nil),            // 36: virtswarm.v1.StatusRequest
-	(*ActiveFetch)(nil),              // 37: virtswarm.v1.ActiveFetch
-	(*StatusResponse)(nil),           // 38: virtswarm.v1.StatusResponse
-	(*HealthRequest)(nil),            // 39: virtswarm.v1.HealthRequest
-	(*HealthResponse)(nil),           // 40: virtswarm.v1.HealthResponse
-	(*Stray)(nil),                    // 41: virtswarm.v1.Stray
-	(*StraysRequest)(nil),            // 42: virtswarm.v1.StraysRequest
-	(*StraysResponse)(nil),           // 43: virtswarm.v1.StraysResponse
-	(*AdoptRequest)(nil),             // 44: virtswarm.v1.AdoptRequest
-	(*Adopted)(nil),                  // 45: virtswarm.v1.Adopted
-	(*AdoptResponse)(nil),            // 46: virtswarm.v1.AdoptResponse
-	(*SaveCatalogueRequest)(nil),     // 47: virtswarm.v1.SaveCatalogueRequest
-	(*SavedCatalogue)(nil),           // 48: virtswarm.v1.SavedCatalogue
-	(*SaveCatalogueChunk)(nil),       // 49: virtswarm.v1.SaveCatalogueChunk
-	(*RestoreCatalogueRequest)(nil),  // 50: virtswarm.v1.RestoreCatalogueRequest
-	(*RestoreCatalogueResponse)(nil), // 51: virtswarm.v1.RestoreCatalogueResponse
-	(*VerifyRequest)(nil),            // 52: virtswarm.v1.VerifyRequest
-	(*ScrubRequest)(nil),             // 53: virtswarm.v1.ScrubRequest
-	(*CheckProgress)(nil),            // 54: virtswarm.v1.CheckProgress
-	(*Damage)(nil),                   // 55: virtswarm.v1.Damage
-	(*CreateTokenRequest)(nil),       // 56: virtswarm.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 57: virtswarm.v1.CreateTokenResponse
-	(*AuthoritiesRequest)(nil),       // 58: virtswarm.v1.AuthoritiesRequest
-	(*AuthoritiesResponse)(nil),      // 59: virtswarm.v1.AuthoritiesResponse
-	(*Authority)(nil),                // 60: virtswarm.v1.Authority
-	(*RotateAuthorityRequest)(nil),   // 61: virtswarm.v1.RotateAuthorityRequest
-	(*RotateAuthorityProgress)(nil),  // 62: virtswarm.v1.RotateAuthorityProgress
-	(*DrainRequest)(nil),             // 63: virtswarm.v1.DrainRequest
-	(*DrainProgress)(nil),            // 64: virtswarm.v1.DrainProgress
-	(*UndrainRequest)(nil),           // 65: virtswarm.v1.UndrainRequest
-	(*UndrainResponse)(nil),          // 66: virtswarm.v1.UndrainResponse
-	(*LeaveRequest)(nil),             // 67: virtswarm.v1.LeaveRequest
-	(*LeaveProgress)(nil),            // 68: virtswarm.v1.LeaveProgress
-	nil,                              // 69: virtswarm.v1.SetHostRequest.LabelsEntry
-	(*Staleness)(nil),                // 70: virtswarm.v1.Staleness
-	(*File)(nil),                     // 71: virtswarm.v1.File
-	(HostState)(0),                   // 72: virtswarm.v1.HostState
-	(*Host)(nil),                     // 73: virtswarm.v1.Host
-	(*HostReport)(nil),               // 74: virtswarm.v1.HostReport
-	(*StoreUsage)(nil),               // 75: virtswarm.v1.StoreUsage
-	(*Finding)(nil),                  // 76: virtswarm.v1.Finding
-	(Reason)(0),                      // 77: virtswarm.v1.Reason
-	(*GuestsRequest)(nil),            // 78: virtswarm.v1.GuestsRequest
-	(*WatchGuestsRequest)(nil),       // 79: virtswarm.v1.WatchGuestsRequest
-	(*SetGuestRequest)(nil),          // 80: virtswarm.v1.SetGuestRequest
-	(*AttachShmRequest)(nil),         // 81: virtswarm.v1.AttachShmRequest
-	(*DetachShmRequest)(nil),         // 82: virtswarm.v1.DetachShmRequest
-	(*PrepareRequest)(nil),           // 83: virtswarm.v1.PrepareRequest
-	(*GuestsResponse)(nil),           // 84: virtswarm.v1.GuestsResponse
-	(*GuestEvent)(nil),               // 85: virtswarm.v1.GuestEvent
-	(*SetGuestResponse)(nil),         // 86: virtswarm.v1.SetGuestResponse
-	(*AttachShmResponse)(nil),        // 87: virtswarm.v1.AttachShmResponse
-	(*DetachShmResponse)(nil),        // 88: virtswarm.v1.DetachShmResponse
-	(*PrepareProgress)(nil),          // 89: virtswarm.v1.PrepareProgress
+	(CopyPhase)(0),                   // 4: virtswarm.v1.CopyPhase
+	(HoldState)(0),                   // 5: virtswarm.v1.HoldState
+	(CheckPhase)(0),                  // 6: virtswarm.v1.CheckPhase
+	(AuthorityState)(0),              // 7: virtswarm.v1.AuthorityState
+	(LeavePhase)(0),                  // 8: virtswarm.v1.LeavePhase
+	(*InitRequest)(nil),              // 9: virtswarm.v1.InitRequest
+	(*InitResponse)(nil),             // 10: virtswarm.v1.InitResponse
+	(*JoinClusterRequest)(nil),       // 11: virtswarm.v1.JoinClusterRequest
+	(*JoinClusterResponse)(nil),      // 12: virtswarm.v1.JoinClusterResponse
+	(*PublishRequest)(nil),           // 13: virtswarm.v1.PublishRequest
+	(*PublishChunk)(nil),             // 14: virtswarm.v1.PublishChunk
+	(*PublishProgress)(nil),          // 15: virtswarm.v1.PublishProgress
+	(*PublishResult)(nil),            // 16: virtswarm.v1.PublishResult
+	(*PullRequest)(nil),              // 17: virtswarm.v1.PullRequest
+	(*ReadRequest)(nil),              // 18: virtswarm.v1.ReadRequest
+	(*ReadChunk)(nil),                // 19: virtswarm.v1.ReadChunk
+	(*PullProgress)(nil),             // 20: virtswarm.v1.PullProgress
+	(*PullResult)(nil),               // 21: virtswarm.v1.PullResult
+	(*CopyProgress)(nil),             // 22: virtswarm.v1.CopyProgress
+	(*DistributeRequest)(nil),        // 23: virtswarm.v1.DistributeRequest
+	(*HostProgress)(nil),             // 24: virtswarm.v1.HostProgress
+	(*DistributeProgress)(nil),       // 25: virtswarm.v1.DistributeProgress
+	(*UnpinRequest)(nil),             // 26: virtswarm.v1.UnpinRequest
+	(*UnpinResponse)(nil),            // 27: virtswarm.v1.UnpinResponse
+	(*ListRequest)(nil),              // 28: virtswarm.v1.ListRequest
+	(*ListResponse)(nil),             // 29: virtswarm.v1.ListResponse
+	(*ShowRequest)(nil),              // 30: virtswarm.v1.ShowRequest
+	(*Holding)(nil),                  // 31: virtswarm.v1.Holding
+	(*ShowResponse)(nil),             // 32: virtswarm.v1.ShowResponse
+	(*RemoveRequest)(nil),            // 33: virtswarm.v1.RemoveRequest
+	(*RemoveResponse)(nil),           // 34: virtswarm.v1.RemoveResponse
+	(*HostsRequest)(nil),             // 35: virtswarm.v1.HostsRequest
+	(*HostsResponse)(nil),            // 36: virtswarm.v1.HostsResponse
+	(*ShowHostRequest)(nil),          // 37: virtswarm.v1.ShowHostRequest
+	(*ShowHostResponse)(nil),         // 38: virtswarm.v1.ShowHostResponse
+	(*SetHostRequest)(nil),           // 39: virtswarm.v1.SetHostRequest
+	(*SetHostResponse)(nil),          // 40: virtswarm.v1.SetHostResponse
+	(*StatusRequest)(nil),            // 41: virtswarm.v1.StatusRequest
+	(*ActiveFetch)(nil),              // 42: virtswarm.v1.ActiveFetch
+	(*StatusResponse)(nil),           // 43: virtswarm.v1.StatusResponse
+	(*HealthRequest)(nil),            // 44: virtswarm.v1.HealthRequest
+	(*HealthResponse)(nil),           // 45: virtswarm.v1.HealthResponse
+	(*Stray)(nil),                    // 46: virtswarm.v1.Stray
+	(*StraysRequest)(nil),            // 47: virtswarm.v1.StraysRequest
+	(*StraysResponse)(nil),           // 48: virtswarm.v1.StraysResponse
+	(*AdoptRequest)(nil),             // 49: virtswarm.v1.AdoptRequest
+	(*Adopted)(nil),                  // 50: virtswarm.v1.Adopted
+	(*AdoptResponse)(nil),            // 51: virtswarm.v1.AdoptResponse
+	(*SaveCatalogueRequest)(nil),     // 52: virtswarm.v1.SaveCatalogueRequest
+	(*SavedCatalogue)(nil),           // 53: virtswarm.v1.SavedCatalogue
+	(*SaveCatalogueChunk)(nil),       // 54: virtswarm.v1.SaveCatalogueChunk
+	(*RestoreCatalogueRequest)(nil),  // 55: virtswarm.v1.RestoreCatalogueRequest
+	(*RestoreCatalogueResponse)(nil), // 56: virtswarm.v1.RestoreCatalogueResponse
+	(*VerifyRequest)(nil),            // 57: virtswarm.v1.VerifyRequest
+	(*ScrubRequest)(nil),             // 58: virtswarm.v1.ScrubRequest
+	(*CheckProgress)(nil),            // 59: virtswarm.v1.CheckProgress
+	(*Damage)(nil),                   // 60: virtswarm.v1.Damage
+	(*CreateTokenRequest)(nil),       // 61: virtswarm.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 62: virtswarm.v1.CreateTokenResponse
+	(*AuthoritiesRequest)(nil),       // 63: virtswarm.v1.AuthoritiesRequest
+	(*AuthoritiesResponse)(nil),      // 64: virtswarm.v1.AuthoritiesResponse
+	(*Authority)(nil),                // 65: virtswarm.v1.Authority
+	(*RotateAuthorityRequest)(nil),   // 66: virtswarm.v1.RotateAuthorityRequest
+	(*RotateAuthorityProgress)(nil),  // 67: virtswarm.v1.RotateAuthorityProgress
+	(*DrainRequest)(nil),             // 68: virtswarm.v1.DrainRequest
+	(*DrainProgress)(nil),            // 69: virtswarm.v1.DrainProgress
+	(*UndrainRequest)(nil),           // 70: virtswarm.v1.UndrainRequest
+	(*UndrainResponse)(nil),          // 71: virtswarm.v1.UndrainResponse
+	(*LeaveRequest)(nil),             // 72: virtswarm.v1.LeaveRequest
+	(*LeaveProgress)(nil),            // 73: virtswarm.v1.LeaveProgress
+	nil,                              // 74: virtswarm.v1.SetHostRequest.LabelsEntry
+	(*ErrorDetail)(nil),              // 75: virtswarm.v1.ErrorDetail
+	(*Staleness)(nil),                // 76: virtswarm.v1.Staleness
+	(*File)(nil),                     // 77: virtswarm.v1.File
+	(HostState)(0),                   // 78: virtswarm.v1.HostState
+	(*Host)(nil),                     // 79: virtswarm.v1.Host
+	(*HostReport)(nil),               // 80: virtswarm.v1.HostReport
+	(*StoreUsage)(nil),               // 81: virtswarm.v1.StoreUsage
+	(*Finding)(nil),                  // 82: virtswarm.v1.Finding
+	(Reason)(0),                      // 83: virtswarm.v1.Reason
+	(*GuestsRequest)(nil),            // 84: virtswarm.v1.GuestsRequest
+	(*WatchGuestsRequest)(nil),       // 85: virtswarm.v1.WatchGuestsRequest
+	(*SetGuestRequest)(nil),          // 86: virtswarm.v1.SetGuestRequest
+	(*AttachShmRequest)(nil),         // 87: virtswarm.v1.AttachShmRequest
+	(*DetachShmRequest)(nil),         // 88: virtswarm.v1.DetachShmRequest
+	(*PrepareRequest)(nil),           // 89: virtswarm.v1.PrepareRequest
+	(*GuestsResponse)(nil),           // 90: virtswarm.v1.GuestsResponse
+	(*GuestEvent)(nil),               // 91: virtswarm.v1.GuestEvent
+	(*SetGuestResponse)(nil),         // 92: virtswarm.v1.SetGuestResponse
+	(*AttachShmResponse)(nil),        // 93: virtswarm.v1.AttachShmResponse
+	(*DetachShmResponse)(nil),        // 94: virtswarm.v1.DetachShmResponse
+	(*PrepareProgress)(nil),          // 95: virtswarm.v1.PrepareProgress
 }
 var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.PublishRequest.wait:type_name -> virtswarm.v1.Wait
-	1,  // 1: virtswarm.v1.PublishProgress.phase:type_name -> virtswarm.v1.PublishPhase
-	14, // 2: virtswarm.v1.PublishProgress.result:type_name -> virtswarm.v1.PublishResult
-	2,  // 3: virtswarm.v1.PullRequest.mode:type_name -> virtswarm.v1.ExportMode
-	3,  // 4: virtswarm.v1.PullProgress.phase:type_name -> virtswarm.v1.PullPhase
-	17, // 5: virtswarm.v1.PullProgress.result:type_name -> virtswarm.v1.PullResult
-	4,  // 6: virtswarm.v1.HostProgress.state:type_name -> virtswarm.v1.HoldState
-	19, // 7: virtswarm.v1.DistributeProgress.hosts:type_name -> virtswarm.v1.HostProgress
-	70, // 8: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
-	71, // 9: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
-	72, // 10: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
-	70, // 11: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
-	71, // 12: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
-	26, // 13: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
-	71, // 14: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
-	71, // 15: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
-	70, // 16: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
-	73, // 17: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
-	70, // 18: virtswarm.v1.ShowHostResponse.staleness:type_name -> virtswarm.v1.Staleness
-	73, // 19: virtswarm.v1.ShowHostResponse.host:type_name -> virtswarm.v1.Host
-	74, // 20: virtswarm.v1.ShowHostResponse.report:type_name -> virtswarm.v1.HostReport
-	69, // 21: virtswarm.v1.SetHostRequest.labels:type_name -> virtswarm.v1.SetHostRequest.LabelsEntry
-	73, // 22: virtswarm.v1.SetHostResponse.host:type_name -> virtswarm.v1.Host
-	70, // 23: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
-	73, // 24: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
-	73, // 25: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
-	75, // 26: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
-	37, // 27: virtswarm.v1.StatusResponse.fetches:type_name -> virtswarm.v1.ActiveFetch
-	74, // 28: virtswarm.v1.StatusResponse.reports:type_name -> virtswarm.v1.HostReport
-	76, // 29: virtswarm.v1.StatusResponse.findings:type_name -> virtswarm.v1.Finding
-	70, // 30: virtswarm.v1.HealthResponse.staleness:type_name -> virtswarm.v1.Staleness
-	76, // 31: virtswarm.v1.HealthResponse.findings:type_name -> virtswarm.v1.Finding
-	41, // 32: virtswarm.v1.StraysResponse.strays:type_name -> virtswarm.v1.Stray
-	77, // 33: virtswarm.v1.Adopted.reason:type_name -> virtswarm.v1.Reason
-	45, // 34: virtswarm.v1.AdoptResponse.adopted:type_name -> virtswarm.v1.Adopted
-	70, // 35: virtswarm.v1.SavedCatalogue.staleness:type_name -> virtswarm.v1.Staleness
-	70, // 36: virtswarm.v1.SaveCatalogueChunk.staleness:type_name -> virtswarm.v1.Staleness
-	45, // 37: virtswarm.v1.RestoreCatalogueResponse.restored:type_name -> virtswarm.v1.Adopted
-	5,  // 38: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
-	55, // 39: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
-	70, // 40: virtswarm.v1.AuthoritiesResponse.staleness:type_name -> virtswarm.v1.Staleness
-	60, // 41: virtswarm.v1.AuthoritiesResponse.authorities:type_name -> virtswarm.v1.Authority
-	6,  // 42: virtswarm.v1.Authority.state:type_name -> virtswarm.v1.AuthorityState
-	73, // 43: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
-	7,  // 44: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
-	12, // 45: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
-	15, // 46: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
-	18, // 47: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
-	21, // 48: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
-	23, // 49: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
-	25, // 50: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
-	28, // 51: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
-	78, // 52: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
-	79, // 53: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
-	80, // 54: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
-	81, // 55: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
-	82, // 56: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
-	83, // 57: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
-	30, // 58: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
-	32, // 59: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
-	34, // 60: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
-	36, // 61: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
-	39, // 62: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
-	52, // 63: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
-	53, // 64: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
-	56, // 65: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
-	58, // 66: virtswarm.v1.Control.Authorities:input_type -> virtswarm.v1.AuthoritiesRequest
-	61, // 67: virtswarm.v1.Control.RotateAuthority:input_type -> virtswarm.v1.RotateAuthorityRequest
-	63, // 68: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
-	65, // 69: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
-	67, // 70: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
-	42, // 71: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
-	44, // 72: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
-	47, // 73: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
-	50, // 74: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
-	8,  // 75: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
-	10, // 76: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
-	13, // 77: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
-	16, // 78: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
-	20, // 79: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
-	22, // 80: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
-	24, // 81: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
-	27, // 82: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
-	29, // 83: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
-	84, // 84: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
-	85, // 85: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
-	86, // 86: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
-	87, // 87: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
-	88, // 88: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
-	89, // 89: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
-	31, // 90: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
-	33, // 91: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
-	35, // 92: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
-	38, // 93: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
-	40, // 94: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
-	54, // 95: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
-	54, // 96: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
-	57, // 97: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
-	59, // 98: virtswarm.v1.Control.Authorities:output_type -> virtswarm.v1.AuthoritiesResponse
-	62, // 99: virtswarm.v1.Control.RotateAuthority:output_type -> virtswarm.v1.RotateAuthorityProgress
-	64, // 100: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
-	66, // 101: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
-	68, // 102: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
-	43, // 103: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
-	46, // 104: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
-	49, // 105: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
-	51, // 106: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
-	9,  // 107: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
-	11, // 108: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
-	77, // [77:109] is the sub-list for method output_type
-	45, // [45:77] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	13, // 1: virtswarm.v1.PublishChunk.request:type_name -> virtswarm.v1.PublishRequest
+	1,  // 2: virtswarm.v1.PublishProgress.phase:type_name -> virtswarm.v1.PublishPhase
+	16, // 3: virtswarm.v1.PublishProgress.result:type_name -> virtswarm.v1.PublishResult
+	2,  // 4: virtswarm.v1.PullRequest.mode:type_name -> virtswarm.v1.ExportMode
+	3,  // 5: virtswarm.v1.PullProgress.phase:type_name -> virtswarm.v1.PullPhase
+	21, // 6: virtswarm.v1.PullProgress.result:type_name -> virtswarm.v1.PullResult
+	4,  // 7: virtswarm.v1.CopyProgress.phase:type_name -> virtswarm.v1.CopyPhase
+	75, // 8: virtswarm.v1.CopyProgress.error:type_name -> virtswarm.v1.ErrorDetail
+	5,  // 9: virtswarm.v1.HostProgress.state:type_name -> virtswarm.v1.HoldState
+	24, // 10: virtswarm.v1.DistributeProgress.hosts:type_name -> virtswarm.v1.HostProgress
+	76, // 11: virtswarm.v1.ListResponse.staleness:type_name -> virtswarm.v1.Staleness
+	77, // 12: virtswarm.v1.ListResponse.files:type_name -> virtswarm.v1.File
+	78, // 13: virtswarm.v1.Holding.state:type_name -> virtswarm.v1.HostState
+	76, // 14: virtswarm.v1.ShowResponse.staleness:type_name -> virtswarm.v1.Staleness
+	77, // 15: virtswarm.v1.ShowResponse.file:type_name -> virtswarm.v1.File
+	31, // 16: virtswarm.v1.ShowResponse.holdings:type_name -> virtswarm.v1.Holding
+	77, // 17: virtswarm.v1.ShowResponse.versions:type_name -> virtswarm.v1.File
+	77, // 18: virtswarm.v1.RemoveResponse.removed:type_name -> virtswarm.v1.File
+	76, // 19: virtswarm.v1.HostsResponse.staleness:type_name -> virtswarm.v1.Staleness
+	79, // 20: virtswarm.v1.HostsResponse.hosts:type_name -> virtswarm.v1.Host
+	76, // 21: virtswarm.v1.ShowHostResponse.staleness:type_name -> virtswarm.v1.Staleness
+	79, // 22: virtswarm.v1.ShowHostResponse.host:type_name -> virtswarm.v1.Host
+	80, // 23: virtswarm.v1.ShowHostResponse.report:type_name -> virtswarm.v1.HostReport
+	74, // 24: virtswarm.v1.SetHostRequest.labels:type_name -> virtswarm.v1.SetHostRequest.LabelsEntry
+	79, // 25: virtswarm.v1.SetHostResponse.host:type_name -> virtswarm.v1.Host
+	76, // 26: virtswarm.v1.StatusResponse.staleness:type_name -> virtswarm.v1.Staleness
+	79, // 27: virtswarm.v1.StatusResponse.host:type_name -> virtswarm.v1.Host
+	79, // 28: virtswarm.v1.StatusResponse.leader:type_name -> virtswarm.v1.Host
+	81, // 29: virtswarm.v1.StatusResponse.store:type_name -> virtswarm.v1.StoreUsage
+	42, // 30: virtswarm.v1.StatusResponse.fetches:type_name -> virtswarm.v1.ActiveFetch
+	80, // 31: virtswarm.v1.StatusResponse.reports:type_name -> virtswarm.v1.HostReport
+	82, // 32: virtswarm.v1.StatusResponse.findings:type_name -> virtswarm.v1.Finding
+	76, // 33: virtswarm.v1.HealthResponse.staleness:type_name -> virtswarm.v1.Staleness
+	82, // 34: virtswarm.v1.HealthResponse.findings:type_name -> virtswarm.v1.Finding
+	46, // 35: virtswarm.v1.StraysResponse.strays:type_name -> virtswarm.v1.Stray
+	83, // 36: virtswarm.v1.Adopted.reason:type_name -> virtswarm.v1.Reason
+	50, // 37: virtswarm.v1.AdoptResponse.adopted:type_name -> virtswarm.v1.Adopted
+	76, // 38: virtswarm.v1.SavedCatalogue.staleness:type_name -> virtswarm.v1.Staleness
+	76, // 39: virtswarm.v1.SaveCatalogueChunk.staleness:type_name -> virtswarm.v1.Staleness
+	50, // 40: virtswarm.v1.RestoreCatalogueResponse.restored:type_name -> virtswarm.v1.Adopted
+	6,  // 41: virtswarm.v1.CheckProgress.phase:type_name -> virtswarm.v1.CheckPhase
+	60, // 42: virtswarm.v1.CheckProgress.damage:type_name -> virtswarm.v1.Damage
+	76, // 43: virtswarm.v1.AuthoritiesResponse.staleness:type_name -> virtswarm.v1.Staleness
+	65, // 44: virtswarm.v1.AuthoritiesResponse.authorities:type_name -> virtswarm.v1.Authority
+	7,  // 45: virtswarm.v1.Authority.state:type_name -> virtswarm.v1.AuthorityState
+	79, // 46: virtswarm.v1.UndrainResponse.host:type_name -> virtswarm.v1.Host
+	8,  // 47: virtswarm.v1.LeaveProgress.phase:type_name -> virtswarm.v1.LeavePhase
+	13, // 48: virtswarm.v1.Control.Publish:input_type -> virtswarm.v1.PublishRequest
+	17, // 49: virtswarm.v1.Control.Pull:input_type -> virtswarm.v1.PullRequest
+	14, // 50: virtswarm.v1.Control.PublishStream:input_type -> virtswarm.v1.PublishChunk
+	18, // 51: virtswarm.v1.Control.Read:input_type -> virtswarm.v1.ReadRequest
+	23, // 52: virtswarm.v1.Control.Distribute:input_type -> virtswarm.v1.DistributeRequest
+	26, // 53: virtswarm.v1.Control.Unpin:input_type -> virtswarm.v1.UnpinRequest
+	28, // 54: virtswarm.v1.Control.List:input_type -> virtswarm.v1.ListRequest
+	30, // 55: virtswarm.v1.Control.Show:input_type -> virtswarm.v1.ShowRequest
+	33, // 56: virtswarm.v1.Control.Remove:input_type -> virtswarm.v1.RemoveRequest
+	84, // 57: virtswarm.v1.Control.Guests:input_type -> virtswarm.v1.GuestsRequest
+	85, // 58: virtswarm.v1.Control.WatchGuests:input_type -> virtswarm.v1.WatchGuestsRequest
+	86, // 59: virtswarm.v1.Control.SetGuest:input_type -> virtswarm.v1.SetGuestRequest
+	87, // 60: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
+	88, // 61: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
+	89, // 62: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
+	35, // 63: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
+	37, // 64: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
+	39, // 65: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
+	41, // 66: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
+	44, // 67: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
+	57, // 68: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
+	58, // 69: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
+	61, // 70: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
+	63, // 71: virtswarm.v1.Control.Authorities:input_type -> virtswarm.v1.AuthoritiesRequest
+	66, // 72: virtswarm.v1.Control.RotateAuthority:input_type -> virtswarm.v1.RotateAuthorityRequest
+	68, // 73: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
+	70, // 74: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
+	72, // 75: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
+	47, // 76: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
+	49, // 77: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
+	52, // 78: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
+	55, // 79: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
+	9,  // 80: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
+	11, // 81: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
+	15, // 82: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
+	20, // 83: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
+	15, // 84: virtswarm.v1.Control.PublishStream:output_type -> virtswarm.v1.PublishProgress
+	19, // 85: virtswarm.v1.Control.Read:output_type -> virtswarm.v1.ReadChunk
+	25, // 86: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
+	27, // 87: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
+	29, // 88: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
+	32, // 89: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
+	34, // 90: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
+	90, // 91: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
+	91, // 92: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
+	92, // 93: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
+	93, // 94: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
+	94, // 95: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
+	95, // 96: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
+	36, // 97: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
+	38, // 98: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
+	40, // 99: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
+	43, // 100: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
+	45, // 101: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
+	59, // 102: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
+	59, // 103: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
+	62, // 104: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
+	64, // 105: virtswarm.v1.Control.Authorities:output_type -> virtswarm.v1.AuthoritiesResponse
+	67, // 106: virtswarm.v1.Control.RotateAuthority:output_type -> virtswarm.v1.RotateAuthorityProgress
+	69, // 107: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
+	71, // 108: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
+	73, // 109: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
+	48, // 110: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
+	51, // 111: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
+	54, // 112: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
+	56, // 113: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
+	10, // 114: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
+	12, // 115: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
+	82, // [82:116] is the sub-list for method output_type
+	48, // [48:82] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_virtswarm_v1_control_proto_init() }
@@ -5465,15 +5951,16 @@ func file_virtswarm_v1_control_proto_init() {
 	file_virtswarm_v1_guests_proto_init()
 	file_virtswarm_v1_types_proto_init()
 	file_virtswarm_v1_control_proto_msgTypes[4].OneofWrappers = []any{}
-	file_virtswarm_v1_control_proto_msgTypes[26].OneofWrappers = []any{}
-	file_virtswarm_v1_control_proto_msgTypes[36].OneofWrappers = []any{}
+	file_virtswarm_v1_control_proto_msgTypes[8].OneofWrappers = []any{}
+	file_virtswarm_v1_control_proto_msgTypes[30].OneofWrappers = []any{}
+	file_virtswarm_v1_control_proto_msgTypes[40].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_control_proto_rawDesc), len(file_virtswarm_v1_control_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   62,
+			NumEnums:      9,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -67,6 +67,12 @@ const (
 	Reason_REASON_UNSAFE_RECOVERY    Reason = 38
 	Reason_REASON_TOO_OLD            Reason = 39
 	Reason_REASON_MIXED_VERSIONS     Reason = 40
+	Reason_REASON_DEST_UNUSABLE      Reason = 41
+	Reason_REASON_IN_USE             Reason = 42
+	Reason_REASON_NO_DESCRIPTORS     Reason = 43
+	Reason_REASON_DISK_ERROR         Reason = 44
+	Reason_REASON_TIMED_OUT          Reason = 45
+	Reason_REASON_LIMIT_REACHED      Reason = 46
 	Reason_REASON_INTERRUPTED        Reason = 130
 )
 
@@ -107,6 +113,12 @@ var (
 		38:  "REASON_UNSAFE_RECOVERY",
 		39:  "REASON_TOO_OLD",
 		40:  "REASON_MIXED_VERSIONS",
+		41:  "REASON_DEST_UNUSABLE",
+		42:  "REASON_IN_USE",
+		43:  "REASON_NO_DESCRIPTORS",
+		44:  "REASON_DISK_ERROR",
+		45:  "REASON_TIMED_OUT",
+		46:  "REASON_LIMIT_REACHED",
 		130: "REASON_INTERRUPTED",
 	}
 	Reason_value = map[string]int32{
@@ -144,6 +156,12 @@ var (
 		"REASON_UNSAFE_RECOVERY":    38,
 		"REASON_TOO_OLD":            39,
 		"REASON_MIXED_VERSIONS":     40,
+		"REASON_DEST_UNUSABLE":      41,
+		"REASON_IN_USE":             42,
+		"REASON_NO_DESCRIPTORS":     43,
+		"REASON_DISK_ERROR":         44,
+		"REASON_TIMED_OUT":          45,
+		"REASON_LIMIT_REACHED":      46,
 		"REASON_INTERRUPTED":        130,
 	}
 )
@@ -1608,7 +1626,7 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\tpublisher\x18\f \x01(\tR\tpublisher\x12!\n" +
 	"\fpublished_at\x18\r \x01(\x03R\vpublishedAt\x12\x14\n" +
 	"\x05index\x18\x0e \x01(\x04R\x05index\x12\x1a\n" +
-	"\bversions\x18\x0f \x01(\rR\bversions*\xec\x06\n" +
+	"\bversions\x18\x0f \x01(\rR\bversions*\xfb\a\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11REASON_UNEXPECTED\x10\x01\x12\x10\n" +
@@ -1644,7 +1662,13 @@ const file_virtswarm_v1_types_proto_rawDesc = "" +
 	"\x0fREASON_OLD_COPY\x10%\x12\x1a\n" +
 	"\x16REASON_UNSAFE_RECOVERY\x10&\x12\x12\n" +
 	"\x0eREASON_TOO_OLD\x10'\x12\x19\n" +
-	"\x15REASON_MIXED_VERSIONS\x10(\x12\x17\n" +
+	"\x15REASON_MIXED_VERSIONS\x10(\x12\x18\n" +
+	"\x14REASON_DEST_UNUSABLE\x10)\x12\x11\n" +
+	"\rREASON_IN_USE\x10*\x12\x19\n" +
+	"\x15REASON_NO_DESCRIPTORS\x10+\x12\x15\n" +
+	"\x11REASON_DISK_ERROR\x10,\x12\x14\n" +
+	"\x10REASON_TIMED_OUT\x10-\x12\x18\n" +
+	"\x14REASON_LIMIT_REACHED\x10.\x12\x17\n" +
 	"\x12REASON_INTERRUPTED\x10\x82\x01*\x7f\n" +
 	"\tHostState\x12\x1a\n" +
 	"\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +

@@ -39,6 +39,10 @@ const (
 	ControlPublishProcedure = "/virtswarm.v1.Control/Publish"
 	// ControlPullProcedure is the fully-qualified name of the Control's Pull RPC.
 	ControlPullProcedure = "/virtswarm.v1.Control/Pull"
+	// ControlPublishStreamProcedure is the fully-qualified name of the Control's PublishStream RPC.
+	ControlPublishStreamProcedure = "/virtswarm.v1.Control/PublishStream"
+	// ControlReadProcedure is the fully-qualified name of the Control's Read RPC.
+	ControlReadProcedure = "/virtswarm.v1.Control/Read"
 	// ControlDistributeProcedure is the fully-qualified name of the Control's Distribute RPC.
 	ControlDistributeProcedure = "/virtswarm.v1.Control/Distribute"
 	// ControlUnpinProcedure is the fully-qualified name of the Control's Unpin RPC.
@@ -110,6 +114,11 @@ type ControlClient interface {
 	Publish(context.Context, *v1.PublishRequest) (*connect.ServerStreamForClient[v1.PublishProgress], error)
 	// Pull makes this host hold a file whole and exports it, verified, to a path of this host.
 	Pull(context.Context, *v1.PullRequest) (*connect.ServerStreamForClient[v1.PullProgress], error)
+	// PublishStream is Publish of bytes that the caller sends. The first message has the request, without a path; the bytes
+	// follow, and the last message says that there are no more: if it does not come, nothing is published.
+	PublishStream(context.Context) (*connect.BidiStreamForClientSimple[v1.PublishChunk, v1.PublishProgress], error)
+	// Read makes this host hold a file whole and gives its bytes, verified and in order.
+	Read(context.Context, *v1.ReadRequest) (*connect.ServerStreamForClient[v1.ReadChunk], error)
 	// Distribute makes hosts hold a file whole, from now on. With watch it reports until all do.
 	Distribute(context.Context, *v1.DistributeRequest) (*connect.ServerStreamForClient[v1.DistributeProgress], error)
 	// Unpin takes back what Distribute ordered: the hosts may evict the file, unless they are homes of it.
@@ -192,6 +201,18 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlPullProcedure,
 			connect.WithSchema(controlMethods.ByName("Pull")),
+			connect.WithClientOptions(opts...),
+		),
+		publishStream: connect.NewClient[v1.PublishChunk, v1.PublishProgress](
+			httpClient,
+			baseURL+ControlPublishStreamProcedure,
+			connect.WithSchema(controlMethods.ByName("PublishStream")),
+			connect.WithClientOptions(opts...),
+		),
+		read: connect.NewClient[v1.ReadRequest, v1.ReadChunk](
+			httpClient,
+			baseURL+ControlReadProcedure,
+			connect.WithSchema(controlMethods.ByName("Read")),
 			connect.WithClientOptions(opts...),
 		),
 		distribute: connect.NewClient[v1.DistributeRequest, v1.DistributeProgress](
@@ -369,6 +390,8 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 type controlClient struct {
 	publish          *connect.Client[v1.PublishRequest, v1.PublishProgress]
 	pull             *connect.Client[v1.PullRequest, v1.PullProgress]
+	publishStream    *connect.Client[v1.PublishChunk, v1.PublishProgress]
+	read             *connect.Client[v1.ReadRequest, v1.ReadChunk]
 	distribute       *connect.Client[v1.DistributeRequest, v1.DistributeProgress]
 	unpin            *connect.Client[v1.UnpinRequest, v1.UnpinResponse]
 	list             *connect.Client[v1.ListRequest, v1.ListResponse]
@@ -407,6 +430,16 @@ func (c *controlClient) Publish(ctx context.Context, req *v1.PublishRequest) (*c
 // Pull calls virtswarm.v1.Control.Pull.
 func (c *controlClient) Pull(ctx context.Context, req *v1.PullRequest) (*connect.ServerStreamForClient[v1.PullProgress], error) {
 	return c.pull.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// PublishStream calls virtswarm.v1.Control.PublishStream.
+func (c *controlClient) PublishStream(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.PublishChunk, v1.PublishProgress], error) {
+	return c.publishStream.CallBidiStreamSimple(ctx)
+}
+
+// Read calls virtswarm.v1.Control.Read.
+func (c *controlClient) Read(ctx context.Context, req *v1.ReadRequest) (*connect.ServerStreamForClient[v1.ReadChunk], error) {
+	return c.read.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // Distribute calls virtswarm.v1.Control.Distribute.
@@ -633,6 +666,11 @@ type ControlHandler interface {
 	Publish(context.Context, *v1.PublishRequest, *connect.ServerStream[v1.PublishProgress]) error
 	// Pull makes this host hold a file whole and exports it, verified, to a path of this host.
 	Pull(context.Context, *v1.PullRequest, *connect.ServerStream[v1.PullProgress]) error
+	// PublishStream is Publish of bytes that the caller sends. The first message has the request, without a path; the bytes
+	// follow, and the last message says that there are no more: if it does not come, nothing is published.
+	PublishStream(context.Context, *connect.BidiStream[v1.PublishChunk, v1.PublishProgress]) error
+	// Read makes this host hold a file whole and gives its bytes, verified and in order.
+	Read(context.Context, *v1.ReadRequest, *connect.ServerStream[v1.ReadChunk]) error
 	// Distribute makes hosts hold a file whole, from now on. With watch it reports until all do.
 	Distribute(context.Context, *v1.DistributeRequest, *connect.ServerStream[v1.DistributeProgress]) error
 	// Unpin takes back what Distribute ordered: the hosts may evict the file, unless they are homes of it.
@@ -711,6 +749,18 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlPullProcedure,
 		svc.Pull,
 		connect.WithSchema(controlMethods.ByName("Pull")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlPublishStreamHandler := connect.NewBidiStreamHandler(
+		ControlPublishStreamProcedure,
+		svc.PublishStream,
+		connect.WithSchema(controlMethods.ByName("PublishStream")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlReadHandler := connect.NewServerStreamHandlerSimple(
+		ControlReadProcedure,
+		svc.Read,
+		connect.WithSchema(controlMethods.ByName("Read")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlDistributeHandler := connect.NewServerStreamHandlerSimple(
@@ -887,6 +937,10 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlPublishHandler.ServeHTTP(w, r)
 		case ControlPullProcedure:
 			controlPullHandler.ServeHTTP(w, r)
+		case ControlPublishStreamProcedure:
+			controlPublishStreamHandler.ServeHTTP(w, r)
+		case ControlReadProcedure:
+			controlReadHandler.ServeHTTP(w, r)
 		case ControlDistributeProcedure:
 			controlDistributeHandler.ServeHTTP(w, r)
 		case ControlUnpinProcedure:
@@ -958,6 +1012,14 @@ func (UnimplementedControlHandler) Publish(context.Context, *v1.PublishRequest, 
 
 func (UnimplementedControlHandler) Pull(context.Context, *v1.PullRequest, *connect.ServerStream[v1.PullProgress]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Pull is not implemented"))
+}
+
+func (UnimplementedControlHandler) PublishStream(context.Context, *connect.BidiStream[v1.PublishChunk, v1.PublishProgress]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.PublishStream is not implemented"))
+}
+
+func (UnimplementedControlHandler) Read(context.Context, *v1.ReadRequest, *connect.ServerStream[v1.ReadChunk]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Read is not implemented"))
 }
 
 func (UnimplementedControlHandler) Distribute(context.Context, *v1.DistributeRequest, *connect.ServerStream[v1.DistributeProgress]) error {
