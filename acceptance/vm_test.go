@@ -60,15 +60,23 @@ func findKernel(ctx context.Context) (*nested.Kernel, error) {
 	return nested.FindKernel(ctx, filepath.Join(cache, "virtswarm-acceptance"))
 }
 
-// vm is a domain with a guest that does as it is told over a serial line. Its calls are made one at a time.
-type vm struct {
+// shell is a guest that does as it is told over a serial line. Its calls are made one at a time.
+type shell struct {
 	t    *testing.T
 	name string
-	uuid string
-	at   *hypervisor // where it is now
 	line net.Conn
 	in   *bufio.Reader
 	last int
+}
+
+// take takes a line on which the guest's shell listens.
+func (m *shell) take(line net.Conn) { m.line, m.in = line, bufio.NewReader(line) }
+
+// vm is a domain with such a guest.
+type vm struct {
+	shell
+	uuid string
+	at   *hypervisor // where it is now
 }
 
 // newVM boots a guest on a hypervisor, with some memory in MiB, metadata of the domain, and devices beside the usual.
@@ -100,7 +108,7 @@ func newVM(at *hypervisor, name string, memory int, metadata string, devices ...
   </devices>
 </domain>`, name, memory, metadata, image.kernel, image.initrd, strings.Join(devices, "")))
 	at.virsh("define", file)
-	m := &vm{t: t, name: name, uuid: strings.TrimSpace(at.virsh("domuuid", name)), at: at}
+	m := &vm{shell: shell{t: t, name: name}, uuid: strings.TrimSpace(at.virsh("domuuid", name)), at: at}
 	t.Cleanup(m.close)
 	m.start()
 	return m
@@ -128,9 +136,9 @@ func (m *vm) connect() {
 	dir, err := os.Open(m.at.path("/var/lib/libvirt/images")) // the path of a socket must be short
 	m.at.lab.check(err)
 	defer dir.Close()
-	m.line, err = net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/%s.sock", dir.Fd(), m.name))
+	line, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/%s.sock", dir.Fd(), m.name))
 	m.at.lab.check(err)
-	m.in = bufio.NewReader(m.line)
+	m.take(line)
 }
 
 func (m *vm) close() {
@@ -143,17 +151,20 @@ func (m *vm) close() {
 }
 
 // begin has the guest begin a command of its shell; end waits for it.
-func (m *vm) begin(command string) {
+func (m *shell) begin(command string) {
 	m.t.Helper()
 	m.last++
-	_, err := fmt.Fprintf(m.line, "( %s ) </dev/null; code=$?; echo; echo done-%d-$code\n", command, m.last)
-	m.at.lab.check(err)
+	if _, err := fmt.Fprintf(m.line, "( %s ) </dev/null; code=$?; echo; echo done-%d-$code\n", command, m.last); err != nil {
+		m.t.Fatalf("tell %s: %v", m.name, err)
+	}
 }
 
 // end waits for the command that was begun, and returns what it said, on either output, and its exit code.
-func (m *vm) end() (out string, code int) {
+func (m *shell) end() (out string, code int) {
 	m.t.Helper()
-	m.at.lab.check(m.line.SetReadDeadline(time.Now().Add(5 * patience)))
+	if err := m.line.SetReadDeadline(time.Now().Add(5 * patience)); err != nil {
+		m.t.Fatal(err)
+	}
 	mark := fmt.Sprintf("done-%d-", m.last)
 	for {
 		line, err := m.in.ReadString('\n')
@@ -172,14 +183,14 @@ func (m *vm) end() (out string, code int) {
 }
 
 // may runs a command in the guest.
-func (m *vm) may(command string) (string, int) {
+func (m *shell) may(command string) (string, int) {
 	m.t.Helper()
 	m.begin(command)
 	return m.end()
 }
 
 // run runs a command in the guest and wants exit code 0.
-func (m *vm) run(command string) string {
+func (m *shell) run(command string) string {
 	m.t.Helper()
 	out, code := m.may(command)
 	if code != 0 {

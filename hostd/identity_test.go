@@ -245,7 +245,7 @@ func TestKilledWhileJoiningAnew(t *testing.T) {
 				cfg := h.cfg
 				cfg.Join, cfg.Token = "hv1:7117", c.token(c.hosts[0])
 				plug := c.fabric.Plug(cfg.Name)
-				host := &Host{cfg: cfg, fs: faulty, network: plug, log: h.log, port: c.listens(plug, cfg.Listen), advertise: cfg.Advertise}
+				host := &Host{can: placement.Newest, cfg: cfg, fs: faulty, network: plug, log: h.log, port: c.listens(plug, cfg.Listen), advertise: cfg.Advertise}
 				if err := host.cfg.Validate(); err != nil {
 					t.Fatal(err)
 				}

@@ -14,6 +14,7 @@ import (
 	"github.com/virtswarm/virtswarm/internal/disk/disktest"
 	"github.com/virtswarm/virtswarm/internal/pki"
 	"github.com/virtswarm/virtswarm/internal/reason"
+	"github.com/virtswarm/virtswarm/placement"
 )
 
 // waitingHost is a host of no cluster, at real sockets, with a client of its local API.
@@ -173,7 +174,7 @@ func TestKilledWhileSettingUp(t *testing.T) {
 				faulty.KillAt(step)
 				token := c.token(c.hosts[0])
 				plug := c.fabric.Plug("hv2")
-				host := &Host{cfg: h.cfg, fs: faulty, network: plug, log: c.hosts[0].log, port: c.listens(plug, "hv2:7117"), advertise: "hv2:7117"}
+				host := &Host{can: placement.Newest, cfg: h.cfg, fs: faulty, network: plug, log: c.hosts[0].log, port: c.listens(plug, "hv2:7117"), advertise: "hv2:7117"}
 				if err := host.cfg.Validate(); err != nil {
 					t.Fatal(err)
 				}

@@ -81,7 +81,7 @@ func entry(t *testing.T, index, term uint64) *hraft.Log {
 // append sends entries of a term behind an entry of another one, and says whether they were taken.
 func (f *follower) append(prev, prevTerm, last, term, commit uint64) bool {
 	f.t.Helper()
-	req := &hraft.AppendEntriesRequest{RPCHeader: header(), Term: term, Leader: []byte("leader"), PrevLogEntry: prev, PrevLogTerm: prevTerm, LeaderCommitIndex: commit}
+	req := &hraft.AppendEntriesRequest{RPCHeader: header(), Term: term, PrevLogEntry: prev, PrevLogTerm: prevTerm, LeaderCommitIndex: commit}
 	for i := prev + 1; i <= last; i++ {
 		req.Entries = append(req.Entries, entry(f.t, i, term))
 	}

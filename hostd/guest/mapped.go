@@ -104,7 +104,7 @@ func vmOf(pid int) (vm string, ok bool) {
 	}
 	args := bytes.Split(text, []byte{0})
 	for i, arg := range args[:len(args)-1] {
-		if string(arg) == "-uuid" || string(arg) == "--uuid" {
+		if flag, ok := strings.CutPrefix(string(arg), "-"); ok && strings.TrimPrefix(flag, "-") == "uuid" {
 			return strings.ToLower(string(args[i+1])), true
 		}
 	}
