@@ -25,7 +25,7 @@ test: build simtest ## every test, with the race detector
 	$(PACKAGES) xfsprogs e2fsprogs util-linux iproute2 qemu-system-x86 qemu-utils busybox-static kmod lvm2 \
 		libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients
 	$(GO) test -race -cpu 1 -timeout 30m $(TESTARGS) $$($(GO) list ./... | grep -v /acceptance)
-	$(GO) test -race -timeout 30m $(TESTARGS) ./acceptance/...
+	$(GO) test -race -timeout 45m $(TESTARGS) ./acceptance/...
 
 simtest: ## whole daemons under mixed faults, 100 seeds, and the deliberate mistakes found; without the race detector. SIMTESTARGS='-seed=7 -v'
 	$(GO) test -count=1 -timeout 10m ./hostd/simtest $(SIMTESTARGS)

@@ -5,6 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 version=$1
 out=${2:-build}
+export CGO_ENABLED=1 GOFLAGS="${GOFLAGS--tags=libvirt_dlopen}" # libvirt is loaded where it is installed
 root=
 trap 'rm -rf "$root"' EXIT
 
