@@ -200,6 +200,31 @@ func (h *host) refusedToStart(code int, about string, args ...string) {
 }
 
 // A daemon that cannot start says why, with a code of its own.
+// TestRelativeDirectory: --data is seen from where the daemon is started. The first publication does not wait.
+func TestRelativeDirectory(t *testing.T) {
+	l := newLab(t, 0, "")
+	h := l.newHost("h1", network()+".1:7117")
+	h.inside = func(program string, args ...string) *exec.Cmd {
+		cmd := exec.Command(program, args...)
+		cmd.Dir = l.dir
+		return cmd
+	}
+	h.args[7] = "here"
+	h.launch()
+	l.await("the socket", func() bool { _, err := os.Stat(h.socket); return err == nil })
+	h.must("publish", l.random("a", 1000, 1), "a", "--wait", "committed")
+	if _, err := os.Stat(filepath.Join(l.dir, "here", "store")); err != nil {
+		t.Error(err)
+	}
+	if code := h.stop(); code != 0 {
+		t.Errorf("it ended with %d", code)
+	}
+	cmd := h.inside(filepath.Join(bin, "virtswarmd"), "recover", "--data", "here")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("recover: %v\n%s", err, out)
+	}
+}
+
 func TestDaemonRefusesToStart(t *testing.T) {
 	l := newLab(t, 1, "")
 	running := l.hosts[0]

@@ -370,6 +370,7 @@ func (h *Host) Run(ctx context.Context) error {
 		group.Go(func() error { h.unmanaged.Run(ctx); return nil })
 		defer time.AfterFunc(observe.UnmanagedPatience+time.Millisecond, h.domains.Touch).Stop() // now it is known who is gone
 	}
+	founding := h.founding
 	group.Go(func() error { h.introduce(ctx); return nil })
 	group.Go(func() error { h.followSettings(ctx); return nil })
 	group.Go(func() error { h.keepAuthority(ctx); return nil })
@@ -389,7 +390,9 @@ func (h *Host) Run(ctx context.Context) error {
 		}
 	})
 	h.log.Info("running", "host", h.cfg.Name, "id", h.self, "address", h.advertise, "socket", h.cfg.Socket)
-	h.ready()
+	if !founding { // else introduce says so, once the catalogue is there
+		h.ready()
+	}
 	return group.Wait()
 }
 

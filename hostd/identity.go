@@ -176,7 +176,11 @@ func (h *Host) introduceOnce(ctx context.Context) error {
 			return err
 		}
 		h.founding = false
-		return h.unmark(h.foundingMark())
+		if err := h.unmark(h.foundingMark()); err != nil {
+			return err
+		}
+		h.ready()
+		return nil
 	}
 	if err := h.node.ReadIndex(ctx); err != nil {
 		return err

@@ -30,11 +30,11 @@ func (h *Host) mustWait() (bool, error) {
 // awaitSetup serves the local socket until an operator has settled of which cluster this host is. Then everything is
 // open, and settled is true; it is false if ctx ended before.
 func (h *Host) awaitSetup(ctx context.Context) (settled bool, err error) {
-	w := &waiting{host: h, settled: make(chan struct{})}
+	door := lend(h.ports.Unix)
+	w := &waiting{host: h, settled: make(chan struct{}), ended: door.closed}
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	srv := server.New(server.Config{Waiting: w, Logger: h.log.Named("api")})
-	door := lend(h.ports.Unix)
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Run(serving, server.Listeners{Unix: door}) }()
 	h.log.Info("this host is of no cluster yet, and waits for 'virtswarm init' or 'virtswarm join'", "socket", h.cfg.Socket)
@@ -60,8 +60,9 @@ func (h *Host) awaitSetup(ctx context.Context) (settled bool, err error) {
 // waiting is a host of no cluster, as the server sees it.
 type waiting struct {
 	host    *Host
-	settled chan struct{} // closed once the host is of a cluster
-	failed  error         // why it cannot go on all the same; set before
+	settled chan struct{}   // closed once the host is of a cluster
+	failed  error           // why it cannot go on all the same; set before
+	ended   <-chan struct{} // closed once the server of a waiting host takes no more connections
 }
 
 // Init implements server.Setup.
@@ -87,6 +88,7 @@ func (w *waiting) settle(settle func() error) (server.Member, error) {
 	}
 	w.failed = w.host.open()
 	close(w.settled)
+	<-w.ended // what the caller asks next is answered by a member
 	return server.Member{Cluster: w.host.id.Cluster(), Host: w.host.id.HostID()}, reason.Explain(w.failed, "")
 }
 

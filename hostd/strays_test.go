@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
@@ -133,6 +134,7 @@ func TestAdoptingIsCareful(t *testing.T) {
 	inCrowd(t, 1, func(t *testing.T, c *crowd) {
 		c.publish("a", 1<<20, 1)
 		c.startAnew()
+		time.Sleep(time.Second) // times in the catalogue are in seconds
 		c.publish("a", 2<<20, 1)
 		if r, err := c.hosts[0].control.Adopt(c.ctx(), &v1.AdoptRequest{Which: []string{"a"}}); err != nil || r.GetEntered() != 1 {
 			t.Fatalf("adopt an older one: %v, %v", r, err)

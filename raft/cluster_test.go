@@ -54,6 +54,31 @@ func TestOneHostIsACluster(t *testing.T) {
 	})
 }
 
+// TestTheOnlyVoterLeadsAtOnce: when it makes the cluster and when it starts again; one of three does not.
+func TestTheOnlyVoterLeadsAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		begin := time.Now() // the bubble's clock: it stands still while somebody works
+		c.found()
+		c.stop(1)
+		c.start(1)
+		c.apply(1, file("a", 1))
+		if took := time.Since(begin); took >= DefaultTiming.Heartbeat {
+			t.Errorf("two elections with one voter took %s", took)
+		}
+		c.join(1, 2)
+		c.join(1, 3)
+		c.eventually("three vote", func() bool { return len(c.node(1).Status().Voters) == 3 })
+		c.stop(2)
+		c.stop(3)
+		c.stop(1)
+		c.start(1)
+		time.Sleep(3 * DefaultTiming.Heartbeat)
+		if s := c.node(1).Status(); s.Role == Leader {
+			t.Error("one of three voters elected itself")
+		}
+	})
+}
+
 func TestClusterGrows(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.found()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -264,11 +265,32 @@ func (n *Node) start(layer *streamLayer, s stores) error {
 		return ok
 	}))
 	n.spawn(func() { n.observe(seen) })
+	n.spawn(func() { n.standAlone(transport) })
 	n.spawn(n.spread)
 	n.spawn(n.run)
 	n.spawn(n.watch)
 	n.register()
 	return nil
+}
+
+// standAlone has a host that is the only voter stand for election at once. Nobody else could be elected meanwhile, so
+// there is nothing to wait for.
+func (n *Node) standAlone(transport *hraft.NetworkTransport) {
+	r := n.raft.Load()
+	config := r.GetConfiguration()
+	if err := config.Error(); err != nil || r.State() != hraft.Follower {
+		return
+	}
+	self := hraft.ServerID(n.cfg.ID)
+	voters := slices.DeleteFunc(config.Configuration().Servers, func(s hraft.Server) bool { return s.Suffrage != hraft.Voter })
+	if len(voters) != 1 || voters[0].ID != self {
+		return
+	}
+	header := hraft.RPCHeader{ProtocolVersion: hraft.ProtocolVersionMax, ID: []byte(self), Addr: transport.EncodePeer(self, transport.LocalAddr())}
+	// This is how a leader has another host take its place. If it fails, the election comes when its time is.
+	if err := transport.TimeoutNow(self, transport.LocalAddr(), &hraft.TimeoutNowRequest{RPCHeader: header}, &hraft.TimeoutNowResponse{}); err != nil {
+		n.logger.Debug("the election waits for its time", "error", err)
+	}
 }
 
 // follow wires what must know of snapshots that come from a leader, before Raft starts.

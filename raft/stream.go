@@ -45,6 +45,9 @@ type streamLayer struct {
 	greet     func(net.Conn, placement.HostID) (hello, error)
 	welcome   func(net.Conn) (hello, error)
 
+	// called is the end of a connection to this host itself that Accept hands out first; Dial hands out the other, calling.
+	called, calling net.Conn
+
 	ctx    context.Context
 	cancel context.CancelFunc
 	mu     sync.Mutex
@@ -53,14 +56,19 @@ type streamLayer struct {
 
 func newStreamLayer(n *Node) *streamLayer {
 	ctx, cancel := context.WithCancel(context.Background())
+	called, calling := net.Pipe()
 	return &streamLayer{
-		stream: n.cfg.Stream, local: serverAddress(n.cfg.ID, n.cfg.Advertise), addresses: n.addresses, heard: n.heard, greet: n.greet,
+		called: called, calling: calling, stream: n.cfg.Stream, local: serverAddress(n.cfg.ID, n.cfg.Advertise), addresses: n.addresses, heard: n.heard, greet: n.greet,
 		welcome: n.welcome, ctx: ctx, cancel: cancel, conns: map[*trackedConn]struct{}{},
 	}
 }
 
 // Accept implements net.Listener.
 func (s *streamLayer) Accept() (net.Conn, error) {
+	if conn := s.called; conn != nil {
+		s.called = nil // Accept is called by one goroutine
+		return conn, nil
+	}
 	conn, err := s.stream.Accept()
 	if err != nil {
 		return nil, err
@@ -71,6 +79,9 @@ func (s *streamLayer) Accept() (net.Conn, error) {
 // Dial implements raft.StreamLayer; it tries the host's addresses in turn.
 func (s *streamLayer) Dial(address hraft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	host, _ := splitAddress(address)
+	if self, _ := splitAddress(s.local); host == self {
+		return s.calling, nil
+	}
 	err := fmt.Errorf("dial host %s: no address is known", host)
 	for _, addr := range s.addresses(host) {
 		ctx, cancel := context.WithTimeout(s.ctx, min(timeout, dialTimeout))
@@ -108,7 +119,7 @@ func (s *streamLayer) Close() error {
 	if conns == nil {
 		return nil // closed before
 	}
-	err := s.stream.Close()
+	err := errors.Join(s.calling.Close(), s.stream.Close())
 	for c := range conns {
 		_ = c.Conn.Close()
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/virtswarm/virtswarm/hostd"
 	"github.com/virtswarm/virtswarm/internal/api"
+	"github.com/virtswarm/virtswarm/internal/disk"
 	"github.com/virtswarm/virtswarm/internal/reason"
 )
 
@@ -58,7 +59,9 @@ func command() *cobra.Command {
 			if err != nil {
 				return reason.Explain(err, "")
 			}
-			override(&cfg, flags)
+			if err := override(&cfg, flags); err != nil {
+				return err
+			}
 			return run(cmd.Context(), cfg)
 		},
 	}
@@ -77,8 +80,16 @@ func command() *cobra.Command {
 	return cmd
 }
 
-// override puts what was said on the command line over what the file says.
-func override(cfg *hostd.Config, flags hostd.Config) {
+// override puts what was said on the command line over what the file says. A directory there is seen from the working
+// directory, as everywhere on a command line; one in the file is not, since it means the same wherever it is read.
+func override(cfg *hostd.Config, flags hostd.Config) error {
+	if flags.Data != "" {
+		abs, err := disk.Abs(flags.Data)
+		if err != nil {
+			return reason.Wrap(reason.Usage, fmt.Sprintf("%.300q", flags.Data), err).WithHint("name it by an absolute path")
+		}
+		flags.Data = abs
+	}
 	for _, o := range []struct{ to, from *string }{
 		{&cfg.Data, &flags.Data}, {&cfg.Listen, &flags.Listen}, {&cfg.Advertise, &flags.Advertise}, {&cfg.Socket, &flags.Socket},
 		{&cfg.Name, &flags.Name}, {&cfg.Join, &flags.Join}, {&cfg.Token, &flags.Token},
@@ -87,6 +98,7 @@ func override(cfg *hostd.Config, flags hostd.Config) {
 			*o.to = *o.from
 		}
 	}
+	return nil
 }
 
 func run(ctx context.Context, cfg hostd.Config) error {

@@ -41,7 +41,9 @@ docs/operations.md, "When it is bad", has the whole procedure.`,
 			if err != nil {
 				return reason.Explain(err, "")
 			}
-			override(&cfg, hostd.Config{Data: data})
+			if err := override(&cfg, hostd.Config{Data: data}); err != nil {
+				return err
+			}
 			return reason.Explain(recoverCluster(cmd.Context(), cmd.OutOrStdout(), cfg, without, force, asJSON), "")
 		},
 	}
