@@ -363,6 +363,8 @@ func unreachableAt(addr string) string {
 	return ""
 }
 
+var errNoAddress = errors.New("this machine has no address that other hosts could reach")
+
 // advertise finds the address to tell other hosts, given the one that is bound.
 // picked says that the daemon had to choose.
 func (c *Config) advertise(bound net.Addr) (addr string, picked bool, err error) {
@@ -384,7 +386,7 @@ func (c *Config) advertise(bound net.Addr) (addr string, picked bool, err error)
 		return net.JoinHostPort(ip.String(), port), true, nil
 	}
 	// Early in a boot: a reason that systemd answers with another start.
-	return "", false, reason.Wrap(reason.Unreachable, c.Name, errors.New("this machine has no address that other hosts could reach")).
+	return "", false, reason.Wrap(reason.Unreachable, c.Name, errNoAddress).
 		WithHint("wait until its network is up, or set advertise: HOST:PORT in the configuration")
 }
 

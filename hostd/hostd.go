@@ -65,6 +65,7 @@ type Host struct {
 	self      placement.HostID
 	advertise string
 	picked    bool // advertise was picked by this daemon, and not by an operator
+	adrift    bool // this machine had no address at the start: advertise is the one of before
 	founding  bool // this host makes the cluster, and has not yet entered that in the catalogue
 
 	registry  *prometheus.Registry
@@ -377,6 +378,9 @@ func (h *Host) Run(ctx context.Context) error {
 	group.Go(func() error { h.closeRemoved(ctx); return nil })
 	group.Go(func() error { h.vouch(ctx); return nil })
 	group.Go(func() error { h.locate(ctx); return nil })
+	if h.adrift {
+		group.Go(func() error { return h.awaitAddress(ctx) })
+	}
 	group.Go(func() error { h.control.Files.ScrubEvery(ctx, h.cfg.ScrubEvery, int64(h.cfg.ScrubRate)); return nil })
 	group.Go(func() error { h.findings.Run(ctx); return nil })
 	group.Go(func() error { defer stop(); return h.membership(ctx) })

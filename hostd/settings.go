@@ -26,12 +26,14 @@ type settings struct {
 	Weight uint32            `json:"weight"`
 	Labels map[string]string `json:"labels,omitempty"`
 	Limits placement.Limits  `json:"limits"`
+	// Address is where the others were told to find this host. The configuration need not say it.
+	Address string `json:"address,omitempty"`
 }
 
 func (h *Host) settingsPath() string { return filepath.Join(h.cfg.Data, "settings.json") }
 
 func (h *Host) configured() settings {
-	return settings{Weight: h.cfg.Weight, Labels: h.cfg.Labels, Limits: h.cfg.limits()}
+	return settings{Weight: h.cfg.Weight, Labels: h.cfg.Labels, Limits: h.cfg.limits(), Address: h.advertise}
 }
 
 // noteSettings remembers that the catalogue was told of the configuration.
@@ -46,13 +48,24 @@ func (h *Host) noteSettings() error {
 	return nil
 }
 
+// toldSettings returns what noteSettings remembered last. The error is fs.ErrNotExist if there is nothing.
+func (h *Host) toldSettings() (told settings, err error) {
+	p, err := disk.ReadFile(h.fs, h.settingsPath(), maxSettings)
+	if err != nil {
+		return told, fmt.Errorf("read settings: %w", err)
+	}
+	if err := json.Unmarshal(p, &told); err != nil {
+		return told, fmt.Errorf("read settings: %s: %w (remove the file, and the configuration has its say anew)", h.settingsPath(), err)
+	}
+	return told, nil
+}
+
 // editedSettings returns the command that tells the catalogue what was edited in the configuration since noteSettings;
 // all of it if there never was one.
 func (h *Host) editedSettings() (placement.UpdateHost, error) {
 	now := h.configured()
 	u := placement.UpdateHost{ID: h.self}
-	p, err := disk.ReadFile(h.fs, h.settingsPath(), maxSettings)
-	var told settings
+	told, err := h.toldSettings()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		u.Weight, u.Labels = now.Weight, maps.Clone(now.Labels)
@@ -63,10 +76,7 @@ func (h *Host) editedSettings() (placement.UpdateHost, error) {
 		u.Up, u.Down, u.Quota, u.High, u.Low = &l.Up, &l.Down, &l.Quota, &l.High, &l.Low
 		return u, nil
 	case err != nil:
-		return u, fmt.Errorf("read settings: %w", err)
-	}
-	if err := json.Unmarshal(p, &told); err != nil {
-		return u, fmt.Errorf("read settings: %s: %w (remove the file, and the configuration has its say anew)", h.settingsPath(), err)
+		return u, err
 	}
 	if now.Weight != told.Weight {
 		u.Weight = now.Weight
