@@ -87,6 +87,7 @@ type Host struct {
 	unmanaged *observe.Unmanaged   // nil: none are looked for
 	holdings  *observe.Holdings
 	domains   *observe.Domains
+	starts    control.Starts
 	findings  *observe.Findings
 	guests    *guest.Server
 	peers     *server.Peers
@@ -302,7 +303,7 @@ func (h *Host) openControl() error {
 	}
 	files := &control.Files{Rooms: rooms}
 	h.openGuests(files)
-	guests := control.GuestRooms{Hook: starts, Memory: h.guests, Libvirt: h.libvirt}
+	guests := control.GuestRooms{Hook: starts, Memory: h.guests, Libvirt: h.libvirt, Starts: &h.starts}
 	h.control = &server.Operations{
 		Files: files, HostOps: control.NewHosts(rooms, h.departure), GuestOps: &control.Guests{Rooms: rooms, GuestRooms: guests},
 		StrayOps: &control.Strays{Rooms: rooms}, Reports: &control.Reports{Rooms: rooms}, ScrubRate: int64(h.cfg.ScrubRate),
@@ -331,8 +332,9 @@ func (h *Host) openDomains() (err error) {
 	}
 	used := &observe.InUse{Self: h.self, Store: filepath.Join(h.cfg.Data, "store"), View: h.node.View, Pin: h.keeper.Pin}
 	h.domains = observe.NewDomains(observe.DomainsConfig{
-		Self: h.self, Node: h.node, Sources: sources, Changed: used.Update, Now: h.now, Logger: h.log.Named("domains"),
+		Self: h.self, Node: h.node, Sources: sources, Awaits: h.starts.Waiting, Changed: used.Update, Now: h.now, Logger: h.log.Named("domains"),
 	})
+	h.starts.Changed = h.domains.Touch
 	used.Seen = func() []placement.Domain {
 		list, _ := h.domains.Local()
 		return list

@@ -2,6 +2,7 @@ package hostd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -10,9 +11,12 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/virtswarm/virtswarm/hostd/control"
+	"github.com/virtswarm/virtswarm/internal/api"
 	v1 "github.com/virtswarm/virtswarm/internal/api/virtswarm/v1"
 	"github.com/virtswarm/virtswarm/internal/content"
 	"github.com/virtswarm/virtswarm/internal/guestlink"
+	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
 )
 
@@ -117,6 +121,72 @@ func TestFetchesAreSeen(t *testing.T) {
 		c.eventually("nobody wants it any more", func() bool { return c.idle(h) })
 		if f, ok := h.store.Get(id); !ok || f.Complete() {
 			t.Error("it came although its guest has gone")
+		}
+	})
+}
+
+// TestStartIsCancelled: a start that waits is shown on every host and ended from any; a prefetch has the next one find all.
+func TestStartIsCancelled(t *testing.T) {
+	inCrowd(t, 2, func(t *testing.T, c *crowd) {
+		first, h := c.hosts[0], c.hosts[1]
+		h.stop()
+		need := placement.Need{Name: "image", Path: "/images/d.raw"}
+		h.seen = sightings{{UUID: webGuest, Name: "web", State: placement.DomainOff, Manager: placement.ManagedByLibvirt, Needs: []placement.Need{need}}}
+		c.start(h)
+		awaits := func(file string) func() bool {
+			return func() bool {
+				r, err := first.control.Guests(c.ctx(), &v1.GuestsRequest{})
+				return err == nil && len(r.GetGuests()) == 1 && r.GetGuests()[0].GetAwaits() == file
+			}
+		}
+		c.eventually("the domain is known", awaits(""))
+		cancel := func(host string) error {
+			r, err := first.control.CancelStart(c.ctx(), &v1.CancelStartRequest{Guest: "web", Host: host})
+			if err == nil && r.GetHost() != "hv2" {
+				t.Errorf("it waited on %q", r.GetHost())
+			}
+			return err
+		}
+		if err := cancel(""); api.ReasonOf(err) != reason.NoSuchGuest {
+			t.Errorf("cancel a start that does not wait: %v", err)
+		}
+
+		first.swarm.SetLimits(1<<20, 0)
+		c.publishAt("image")
+		xml := fmt.Sprintf("<domain><name>web</name><uuid>%s</uuid><metadata><v:domain xmlns:v='urn:virtswarm:domain:1'>"+
+			"<v:file name='image' path='/images/d.raw'/></v:domain></metadata></domain>", webGuest)
+		for _, host := range []string{"", "hv2"} {
+			ended := make(chan error, 1)
+			go func() {
+				req := &v1.PrepareRequest{Domain: "web", Operation: "prepare", Xml: []byte(xml)}
+				ended <- h.control.Prepare(c.ctx(), req, func(*v1.PrepareProgress) error { return nil })
+			}()
+			c.eventually("it is shown to wait", awaits("image"))
+			if err := cancel(host); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-ended; api.ReasonOf(err) != reason.Interrupted || !errors.Is(err, control.ErrCancelled) {
+				t.Errorf("the start ends with %v", err)
+			}
+			c.eventually("it waits no more", awaits(""))
+			if _, err := h.disk.Stat("/images/d.raw"); err == nil {
+				t.Error("the file is at its path all the same")
+			}
+		}
+
+		first.swarm.SetLimits(0, 0)
+		for _, to := range []*crowdHost{h, first} {
+			var last *v1.PrepareProgress
+			req := &v1.PrefetchRequest{Guest: "web"}
+			if to != h {
+				req.Host = to.cfg.Name
+			}
+			if err := first.control.Prefetch(c.ctx(), req, func(p *v1.PrepareProgress) error { last = p; return nil }); err != nil || !last.GetDone() {
+				t.Errorf("prefetch: %v, %v", last, err)
+			}
+			if fi, err := to.disk.Stat("/images/d.raw"); err != nil || fi.Size() != 8<<20 {
+				t.Errorf("at its path on %s: %v", to.cfg.Name, err)
+			}
 		}
 	})
 }

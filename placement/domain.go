@@ -65,6 +65,8 @@ type Domain struct {
 
 	// Silent: its process lives and says nothing; the rest is what it said last.
 	Silent bool `json:"silent,omitempty" since:"4"`
+	// Awaits is the name of the file that its start waits for; "" = it does not wait.
+	Awaits string `json:"awaits,omitempty" since:"4"`
 }
 
 // Push is what a domain's metadata lets its guest publish.
@@ -178,7 +180,7 @@ func (d Domain) Equal(o Domain) bool {
 	return d.UUID == o.UUID && d.Name == o.Name && d.State == o.State && d.Manager == o.Manager && d.VCPUs == o.VCPUs &&
 		d.Memory == o.Memory && d.CID == o.CID && d.Migration == o.Migration && slices.EqualFunc(d.Disks, o.Disks, Disk.equal) &&
 		slices.Equal(d.Needs, o.Needs) && slices.Equal(d.Tags, o.Tags) && d.Shm == o.Shm && d.WantShm == o.WantShm && d.Push.equal(o.Push) &&
-		d.Silent == o.Silent
+		d.Silent == o.Silent && d.Awaits == o.Awaits
 }
 
 func (p *Push) equal(o *Push) bool { return p == o || p != nil && o != nil && *p == *o }

@@ -56,6 +56,8 @@ func (d *Domain) validate() error {
 		return fail("migrates %.80q", d.Migration)
 	case d.VCPUs < 0 || d.Memory < 0:
 		return fail("%d vCPUs, %d bytes of memory", d.VCPUs, d.Memory)
+	case d.Awaits != "" && nameFault(d.Awaits, MaxName) != "":
+		return fail("the name of the file that it awaits %s", nameFault(d.Awaits, MaxName))
 	case len(d.Disks) > MaxDisks:
 		return fail("%d disks, at most %d", len(d.Disks), MaxDisks)
 	case len(d.Needs) > MaxNeeds:

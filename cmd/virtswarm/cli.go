@@ -56,7 +56,7 @@ Exit codes say what went wrong, --json makes output for programs; docs/operation
 	for _, verb := range []func(*cli) *cobra.Command{
 		newPublish, newPull, newDistribute, newUnpin, newLs, newShow, newRm, newExport, newImport, newStrays, newAdopt, newVerify, newScrub,
 		newHosts, newHost, newStatus, newHealth, newInit, newJoin, newToken, newCA, newDrain, newUndrain, newLeave, newCatalogue,
-		newGuests, newGuest, newHook,
+		newGuests, newGuest, newPrefetch, newHook,
 	} {
 		cmd := verb(c)
 		for _, sub := range append(cmd.Commands(), cmd) {

@@ -82,6 +82,9 @@ func guestState(g *v1.Guest) string {
 	if m := g.GetMigration(); m != "" && g.GetState() == v1.GuestState_GUEST_STATE_RUNNING {
 		text += " (migrates)"
 	}
+	if a := g.GetAwaits(); a != "" {
+		text += " (its start waits for " + a + ")"
+	}
 	if g.GetSplit() {
 		text += " (split!)"
 	}

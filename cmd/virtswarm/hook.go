@@ -45,7 +45,7 @@ type hookConfig struct {
 func newHook(c *cli) *cobra.Command {
 	var config string
 	cmd := &cobra.Command{
-		Use:     "hook DOMAIN OPERATION [SUBOPERATION [EXTRA]]",
+		Use:     "hook [--] DOMAIN OPERATION [SUBOPERATION [EXTRA]]",
 		GroupID: groupCluster,
 		Short:   "What libvirt's qemu hook calls before a domain starts",
 		Long: `Hook is for /etc/libvirt/hooks/qemu.d: libvirt calls it with a domain's definition on standard input. Before a
@@ -62,6 +62,7 @@ At other operations, and for domains that need nothing, it does nothing and does
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().StringVar(&config, "config", defaultConfig, "the daemon's configuration, for hook and socket")
+	cmd.AddCommand(newHookCancel(c))
 	return cmd
 }
 
@@ -83,7 +84,8 @@ func (c *cli) hook(ctx context.Context, configPath, domain, operation string, st
 		}
 		err = c.prepare(ctx, config.Hook.Deadline, domain, operation, xml)
 	}
-	if err != nil && config.Hook.OnFailure == "allow" {
+	// Who cancels a start wants it to end.
+	if err != nil && config.Hook.OnFailure == "allow" && api.ReasonOf(err) != reason.Interrupted {
 		c.printError(err)
 		c.note("%s starts although not all that it needs is here (hook: {on_failure: allow})", quote(domain))
 		return nil

@@ -70,6 +70,9 @@ type Peers interface {
 	SetGuest(ctx context.Context, host placement.Host, change GuestChange) (Guest, error)
 	AttachShm(ctx context.Context, host placement.Host, guest string, size int64) (Guest, error)
 	DetachShm(ctx context.Context, host placement.Host, guest string) (Guest, error)
+	// Prefetch and CancelStart are Guests' operations, carried out by that host.
+	Prefetch(ctx context.Context, host placement.Host, domain string, report func(PrepareProgress) error) error
+	CancelStart(ctx context.Context, host placement.Host, domain string) error
 }
 
 // Files are the operations on files: publish, pull, distribute, list, verify and the like. It is safe for concurrent

@@ -20,6 +20,7 @@ type GuestRooms struct {
 	Hook    *hook.Hook
 	Memory  Memory
 	Libvirt Libvirt // nil: this host has none
+	Starts  *Starts
 }
 
 // Guest is a domain, as the catalogue has it.

@@ -9,6 +9,7 @@ import (
 	"github.com/virtswarm/virtswarm/hostd/hook"
 	"github.com/virtswarm/virtswarm/hostd/virt"
 	"github.com/virtswarm/virtswarm/internal/reason"
+	"github.com/virtswarm/virtswarm/placement"
 )
 
 // prepareLog is how often the log tells how far a start is that waits for its files.
@@ -36,21 +37,35 @@ func (g *Guests) Prepare(ctx context.Context, start Start, report func(PreparePr
 	if err != nil {
 		return err
 	}
-	log := g.Logger.Named("hook").With("domain", d.Name, "uuid", d.UUID, "operation", start.Operation)
+	ctx, w, end := g.Starts.begin(ctx, start.Domain, d.UUID)
+	defer end()
+	d.Name = start.Domain
+	return g.makePresent(ctx, d.Domain, report, func(file string) { g.Starts.awaits(w, file) })
+}
+
+// makePresent makes present on this host what a domain needs. waits is told, now and then, which file that takes a while.
+func (g *Guests) makePresent(ctx context.Context, d placement.Domain, report func(PrepareProgress) error, waits func(file string)) error {
+	log := g.Logger.Named("hook").With("domain", d.Name, "uuid", d.UUID)
 	began, told := time.Now(), time.Now()
 	var p PrepareProgress
 	pace := newPace()
-	err = g.Hook.Prepare(ctx, d.Needs, func(at hook.Progress) {
+	err := g.Hook.Prepare(ctx, d.Needs, func(at hook.Progress) {
 		p.Need, p.Name, p.Have, p.Total, p.Rate = at.Need, at.Name, at.Have, at.Total, at.Rate
 		pace.tick(at.Have, func(float64) { report(p) }) // if the caller is gone, ctx ends
+		if time.Since(began) >= awaitsAfter {
+			waits(at.Name)
+		}
 		if time.Since(told) >= prepareLog {
 			told = time.Now()
 			log.Info("a start waits for a file", "file", at.Name, "have", at.Have, "of", at.Total)
 		}
 	})
+	if cancelled := context.Cause(ctx); err != nil && errors.Is(cancelled, ErrCancelled) {
+		err = cancelled
+	}
 	if err != nil {
 		log.Warn("not all that a domain needs can be made present", "error", err, "took", time.Since(began))
-		return reason.Explain(err, fmt.Sprintf("domain %.200q", start.Domain))
+		return reason.Explain(err, fmt.Sprintf("domain %.200q", d.Name))
 	}
 	if len(d.Needs) > 0 {
 		log.Info("all that a domain needs is present", "files", len(d.Needs), "took", time.Since(began))

@@ -40,9 +40,10 @@ type DomainWitness interface {
 type DomainsConfig struct {
 	Self    placement.HostID
 	Node    *raft.Node
-	Sources map[string]DomainSource // by placement.ManagedBy…; a manager without one has no domains here
-	Changed func()                  // called, concurrently, when a source sees something else, and after every comparison
-	Now     func() time.Time        // the host's wall clock
+	Sources map[string]DomainSource  // by placement.ManagedBy…; a manager without one has no domains here
+	Awaits  func() map[string]string // the file that each start waits for here, by the domain's UUID
+	Changed func()                   // called, concurrently, when a source sees something else, and after every comparison
+	Now     func() time.Time         // the host's wall clock
 	Logger  hclog.Logger
 }
 
@@ -184,7 +185,7 @@ func (d *Domains) told() (seq uint64) {
 	return seq
 }
 
-// silentVersion is the cluster version from which on the catalogue knows that a domain is silent.
+// silentVersion is the cluster version from which on the catalogue knows that a domain is silent, and what it awaits.
 const silentVersion = 4
 
 // report tells the catalogue what it does not have, or has otherwise.
@@ -192,11 +193,13 @@ func (d *Domains) report(ctx context.Context) error {
 	seen, known := d.picture()
 	var r placement.ReportDomains
 	d.cfg.Node.View(func(s *placement.State) {
-		if s.Version() < silentVersion {
-			for uuid, dom := range seen {
-				dom.Silent = false
-				seen[uuid] = dom
+		awaits := d.cfg.Awaits()
+		for uuid, dom := range seen {
+			dom.Awaits = awaits[uuid]
+			if s.Version() < silentVersion {
+				dom.Silent, dom.Awaits = false, ""
 			}
+			seen[uuid] = dom
 		}
 		for _, said := range s.ClaimedBy(d.cfg.Self) {
 			now, here := seen[said.UUID]

@@ -68,11 +68,32 @@ func (o *Operations) DetachShm(ctx context.Context, req *v1.DetachShmRequest) (*
 
 // Prepare implements ControlHost.
 func (o *Operations) Prepare(ctx context.Context, req *v1.PrepareRequest, send func(*v1.PrepareProgress) error) error {
-	return o.GuestOps.Prepare(ctx, startOf(req), func(p control.PrepareProgress) error {
-		return send(&v1.PrepareProgress{
-			Need: uint32(p.Need), Name: p.Name, Have: uint64(p.Have), Total: uint64(p.Total), Rate: p.Rate, Done: p.Done,
-		})
-	})
+	return o.GuestOps.Prepare(ctx, startOf(req), func(p control.PrepareProgress) error { return send(prepareProgressMessage(p)) })
+}
+
+// Prefetch implements ControlHost.
+func (o *Operations) Prefetch(ctx context.Context, req *v1.PrefetchRequest, send func(*v1.PrepareProgress) error) error {
+	return o.GuestOps.Prefetch(ctx, req.GetGuest(), req.GetHost(), func(p control.PrepareProgress) error { return send(prepareProgressMessage(p)) })
+}
+
+// CancelStart implements ControlHost.
+func (o *Operations) CancelStart(ctx context.Context, req *v1.CancelStartRequest) (*v1.CancelStartResponse, error) {
+	at, err := o.GuestOps.CancelStart(ctx, req.GetGuest(), req.GetHost())
+	if err != nil {
+		return nil, err
+	}
+	return &v1.CancelStartResponse{Host: at}, nil
+}
+
+func prepareProgressMessage(p control.PrepareProgress) *v1.PrepareProgress {
+	return &v1.PrepareProgress{Need: uint32(p.Need), Name: p.Name, Have: uint64(p.Have), Total: uint64(p.Total), Rate: p.Rate, Done: p.Done}
+}
+
+// prepareProgressOf is the inverse of prepareProgressMessage.
+func prepareProgressOf(m *v1.PrepareProgress) control.PrepareProgress {
+	return control.PrepareProgress{
+		Need: int(m.GetNeed()), Name: m.GetName(), Have: int64(m.GetHave()), Total: int64(m.GetTotal()), Rate: m.GetRate(), Done: m.GetDone(),
+	}
 }
 
 // startOf reads a request to prepare.
@@ -93,7 +114,7 @@ func guestMessage(g control.Guest) *v1.Guest {
 	m := &v1.Guest{
 		Uuid: g.UUID, Name: g.Name, State: guestStates[g.State], HostId: string(g.Host), Host: g.HostName, Manager: g.Manager,
 		Vcpus: uint32(g.VCPUs), Memory: uint64(g.Memory), Cid: g.CID, Migration: g.Migration, Tags: g.Tags, Others: g.OtherNames,
-		Split: g.Split, Index: g.Changed, Shm: uint64(g.Shm), WantShm: uint64(g.WantShm),
+		Split: g.Split, Index: g.Changed, Shm: uint64(g.Shm), WantShm: uint64(g.WantShm), Awaits: g.Awaits,
 		Disks: list(g.Disks, func(d placement.Disk) *v1.GuestDisk { return &v1.GuestDisk{Target: d.Target, Chain: d.Chain} }),
 		Needs: list(g.Needs, needMessage),
 	}
@@ -110,6 +131,7 @@ func guestOf(m *v1.Guest) control.Guest {
 		Domain: placement.Domain{
 			UUID: m.GetUuid(), Name: m.GetName(), Manager: m.GetManager(), VCPUs: int(m.GetVcpus()), Memory: int64(m.GetMemory()),
 			CID: m.GetCid(), Migration: m.GetMigration(), Tags: m.GetTags(), Shm: int64(m.GetShm()), WantShm: int64(m.GetWantShm()),
+			Awaits: m.GetAwaits(),
 			Disks: list(m.GetDisks(), func(d *v1.GuestDisk) placement.Disk {
 				return placement.Disk{Target: d.GetTarget(), Chain: d.GetChain()}
 			}),

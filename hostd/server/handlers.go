@@ -58,6 +58,10 @@ func (c controlHandler) WatchGuests(ctx context.Context, req *v1.WatchGuestsRequ
 	return c.ControlHost.WatchGuests(ctx, req, s.Send)
 }
 
+func (c controlHandler) Prefetch(ctx context.Context, req *v1.PrefetchRequest, s *connect.ServerStream[v1.PrepareProgress]) error {
+	return c.ControlHost.Prefetch(ctx, req, s.Send)
+}
+
 func (c controlHandler) Prepare(ctx context.Context, req *v1.PrepareRequest, s *connect.ServerStream[v1.PrepareProgress]) error {
 	return c.ControlHost.Prepare(ctx, req, s.Send)
 }

@@ -42,6 +42,8 @@ type ControlHost interface {
 	AttachShm(ctx context.Context, req *v1.AttachShmRequest) (*v1.AttachShmResponse, error)
 	DetachShm(ctx context.Context, req *v1.DetachShmRequest) (*v1.DetachShmResponse, error)
 	Prepare(ctx context.Context, req *v1.PrepareRequest, send func(*v1.PrepareProgress) error) error
+	Prefetch(ctx context.Context, req *v1.PrefetchRequest, send func(*v1.PrepareProgress) error) error
+	CancelStart(ctx context.Context, req *v1.CancelStartRequest) (*v1.CancelStartResponse, error)
 	Hosts(ctx context.Context, req *v1.HostsRequest) (*v1.HostsResponse, error)
 	ShowHost(ctx context.Context, req *v1.ShowHostRequest) (*v1.ShowHostResponse, error)
 	SetHost(ctx context.Context, req *v1.SetHostRequest) (*v1.SetHostResponse, error)

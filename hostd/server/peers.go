@@ -163,6 +163,34 @@ func (p *Peers) DetachShm(ctx context.Context, host placement.Host, guest string
 	return guestFrom(r.GetGuest(), err)
 }
 
+// Prefetch implements control.Peers.
+func (p *Peers) Prefetch(ctx context.Context, host placement.Host, domain string, report func(control.PrepareProgress) error) error {
+	req := &v1.PrefetchRequest{Guest: domain, Host: string(host.ID)}
+	stream, err := p.client(host.ID, host.Addr).Control.Prefetch(ctx, req)
+	if err != nil {
+		return api.AsError(err)
+	}
+	defer stream.Close()
+	for stream.Receive() {
+		if err := report(prepareProgressOf(stream.Msg())); err != nil {
+			return err
+		}
+	}
+	if err := stream.Err(); err != nil {
+		return api.AsError(err)
+	}
+	return nil
+}
+
+// CancelStart implements control.Peers.
+func (p *Peers) CancelStart(ctx context.Context, host placement.Host, domain string) error {
+	req := &v1.CancelStartRequest{Guest: domain, Host: string(host.ID)}
+	if _, err := p.client(host.ID, host.Addr).Control.CancelStart(ctx, req); err != nil {
+		return api.AsError(err)
+	}
+	return nil
+}
+
 func guestFrom(m *v1.Guest, err error) (control.Guest, error) {
 	if err != nil {
 		return control.Guest{}, api.AsError(err)

@@ -19,7 +19,7 @@ func TestJSON(t *testing.T) {
 			&v1.GuestEvent{Index: 1<<64 - 1, Guest: &v1.Guest{State: v1.GuestState_GUEST_STATE_OFF, Tags: []string{"b", "a"}}, Reset_: true},
 			`{"index":18446744073709551615,"guest":{"uuid":"","name":"","state":"off","host_id":"","host":"","manager":"","vcpus":0,"memory":0,` +
 				`"cid":0,"migration":"","disks":[],"needs":[],"tags":["b","a"],"others":[],"split":false,"index":0,"shm":0,"want_shm":0,` +
-				`"push":null},"gone":false,"initial":false,"reset":true}`,
+				`"push":null,"awaits":""},"gone":false,"initial":false,"reset":true}`,
 		},
 		{&v1.ErrorDetail{Reason: v1.Reason_REASON_NOT_FOUND}, `{"reason":"not-found","exit_code":0,"message":"","subject":"","cause":"","hint":""}`},
 		{&v1.ErrorDetail{Reason: 99}, `{"reason":"","exit_code":0,"message":"","subject":"","cause":"","hint":""}`},

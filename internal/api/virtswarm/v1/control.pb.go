@@ -5668,7 +5668,7 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\x17LEAVE_PHASE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14LEAVE_PHASE_DRAINING\x10\x01\x12\x18\n" +
 	"\x14LEAVE_PHASE_REMOVING\x10\x02\x12\x14\n" +
-	"\x10LEAVE_PHASE_DONE\x10\x032\xc3\x12\n" +
+	"\x10LEAVE_PHASE_DONE\x10\x032\xe3\x13\n" +
 	"\aControl\x12H\n" +
 	"\aPublish\x12\x1c.virtswarm.v1.PublishRequest\x1a\x1d.virtswarm.v1.PublishProgress0\x01\x12?\n" +
 	"\x04Pull\x12\x19.virtswarm.v1.PullRequest\x1a\x1a.virtswarm.v1.PullProgress0\x01\x12N\n" +
@@ -5685,7 +5685,9 @@ const file_virtswarm_v1_control_proto_rawDesc = "" +
 	"\bSetGuest\x12\x1d.virtswarm.v1.SetGuestRequest\x1a\x1e.virtswarm.v1.SetGuestResponse\x12L\n" +
 	"\tAttachShm\x12\x1e.virtswarm.v1.AttachShmRequest\x1a\x1f.virtswarm.v1.AttachShmResponse\x12L\n" +
 	"\tDetachShm\x12\x1e.virtswarm.v1.DetachShmRequest\x1a\x1f.virtswarm.v1.DetachShmResponse\x12H\n" +
-	"\aPrepare\x12\x1c.virtswarm.v1.PrepareRequest\x1a\x1d.virtswarm.v1.PrepareProgress0\x01\x12@\n" +
+	"\aPrepare\x12\x1c.virtswarm.v1.PrepareRequest\x1a\x1d.virtswarm.v1.PrepareProgress0\x01\x12J\n" +
+	"\bPrefetch\x12\x1d.virtswarm.v1.PrefetchRequest\x1a\x1d.virtswarm.v1.PrepareProgress0\x01\x12R\n" +
+	"\vCancelStart\x12 .virtswarm.v1.CancelStartRequest\x1a!.virtswarm.v1.CancelStartResponse\x12@\n" +
 	"\x05Hosts\x12\x1a.virtswarm.v1.HostsRequest\x1a\x1b.virtswarm.v1.HostsResponse\x12I\n" +
 	"\bShowHost\x12\x1d.virtswarm.v1.ShowHostRequest\x1a\x1e.virtswarm.v1.ShowHostResponse\x12F\n" +
 	"\aSetHost\x12\x1c.virtswarm.v1.SetHostRequest\x1a\x1d.virtswarm.v1.SetHostResponse\x12C\n" +
@@ -5812,12 +5814,15 @@ var file_virtswarm_v1_control_proto_goTypes = []any{
 	(*AttachShmRequest)(nil),         // 87: virtswarm.v1.AttachShmRequest
 	(*DetachShmRequest)(nil),         // 88: virtswarm.v1.DetachShmRequest
 	(*PrepareRequest)(nil),           // 89: virtswarm.v1.PrepareRequest
-	(*GuestsResponse)(nil),           // 90: virtswarm.v1.GuestsResponse
-	(*GuestEvent)(nil),               // 91: virtswarm.v1.GuestEvent
-	(*SetGuestResponse)(nil),         // 92: virtswarm.v1.SetGuestResponse
-	(*AttachShmResponse)(nil),        // 93: virtswarm.v1.AttachShmResponse
-	(*DetachShmResponse)(nil),        // 94: virtswarm.v1.DetachShmResponse
-	(*PrepareProgress)(nil),          // 95: virtswarm.v1.PrepareProgress
+	(*PrefetchRequest)(nil),          // 90: virtswarm.v1.PrefetchRequest
+	(*CancelStartRequest)(nil),       // 91: virtswarm.v1.CancelStartRequest
+	(*GuestsResponse)(nil),           // 92: virtswarm.v1.GuestsResponse
+	(*GuestEvent)(nil),               // 93: virtswarm.v1.GuestEvent
+	(*SetGuestResponse)(nil),         // 94: virtswarm.v1.SetGuestResponse
+	(*AttachShmResponse)(nil),        // 95: virtswarm.v1.AttachShmResponse
+	(*DetachShmResponse)(nil),        // 96: virtswarm.v1.DetachShmResponse
+	(*PrepareProgress)(nil),          // 97: virtswarm.v1.PrepareProgress
+	(*CancelStartResponse)(nil),      // 98: virtswarm.v1.CancelStartResponse
 }
 var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.PublishRequest.wait:type_name -> virtswarm.v1.Wait
@@ -5883,61 +5888,65 @@ var file_virtswarm_v1_control_proto_depIdxs = []int32{
 	87, // 60: virtswarm.v1.Control.AttachShm:input_type -> virtswarm.v1.AttachShmRequest
 	88, // 61: virtswarm.v1.Control.DetachShm:input_type -> virtswarm.v1.DetachShmRequest
 	89, // 62: virtswarm.v1.Control.Prepare:input_type -> virtswarm.v1.PrepareRequest
-	35, // 63: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
-	37, // 64: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
-	39, // 65: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
-	41, // 66: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
-	44, // 67: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
-	57, // 68: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
-	58, // 69: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
-	61, // 70: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
-	63, // 71: virtswarm.v1.Control.Authorities:input_type -> virtswarm.v1.AuthoritiesRequest
-	66, // 72: virtswarm.v1.Control.RotateAuthority:input_type -> virtswarm.v1.RotateAuthorityRequest
-	68, // 73: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
-	70, // 74: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
-	72, // 75: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
-	47, // 76: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
-	49, // 77: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
-	52, // 78: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
-	55, // 79: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
-	9,  // 80: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
-	11, // 81: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
-	15, // 82: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
-	20, // 83: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
-	15, // 84: virtswarm.v1.Control.PublishStream:output_type -> virtswarm.v1.PublishProgress
-	19, // 85: virtswarm.v1.Control.Read:output_type -> virtswarm.v1.ReadChunk
-	25, // 86: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
-	27, // 87: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
-	29, // 88: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
-	32, // 89: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
-	34, // 90: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
-	90, // 91: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
-	91, // 92: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
-	92, // 93: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
-	93, // 94: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
-	94, // 95: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
-	95, // 96: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
-	36, // 97: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
-	38, // 98: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
-	40, // 99: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
-	43, // 100: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
-	45, // 101: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
-	59, // 102: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
-	59, // 103: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
-	62, // 104: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
-	64, // 105: virtswarm.v1.Control.Authorities:output_type -> virtswarm.v1.AuthoritiesResponse
-	67, // 106: virtswarm.v1.Control.RotateAuthority:output_type -> virtswarm.v1.RotateAuthorityProgress
-	69, // 107: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
-	71, // 108: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
-	73, // 109: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
-	48, // 110: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
-	51, // 111: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
-	54, // 112: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
-	56, // 113: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
-	10, // 114: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
-	12, // 115: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
-	82, // [82:116] is the sub-list for method output_type
-	48, // [48:82] is the sub-list for method input_type
+	90, // 63: virtswarm.v1.Control.Prefetch:input_type -> virtswarm.v1.PrefetchRequest
+	91, // 64: virtswarm.v1.Control.CancelStart:input_type -> virtswarm.v1.CancelStartRequest
+	35, // 65: virtswarm.v1.Control.Hosts:input_type -> virtswarm.v1.HostsRequest
+	37, // 66: virtswarm.v1.Control.ShowHost:input_type -> virtswarm.v1.ShowHostRequest
+	39, // 67: virtswarm.v1.Control.SetHost:input_type -> virtswarm.v1.SetHostRequest
+	41, // 68: virtswarm.v1.Control.Status:input_type -> virtswarm.v1.StatusRequest
+	44, // 69: virtswarm.v1.Control.Health:input_type -> virtswarm.v1.HealthRequest
+	57, // 70: virtswarm.v1.Control.Verify:input_type -> virtswarm.v1.VerifyRequest
+	58, // 71: virtswarm.v1.Control.Scrub:input_type -> virtswarm.v1.ScrubRequest
+	61, // 72: virtswarm.v1.Control.CreateToken:input_type -> virtswarm.v1.CreateTokenRequest
+	63, // 73: virtswarm.v1.Control.Authorities:input_type -> virtswarm.v1.AuthoritiesRequest
+	66, // 74: virtswarm.v1.Control.RotateAuthority:input_type -> virtswarm.v1.RotateAuthorityRequest
+	68, // 75: virtswarm.v1.Control.Drain:input_type -> virtswarm.v1.DrainRequest
+	70, // 76: virtswarm.v1.Control.Undrain:input_type -> virtswarm.v1.UndrainRequest
+	72, // 77: virtswarm.v1.Control.Leave:input_type -> virtswarm.v1.LeaveRequest
+	47, // 78: virtswarm.v1.Control.Strays:input_type -> virtswarm.v1.StraysRequest
+	49, // 79: virtswarm.v1.Control.Adopt:input_type -> virtswarm.v1.AdoptRequest
+	52, // 80: virtswarm.v1.Control.SaveCatalogue:input_type -> virtswarm.v1.SaveCatalogueRequest
+	55, // 81: virtswarm.v1.Control.RestoreCatalogue:input_type -> virtswarm.v1.RestoreCatalogueRequest
+	9,  // 82: virtswarm.v1.Setup.Init:input_type -> virtswarm.v1.InitRequest
+	11, // 83: virtswarm.v1.Setup.JoinCluster:input_type -> virtswarm.v1.JoinClusterRequest
+	15, // 84: virtswarm.v1.Control.Publish:output_type -> virtswarm.v1.PublishProgress
+	20, // 85: virtswarm.v1.Control.Pull:output_type -> virtswarm.v1.PullProgress
+	15, // 86: virtswarm.v1.Control.PublishStream:output_type -> virtswarm.v1.PublishProgress
+	19, // 87: virtswarm.v1.Control.Read:output_type -> virtswarm.v1.ReadChunk
+	25, // 88: virtswarm.v1.Control.Distribute:output_type -> virtswarm.v1.DistributeProgress
+	27, // 89: virtswarm.v1.Control.Unpin:output_type -> virtswarm.v1.UnpinResponse
+	29, // 90: virtswarm.v1.Control.List:output_type -> virtswarm.v1.ListResponse
+	32, // 91: virtswarm.v1.Control.Show:output_type -> virtswarm.v1.ShowResponse
+	34, // 92: virtswarm.v1.Control.Remove:output_type -> virtswarm.v1.RemoveResponse
+	92, // 93: virtswarm.v1.Control.Guests:output_type -> virtswarm.v1.GuestsResponse
+	93, // 94: virtswarm.v1.Control.WatchGuests:output_type -> virtswarm.v1.GuestEvent
+	94, // 95: virtswarm.v1.Control.SetGuest:output_type -> virtswarm.v1.SetGuestResponse
+	95, // 96: virtswarm.v1.Control.AttachShm:output_type -> virtswarm.v1.AttachShmResponse
+	96, // 97: virtswarm.v1.Control.DetachShm:output_type -> virtswarm.v1.DetachShmResponse
+	97, // 98: virtswarm.v1.Control.Prepare:output_type -> virtswarm.v1.PrepareProgress
+	97, // 99: virtswarm.v1.Control.Prefetch:output_type -> virtswarm.v1.PrepareProgress
+	98, // 100: virtswarm.v1.Control.CancelStart:output_type -> virtswarm.v1.CancelStartResponse
+	36, // 101: virtswarm.v1.Control.Hosts:output_type -> virtswarm.v1.HostsResponse
+	38, // 102: virtswarm.v1.Control.ShowHost:output_type -> virtswarm.v1.ShowHostResponse
+	40, // 103: virtswarm.v1.Control.SetHost:output_type -> virtswarm.v1.SetHostResponse
+	43, // 104: virtswarm.v1.Control.Status:output_type -> virtswarm.v1.StatusResponse
+	45, // 105: virtswarm.v1.Control.Health:output_type -> virtswarm.v1.HealthResponse
+	59, // 106: virtswarm.v1.Control.Verify:output_type -> virtswarm.v1.CheckProgress
+	59, // 107: virtswarm.v1.Control.Scrub:output_type -> virtswarm.v1.CheckProgress
+	62, // 108: virtswarm.v1.Control.CreateToken:output_type -> virtswarm.v1.CreateTokenResponse
+	64, // 109: virtswarm.v1.Control.Authorities:output_type -> virtswarm.v1.AuthoritiesResponse
+	67, // 110: virtswarm.v1.Control.RotateAuthority:output_type -> virtswarm.v1.RotateAuthorityProgress
+	69, // 111: virtswarm.v1.Control.Drain:output_type -> virtswarm.v1.DrainProgress
+	71, // 112: virtswarm.v1.Control.Undrain:output_type -> virtswarm.v1.UndrainResponse
+	73, // 113: virtswarm.v1.Control.Leave:output_type -> virtswarm.v1.LeaveProgress
+	48, // 114: virtswarm.v1.Control.Strays:output_type -> virtswarm.v1.StraysResponse
+	51, // 115: virtswarm.v1.Control.Adopt:output_type -> virtswarm.v1.AdoptResponse
+	54, // 116: virtswarm.v1.Control.SaveCatalogue:output_type -> virtswarm.v1.SaveCatalogueChunk
+	56, // 117: virtswarm.v1.Control.RestoreCatalogue:output_type -> virtswarm.v1.RestoreCatalogueResponse
+	10, // 118: virtswarm.v1.Setup.Init:output_type -> virtswarm.v1.InitResponse
+	12, // 119: virtswarm.v1.Setup.JoinCluster:output_type -> virtswarm.v1.JoinClusterResponse
+	84, // [84:120] is the sub-list for method output_type
+	48, // [48:84] is the sub-list for method input_type
 	48, // [48:48] is the sub-list for extension type_name
 	48, // [48:48] is the sub-list for extension extendee
 	0,  // [0:48] is the sub-list for field type_name

@@ -115,7 +115,9 @@ type Guest struct {
 	Shm     uint64 `protobuf:"varint,17,opt,name=shm,proto3" json:"shm,omitempty"`
 	WantShm uint64 `protobuf:"varint,18,opt,name=want_shm,json=wantShm,proto3" json:"want_shm,omitempty"`
 	// What its guest may publish; not set: nothing.
-	Push          *GuestPush `protobuf:"bytes,19,opt,name=push,proto3" json:"push,omitempty"`
+	Push *GuestPush `protobuf:"bytes,19,opt,name=push,proto3" json:"push,omitempty"`
+	// Name of the file that its start waits for; empty: it does not wait.
+	Awaits        string `protobuf:"bytes,20,opt,name=awaits,proto3" json:"awaits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -281,6 +283,13 @@ func (x *Guest) GetPush() *GuestPush {
 		return x.Push
 	}
 	return nil
+}
+
+func (x *Guest) GetAwaits() string {
+	if x != nil {
+		return x.Awaits
+	}
+	return ""
 }
 
 // GuestPush is what a domain's metadata lets its guest publish.
@@ -1090,6 +1099,161 @@ func (x *PrepareRequest) GetXml() []byte {
 	return nil
 }
 
+// PrefetchRequest asks for the files that a domain needs to be present on a host, before it starts there.
+type PrefetchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or UUID of the domain.
+	Guest string `protobuf:"bytes,1,opt,name=guest,proto3" json:"guest,omitempty"`
+	// Name or id of the host; empty: the one where the domain is.
+	Host          string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrefetchRequest) Reset() {
+	*x = PrefetchRequest{}
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrefetchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrefetchRequest) ProtoMessage() {}
+
+func (x *PrefetchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrefetchRequest.ProtoReflect.Descriptor instead.
+func (*PrefetchRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PrefetchRequest) GetGuest() string {
+	if x != nil {
+		return x.Guest
+	}
+	return ""
+}
+
+func (x *PrefetchRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+// CancelStartRequest ends the wait of a domain's start for its files.
+type CancelStartRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or UUID of the domain.
+	Guest string `protobuf:"bytes,1,opt,name=guest,proto3" json:"guest,omitempty"`
+	// Name or id of the host where the start waits; empty: the one that is asked, else the one where the domain is.
+	Host          string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelStartRequest) Reset() {
+	*x = CancelStartRequest{}
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelStartRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelStartRequest) ProtoMessage() {}
+
+func (x *CancelStartRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelStartRequest.ProtoReflect.Descriptor instead.
+func (*CancelStartRequest) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CancelStartRequest) GetGuest() string {
+	if x != nil {
+		return x.Guest
+	}
+	return ""
+}
+
+func (x *CancelStartRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type CancelStartResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the host where the start waited.
+	Host          string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelStartResponse) Reset() {
+	*x = CancelStartResponse{}
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelStartResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelStartResponse) ProtoMessage() {}
+
+func (x *CancelStartResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelStartResponse.ProtoReflect.Descriptor instead.
+func (*CancelStartResponse) Descriptor() ([]byte, []int) {
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CancelStartResponse) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
 type PrepareProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The need that is worked on, 0-based, and its file's name.
@@ -1107,7 +1271,7 @@ type PrepareProgress struct {
 
 func (x *PrepareProgress) Reset() {
 	*x = PrepareProgress{}
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[15]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1283,7 @@ func (x *PrepareProgress) String() string {
 func (*PrepareProgress) ProtoMessage() {}
 
 func (x *PrepareProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_virtswarm_v1_guests_proto_msgTypes[15]
+	mi := &file_virtswarm_v1_guests_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1296,7 @@ func (x *PrepareProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareProgress.ProtoReflect.Descriptor instead.
 func (*PrepareProgress) Descriptor() ([]byte, []int) {
-	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{15}
+	return file_virtswarm_v1_guests_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PrepareProgress) GetNeed() uint32 {
@@ -1181,7 +1345,7 @@ var File_virtswarm_v1_guests_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_guests_proto_rawDesc = "" +
 	"\n" +
-	"\x19virtswarm/v1/guests.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\x94\x04\n" +
+	"\x19virtswarm/v1/guests.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\xac\x04\n" +
 	"\x05Guest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
@@ -1202,7 +1366,8 @@ const file_virtswarm_v1_guests_proto_rawDesc = "" +
 	"\x05index\x18\x10 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03shm\x18\x11 \x01(\x04R\x03shm\x12\x19\n" +
 	"\bwant_shm\x18\x12 \x01(\x04R\awantShm\x12+\n" +
-	"\x04push\x18\x13 \x01(\v2\x17.virtswarm.v1.GuestPushR\x04push\"Q\n" +
+	"\x04push\x18\x13 \x01(\v2\x17.virtswarm.v1.GuestPushR\x04push\x12\x16\n" +
+	"\x06awaits\x18\x14 \x01(\tR\x06awaits\"Q\n" +
 	"\tGuestPush\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x14\n" +
 	"\x05quota\x18\x02 \x01(\x04R\x05quota\x12\x16\n" +
@@ -1254,7 +1419,15 @@ const file_virtswarm_v1_guests_proto_rawDesc = "" +
 	"\x0ePrepareRequest\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x1c\n" +
 	"\toperation\x18\x02 \x01(\tR\toperation\x12\x10\n" +
-	"\x03xml\x18\x03 \x01(\fR\x03xml\"\x8b\x01\n" +
+	"\x03xml\x18\x03 \x01(\fR\x03xml\";\n" +
+	"\x0fPrefetchRequest\x12\x14\n" +
+	"\x05guest\x18\x01 \x01(\tR\x05guest\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\">\n" +
+	"\x12CancelStartRequest\x12\x14\n" +
+	"\x05guest\x18\x01 \x01(\tR\x05guest\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\")\n" +
+	"\x13CancelStartResponse\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\"\x8b\x01\n" +
 	"\x0fPrepareProgress\x12\x12\n" +
 	"\x04need\x18\x01 \x01(\rR\x04need\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1285,33 +1458,36 @@ func file_virtswarm_v1_guests_proto_rawDescGZIP() []byte {
 }
 
 var file_virtswarm_v1_guests_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_virtswarm_v1_guests_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_virtswarm_v1_guests_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_virtswarm_v1_guests_proto_goTypes = []any{
-	(GuestState)(0),            // 0: virtswarm.v1.GuestState
-	(*Guest)(nil),              // 1: virtswarm.v1.Guest
-	(*GuestPush)(nil),          // 2: virtswarm.v1.GuestPush
-	(*GuestDisk)(nil),          // 3: virtswarm.v1.GuestDisk
-	(*GuestNeed)(nil),          // 4: virtswarm.v1.GuestNeed
-	(*GuestsRequest)(nil),      // 5: virtswarm.v1.GuestsRequest
-	(*GuestsResponse)(nil),     // 6: virtswarm.v1.GuestsResponse
-	(*WatchGuestsRequest)(nil), // 7: virtswarm.v1.WatchGuestsRequest
-	(*GuestEvent)(nil),         // 8: virtswarm.v1.GuestEvent
-	(*SetGuestRequest)(nil),    // 9: virtswarm.v1.SetGuestRequest
-	(*SetGuestResponse)(nil),   // 10: virtswarm.v1.SetGuestResponse
-	(*AttachShmRequest)(nil),   // 11: virtswarm.v1.AttachShmRequest
-	(*AttachShmResponse)(nil),  // 12: virtswarm.v1.AttachShmResponse
-	(*DetachShmRequest)(nil),   // 13: virtswarm.v1.DetachShmRequest
-	(*DetachShmResponse)(nil),  // 14: virtswarm.v1.DetachShmResponse
-	(*PrepareRequest)(nil),     // 15: virtswarm.v1.PrepareRequest
-	(*PrepareProgress)(nil),    // 16: virtswarm.v1.PrepareProgress
-	(*Staleness)(nil),          // 17: virtswarm.v1.Staleness
+	(GuestState)(0),             // 0: virtswarm.v1.GuestState
+	(*Guest)(nil),               // 1: virtswarm.v1.Guest
+	(*GuestPush)(nil),           // 2: virtswarm.v1.GuestPush
+	(*GuestDisk)(nil),           // 3: virtswarm.v1.GuestDisk
+	(*GuestNeed)(nil),           // 4: virtswarm.v1.GuestNeed
+	(*GuestsRequest)(nil),       // 5: virtswarm.v1.GuestsRequest
+	(*GuestsResponse)(nil),      // 6: virtswarm.v1.GuestsResponse
+	(*WatchGuestsRequest)(nil),  // 7: virtswarm.v1.WatchGuestsRequest
+	(*GuestEvent)(nil),          // 8: virtswarm.v1.GuestEvent
+	(*SetGuestRequest)(nil),     // 9: virtswarm.v1.SetGuestRequest
+	(*SetGuestResponse)(nil),    // 10: virtswarm.v1.SetGuestResponse
+	(*AttachShmRequest)(nil),    // 11: virtswarm.v1.AttachShmRequest
+	(*AttachShmResponse)(nil),   // 12: virtswarm.v1.AttachShmResponse
+	(*DetachShmRequest)(nil),    // 13: virtswarm.v1.DetachShmRequest
+	(*DetachShmResponse)(nil),   // 14: virtswarm.v1.DetachShmResponse
+	(*PrepareRequest)(nil),      // 15: virtswarm.v1.PrepareRequest
+	(*PrefetchRequest)(nil),     // 16: virtswarm.v1.PrefetchRequest
+	(*CancelStartRequest)(nil),  // 17: virtswarm.v1.CancelStartRequest
+	(*CancelStartResponse)(nil), // 18: virtswarm.v1.CancelStartResponse
+	(*PrepareProgress)(nil),     // 19: virtswarm.v1.PrepareProgress
+	(*Staleness)(nil),           // 20: virtswarm.v1.Staleness
 }
 var file_virtswarm_v1_guests_proto_depIdxs = []int32{
 	0,  // 0: virtswarm.v1.Guest.state:type_name -> virtswarm.v1.GuestState
 	3,  // 1: virtswarm.v1.Guest.disks:type_name -> virtswarm.v1.GuestDisk
 	4,  // 2: virtswarm.v1.Guest.needs:type_name -> virtswarm.v1.GuestNeed
 	2,  // 3: virtswarm.v1.Guest.push:type_name -> virtswarm.v1.GuestPush
-	17, // 4: virtswarm.v1.GuestsResponse.staleness:type_name -> virtswarm.v1.Staleness
+	20, // 4: virtswarm.v1.GuestsResponse.staleness:type_name -> virtswarm.v1.Staleness
 	1,  // 5: virtswarm.v1.GuestsResponse.guests:type_name -> virtswarm.v1.Guest
 	1,  // 6: virtswarm.v1.GuestEvent.guest:type_name -> virtswarm.v1.Guest
 	4,  // 7: virtswarm.v1.SetGuestRequest.add:type_name -> virtswarm.v1.GuestNeed
@@ -1339,7 +1515,7 @@ func file_virtswarm_v1_guests_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_virtswarm_v1_guests_proto_rawDesc), len(file_virtswarm_v1_guests_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -65,6 +65,10 @@ const (
 	ControlDetachShmProcedure = "/virtswarm.v1.Control/DetachShm"
 	// ControlPrepareProcedure is the fully-qualified name of the Control's Prepare RPC.
 	ControlPrepareProcedure = "/virtswarm.v1.Control/Prepare"
+	// ControlPrefetchProcedure is the fully-qualified name of the Control's Prefetch RPC.
+	ControlPrefetchProcedure = "/virtswarm.v1.Control/Prefetch"
+	// ControlCancelStartProcedure is the fully-qualified name of the Control's CancelStart RPC.
+	ControlCancelStartProcedure = "/virtswarm.v1.Control/CancelStart"
 	// ControlHostsProcedure is the fully-qualified name of the Control's Hosts RPC.
 	ControlHostsProcedure = "/virtswarm.v1.Control/Hosts"
 	// ControlShowHostProcedure is the fully-qualified name of the Control's ShowHost RPC.
@@ -143,6 +147,10 @@ type ControlClient interface {
 	DetachShm(context.Context, *v1.DetachShmRequest) (*v1.DetachShmResponse, error)
 	// Prepare makes the files that a domain needs present on this host, before it starts.
 	Prepare(context.Context, *v1.PrepareRequest) (*connect.ServerStreamForClient[v1.PrepareProgress], error)
+	// Prefetch makes present, on a host, what a domain needs there, before it is started there or migrates to there.
+	Prefetch(context.Context, *v1.PrefetchRequest) (*connect.ServerStreamForClient[v1.PrepareProgress], error)
+	// CancelStart ends the wait of a domain's start for its files: libvirt refuses the start.
+	CancelStart(context.Context, *v1.CancelStartRequest) (*v1.CancelStartResponse, error)
 	Hosts(context.Context, *v1.HostsRequest) (*v1.HostsResponse, error)
 	// ShowHost gives all that is known of one host.
 	ShowHost(context.Context, *v1.ShowHostRequest) (*v1.ShowHostResponse, error)
@@ -281,6 +289,18 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Prepare")),
 			connect.WithClientOptions(opts...),
 		),
+		prefetch: connect.NewClient[v1.PrefetchRequest, v1.PrepareProgress](
+			httpClient,
+			baseURL+ControlPrefetchProcedure,
+			connect.WithSchema(controlMethods.ByName("Prefetch")),
+			connect.WithClientOptions(opts...),
+		),
+		cancelStart: connect.NewClient[v1.CancelStartRequest, v1.CancelStartResponse](
+			httpClient,
+			baseURL+ControlCancelStartProcedure,
+			connect.WithSchema(controlMethods.ByName("CancelStart")),
+			connect.WithClientOptions(opts...),
+		),
 		hosts: connect.NewClient[v1.HostsRequest, v1.HostsResponse](
 			httpClient,
 			baseURL+ControlHostsProcedure,
@@ -403,6 +423,8 @@ type controlClient struct {
 	attachShm        *connect.Client[v1.AttachShmRequest, v1.AttachShmResponse]
 	detachShm        *connect.Client[v1.DetachShmRequest, v1.DetachShmResponse]
 	prepare          *connect.Client[v1.PrepareRequest, v1.PrepareProgress]
+	prefetch         *connect.Client[v1.PrefetchRequest, v1.PrepareProgress]
+	cancelStart      *connect.Client[v1.CancelStartRequest, v1.CancelStartResponse]
 	hosts            *connect.Client[v1.HostsRequest, v1.HostsResponse]
 	showHost         *connect.Client[v1.ShowHostRequest, v1.ShowHostResponse]
 	setHost          *connect.Client[v1.SetHostRequest, v1.SetHostResponse]
@@ -527,6 +549,20 @@ func (c *controlClient) DetachShm(ctx context.Context, req *v1.DetachShmRequest)
 // Prepare calls virtswarm.v1.Control.Prepare.
 func (c *controlClient) Prepare(ctx context.Context, req *v1.PrepareRequest) (*connect.ServerStreamForClient[v1.PrepareProgress], error) {
 	return c.prepare.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Prefetch calls virtswarm.v1.Control.Prefetch.
+func (c *controlClient) Prefetch(ctx context.Context, req *v1.PrefetchRequest) (*connect.ServerStreamForClient[v1.PrepareProgress], error) {
+	return c.prefetch.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// CancelStart calls virtswarm.v1.Control.CancelStart.
+func (c *controlClient) CancelStart(ctx context.Context, req *v1.CancelStartRequest) (*v1.CancelStartResponse, error) {
+	response, err := c.cancelStart.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Hosts calls virtswarm.v1.Control.Hosts.
@@ -695,6 +731,10 @@ type ControlHandler interface {
 	DetachShm(context.Context, *v1.DetachShmRequest) (*v1.DetachShmResponse, error)
 	// Prepare makes the files that a domain needs present on this host, before it starts.
 	Prepare(context.Context, *v1.PrepareRequest, *connect.ServerStream[v1.PrepareProgress]) error
+	// Prefetch makes present, on a host, what a domain needs there, before it is started there or migrates to there.
+	Prefetch(context.Context, *v1.PrefetchRequest, *connect.ServerStream[v1.PrepareProgress]) error
+	// CancelStart ends the wait of a domain's start for its files: libvirt refuses the start.
+	CancelStart(context.Context, *v1.CancelStartRequest) (*v1.CancelStartResponse, error)
 	Hosts(context.Context, *v1.HostsRequest) (*v1.HostsResponse, error)
 	// ShowHost gives all that is known of one host.
 	ShowHost(context.Context, *v1.ShowHostRequest) (*v1.ShowHostResponse, error)
@@ -827,6 +867,18 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlPrepareProcedure,
 		svc.Prepare,
 		connect.WithSchema(controlMethods.ByName("Prepare")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlPrefetchHandler := connect.NewServerStreamHandlerSimple(
+		ControlPrefetchProcedure,
+		svc.Prefetch,
+		connect.WithSchema(controlMethods.ByName("Prefetch")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlCancelStartHandler := connect.NewUnaryHandlerSimple(
+		ControlCancelStartProcedure,
+		svc.CancelStart,
+		connect.WithSchema(controlMethods.ByName("CancelStart")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlHostsHandler := connect.NewUnaryHandlerSimple(
@@ -963,6 +1015,10 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlDetachShmHandler.ServeHTTP(w, r)
 		case ControlPrepareProcedure:
 			controlPrepareHandler.ServeHTTP(w, r)
+		case ControlPrefetchProcedure:
+			controlPrefetchHandler.ServeHTTP(w, r)
+		case ControlCancelStartProcedure:
+			controlCancelStartHandler.ServeHTTP(w, r)
 		case ControlHostsProcedure:
 			controlHostsHandler.ServeHTTP(w, r)
 		case ControlShowHostProcedure:
@@ -1064,6 +1120,14 @@ func (UnimplementedControlHandler) DetachShm(context.Context, *v1.DetachShmReque
 
 func (UnimplementedControlHandler) Prepare(context.Context, *v1.PrepareRequest, *connect.ServerStream[v1.PrepareProgress]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Prepare is not implemented"))
+}
+
+func (UnimplementedControlHandler) Prefetch(context.Context, *v1.PrefetchRequest, *connect.ServerStream[v1.PrepareProgress]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.Prefetch is not implemented"))
+}
+
+func (UnimplementedControlHandler) CancelStart(context.Context, *v1.CancelStartRequest) (*v1.CancelStartResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("virtswarm.v1.Control.CancelStart is not implemented"))
 }
 
 func (UnimplementedControlHandler) Hosts(context.Context, *v1.HostsRequest) (*v1.HostsResponse, error) {
