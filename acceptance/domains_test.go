@@ -237,6 +237,20 @@ func TestPresenceBeforeStart(t *testing.T) {
 	l.same(lone, v[2].path("/var/lib/libvirt/images/lone.raw"))
 	v[2].virsh("destroy", "wants")
 
+	// A start that waits is shown on every host, ended from any, and a prefetch has the next one find all.
+	v[0].must("publish", l.random("slow", 16<<20, 11), "images/slow.raw", "--replicas", "1", "--wait", "committed")
+	v[0].must("host", "set", "h1", "--up", "2Mbit")
+	v[2].define("waits", needing("images/slow.raw", ""), "")
+	started := make(chan result, 1)
+	go func() { started <- v[2].virshMay("start", "waits") }()
+	l.await("the start is shown to wait", func() bool { g, _ := v[1].guest("waits"); return g.Awaits == "images/slow.raw" })
+	v[1].must("hook", "cancel", "waits")
+	refused(t, <-started, "cancelled")
+	v[0].must("host", "set", "h1", "--up", "none")
+	v[1].must("prefetch", "waits")
+	v[2].virsh("start", "waits")
+	v[2].virsh("destroy", "waits")
+
 	// The same for a migration to a host that lacks it, when nobody is left to give it: the domain runs on where it is.
 	v[0].must("publish", l.random("far", 8<<20, 10), "images/far.raw", "--replicas", "1", "--wait", "committed")
 	v[1].define("roams", needing("images/far.raw", ""), "")

@@ -71,7 +71,8 @@ func newHypervisor(l *lab, h *host, i int) *hypervisor {
 		"namespaces = []\ncgroup_controllers = []\nstdio_handler = \"file\"\nmigration_host = %q\n", h.at.Addr))
 	shim, err := os.ReadFile("../packaging/libvirt/virtswarm")
 	l.check(err)
-	text := strings.ReplaceAll(string(shim), "/usr/bin/virtswarm", filepath.Join(bin, "virtswarm")+" --socket "+h.socket)
+	tool := filepath.Join(bin, "virtswarm")
+	text := strings.NewReplacer("exec /usr/bin/virtswarm", "exec "+tool+" --socket "+h.socket, "/usr/bin/virtswarm", tool).Replace(string(shim))
 	text = strings.ReplaceAll(text, " hook ", " hook --config "+l.config+" ")
 	hook := v.path("/etc/libvirt/hooks/qemu.d/virtswarm")
 	l.write(hook, []byte(text))
@@ -198,6 +199,7 @@ type guest struct {
 	Host   string   `json:"host"`
 	Others []string `json:"others"`
 	Split  bool     `json:"split"`
+	Awaits string   `json:"awaits"`
 	Shm    int64    `json:"shm"`
 	Tags   []string `json:"tags"`
 	Needs  []struct {
