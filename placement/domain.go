@@ -165,7 +165,8 @@ func (s *State) view(claims []claim) DomainView {
 			continue
 		}
 		v.Others = append(v.Others, claims[i].Host)
-		v.Split = v.Split || claims[i].rank(s.hosts[claims[i].Host]) == rankActive
+		// One that migrates out may be where it came from a moment longer: a paused one looks the same on both sides.
+		v.Split = v.Split || claims[i].rank(s.hosts[claims[i].Host]) == rankActive && claims[i].Domain.Migration != MigratingOut
 	}
 	return v
 }

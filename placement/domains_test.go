@@ -162,6 +162,23 @@ func TestMigrationFails(t *testing.T) {
 	w.is(t, 1, DomainRunning, false)
 }
 
+// TestPausedMigration: a paused domain looks the same on both sides until the one that it came from notices.
+func TestPausedMigration(t *testing.T) {
+	w := newWorld(t, 2)
+	a, b := tellers(t, w)
+	migrates := func(way string) func(*Domain) { return func(d *Domain) { d.Migration = way } }
+	a.say(DomainPaused)
+	a.say(DomainPaused, migrates(MigratingOut))
+	b.say(DomainMigrating, migrates(MigratingIn))
+	w.is(t, 1, DomainPaused, false)
+	b.say(DomainPaused)
+	w.is(t, 2, DomainPaused, false)
+	a.say(DomainPaused) // it did not go
+	w.is(t, 2, DomainPaused, true)
+	a.say(DomainOff)
+	w.is(t, 2, DomainPaused, false)
+}
+
 // TestSplitView: two hosts run the same domain; the newest proof wins, and it is said.
 func TestSplitView(t *testing.T) {
 	w := newWorld(t, 2)

@@ -53,6 +53,7 @@ const (
 	maxSockets  = 512       // that one Watcher keeps connections to
 	maxEntries  = 8192      // names read of one directory
 	maxMessage  = 2 << 20   // bytes of a message from QEMU: query-block says about 0.5 KiB of an image
+	maxEarly    = 1000      // messages before the greeting
 	maxEvent    = 64 << 10  // bytes of one that is an event, for it is decoded into maps that take many times as much
 	maxCommand  = 64 << 10  // bytes of a command to QEMU
 	maxText     = 4 << 10   // bytes of a name or path

@@ -47,6 +47,20 @@ func endless(c net.Conn, s string) (said int64) {
 	}
 }
 
+// TestEventsBeforeTheGreeting: QEMU may give the next client what was left of the one before.
+func TestEventsBeforeTheGreeting(t *testing.T) {
+	dir := t.TempDir()
+	serve(t, filepath.Join(dir, "a.qmp"), func(c net.Conn) {
+		io.WriteString(c, strings.Repeat(`{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}`+"\r\n", 3))
+		honest(someUUID).run(c)
+	})
+	w, log := watch(t, quick(), Config{Paths: []string{dir}})
+	await(t, w, "a guest", count(1))
+	if said, _ := log.lines("[WARN]"); len(said) > 0 {
+		t.Errorf("it warns: %q", said)
+	}
+}
+
 // hostile are peers, and what is said of them. None of them has a guest.
 var hostile = map[string]struct {
 	script func(net.Conn)
@@ -66,14 +80,14 @@ var hostile = map[string]struct {
 			time.Sleep(time.Millisecond)
 		}
 	}, ErrSilent},
-	"endless line":       {func(c net.Conn) { io.WriteString(c, `{"QMP": "`); endless(c, "x") }, ErrTooLarge},
-	"endless lines":      {func(c net.Conn) { endless(c, "{\n ") }, ErrTooLarge},
-	"object":             {func(c net.Conn) { io.WriteString(c, "{}\n"); hold(c) }, ErrNotQMP},
-	"event, no greeting": {func(c net.Conn) { io.WriteString(c, `{"event": "STOP"}`+"\n"); hold(c) }, ErrNotQMP},
-	"broken JSON":        {func(c net.Conn) { io.WriteString(c, `{"QMP": }`+"\n"); hold(c) }, ErrNotQMP},
-	"deep JSON":          {func(c net.Conn) { io.WriteString(c, `{"QMP": `+strings.Repeat("[", 1<<20)+"}\n"); hold(c) }, ErrNotQMP},
-	"greets only":        {func(c net.Conn) { io.WriteString(c, greeting); hold(c) }, ErrSilent},
-	"greets twice":       {func(c net.Conn) { io.WriteString(c, greeting+greeting); hold(c) }, ErrNotQMP},
+	"endless line":        {func(c net.Conn) { io.WriteString(c, `{"QMP": "`); endless(c, "x") }, ErrTooLarge},
+	"endless lines":       {func(c net.Conn) { endless(c, "{\n ") }, ErrTooLarge},
+	"object":              {func(c net.Conn) { io.WriteString(c, "{}\n"); hold(c) }, ErrNotQMP},
+	"events, no greeting": {func(c net.Conn) { endless(c, `{"event": "STOP"}`+"\n") }, ErrNotQMP},
+	"broken JSON":         {func(c net.Conn) { io.WriteString(c, `{"QMP": }`+"\n"); hold(c) }, ErrNotQMP},
+	"deep JSON":           {func(c net.Conn) { io.WriteString(c, `{"QMP": `+strings.Repeat("[", 1<<20)+"}\n"); hold(c) }, ErrNotQMP},
+	"greets only":         {func(c net.Conn) { io.WriteString(c, greeting); hold(c) }, ErrSilent},
+	"greets twice":        {func(c net.Conn) { io.WriteString(c, greeting+greeting); hold(c) }, ErrNotQMP},
 	"refuses all": {func(c net.Conn) {
 		io.WriteString(c, greeting)
 		skip(c)

@@ -79,20 +79,25 @@ func open(ctx context.Context, path string, t *times, busy func()) (*session, er
 	return s, nil
 }
 
+// greet waits for the greeting. QEMU may say before what it had to say to the client before this one: events.
 func (s *session) greet() error {
-	raw, err := s.lines.next()
-	if err != nil {
-		return err
+	for range maxEarly {
+		raw, err := s.lines.next()
+		if err != nil {
+			return err
+		}
+		m, err := decode(raw)
+		switch {
+		case err != nil:
+			return err
+		case m.greeting != nil:
+			s.version = *m.greeting
+			return nil
+		case m.event == nil:
+			return fmt.Errorf("%w: it does not greet", ErrNotQMP)
+		}
 	}
-	m, err := decode(raw)
-	if err != nil {
-		return err
-	}
-	if m.greeting == nil {
-		return fmt.Errorf("%w: it does not greet", ErrNotQMP)
-	}
-	s.version = *m.greeting
-	return nil
+	return fmt.Errorf("%w: it does not greet, after %d events", ErrNotQMP, maxEarly)
 }
 
 // close ends the session and waits for it.

@@ -14,8 +14,10 @@
 //   - Whatever a definition or an image says, the domain is shown. What is not valid in it is left out, said once in the
 //     log, and counted.
 //
-// What it cannot know at once: libvirt sends no event for an external snapshot, a vCPU plugged in, or a new maximum of
-// memory; those are seen at the next reconcile. That a domain migrates away is seen when the first pass over its memory
+// libvirt sends no event for an external snapshot, a vCPU plugged in, or a new maximum of memory; those are seen when it
+// writes the state of the domain to its own directory, or at the next reconcile.
+//
+// What it cannot know at once: that a domain migrates away is seen when the first pass over its memory
 // begins (libvirt's migration-iteration event, which every QEMU since 2.5 sends) or at a reconcile, and then once a
 // second until it is over. What happens before that, the preparation of the other host and a copy of its disks, has no
 // event.

@@ -80,6 +80,9 @@ func (c *libvirtConn) subscribe(event func(kind eventKind, uuid, alias string)) 
 	maybe(c.DomainEventMetadataChangeRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain, _ *libvirt.DomainEventMetadataChange) {
 		tell(eventMetadata, d, "")
 	}))
+	maybe(c.DomainEventTrayChangeRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain, _ *libvirt.DomainEventTrayChange) {
+		tell(eventDisk, d, "")
+	}))
 	maybe(c.DomainEventBlockJob2Register(nil, func(_ *libvirt.Connect, d *libvirt.Domain, _ *libvirt.DomainEventBlockJob) {
 		tell(eventDisk, d, "")
 	}))
@@ -144,6 +147,7 @@ func (c *libvirtConn) read(uuid string) (r reading, err error) {
 		}
 		r.state, r.migration = facts(state, reason, job)
 		r.unsure = job == unknownJob
+		r.forgotten = state == libvirt.DOMAIN_SHUTOFF && libvirt.DomainShutoffReason(reason) == libvirt.DOMAIN_SHUTOFF_UNKNOWN
 		return nil
 	})
 	return r, err

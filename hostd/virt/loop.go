@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"time"
+
+	"github.com/fsnotify/fsnotify"
 )
 
 const (
@@ -38,11 +42,11 @@ type loop struct {
 
 // result is what came of one call; uuid is "" for the list.
 type result struct {
-	uuid   string
-	list   []string
-	def    *Definition
-	unsure bool // whether it migrates could not be found out
-	err    error
+	uuid string
+	list []string
+	def  *Definition
+	said reading
+	err  error
 }
 
 func newLoop(w *Watcher, s *session) *loop {
@@ -61,9 +65,15 @@ func (l *loop) run(ctx context.Context) {
 	defer l.again.Stop()
 	defer l.late.Stop()
 	defer close(l.over)
+	files, stop := l.watchFiles()
+	defer stop()
 	for l.listing = true; ; {
 		l.start()
 		select {
+		case e := <-files.Events:
+			l.wrote(e)
+		case <-files.Errors: // some may be lost
+			l.listing = true
 		case <-ctx.Done():
 			return
 		case <-l.s.gone:
@@ -83,6 +93,36 @@ func (l *loop) run(ctx context.Context) {
 			if !l.take(r) {
 				return
 			}
+		}
+	}
+}
+
+// watchFiles watches the directory in which libvirt's QEMU driver keeps the state of each domain that runs: what changes
+// without an event, such as the images of its disks by an external snapshot, is written there. Where there is none, a
+// reconcile finds out.
+func (l *loop) watchFiles() (files *fsnotify.Watcher, stop func() error) {
+	files, err := fsnotify.NewWatcher()
+	if err == nil {
+		if err = files.Add(l.cfg.files); err == nil {
+			return files, files.Close
+		}
+		_ = files.Close()
+	}
+	l.log.Debug("cannot watch the files of libvirt: what has no event is seen later", "error", err)
+	return &fsnotify.Watcher{}, func() error { return nil } // its channels are nil
+}
+
+// wrote marks the domain whose file libvirt has written.
+func (l *loop) wrote(e fsnotify.Event) {
+	name, ok := strings.CutSuffix(filepath.Base(e.Name), ".xml")
+	if !ok || !e.Has(fsnotify.Create) && !e.Has(fsnotify.Write) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for uuid, d := range l.domains {
+		if d.Name == name {
+			l.mark(uuid)
 		}
 	}
 }
@@ -180,7 +220,7 @@ func (l *loop) readDomain(uuid string) result {
 		def.CID = 0 // it stopped after the XML was read
 	}
 	l.headers.complete(&def)
-	return result{uuid: uuid, def: &def, unsure: said.unsure}
+	return result{uuid: uuid, def: &def, said: said}
 }
 
 // take draws the consequences of a call. It returns false if the connection is of no use any more.
@@ -202,7 +242,7 @@ func (l *loop) take(r result) bool {
 	case r.uuid == "":
 		l.beginRound(r.list)
 	default:
-		if l.put(r.def, r.unsure) {
+		if l.put(r.def, r.said) {
 			l.later(r.uuid) // no event says when that is over
 		}
 	}

@@ -23,7 +23,7 @@ import (
 func TestQEMU(t *testing.T) {
 	open(t, testURI) // skips without libvirt
 	l := newLab(t, 1)
-	w, _ := watch(t, Config{URI: l.uri()})
+	w, _ := watch(t, Config{URI: l.uri(), files: l.path("run/libvirt/qemu"), Reconcile: time.Hour})
 	untilConnected(t, w, true)
 
 	t.Run("life", func(t *testing.T) { testLife(t, l, w) })
@@ -62,6 +62,16 @@ func testLife(t *testing.T, l *lab, w *Watcher) {
 	l.virsh("blockpull", "life", "vda", "--base", chain[2], "--wait")
 	until(t, w, "the shorter chain", func(m map[string]placement.Domain) bool {
 		return len(m["life"].Disks) == 1 && slices.Equal(m["life"].Disks[0].Chain, []string{chain[0], chain[2]})
+	})
+	// libvirt has no event for an external snapshot.
+	snapshot := filepath.Join(filepath.Dir(chain[0]), "snapshot.qcow2")
+	l.virsh("snapshot-create-as", "life", "before", "--disk-only", "--no-metadata", "--diskspec", "vda,file="+snapshot)
+	until(t, w, "the longer chain", func(m map[string]placement.Domain) bool {
+		return slices.Equal(m["life"].Disks[0].Chain, []string{snapshot, chain[0], chain[2]})
+	})
+	l.virsh("blockcommit", "life", "vda", "--active", "--shallow", "--pivot", "--wait")
+	until(t, w, "the shorter chain again", func(m map[string]placement.Domain) bool {
+		return slices.Equal(m["life"].Disks[0].Chain, []string{chain[0], chain[2]})
 	})
 	l.virsh("destroy", "life")
 	d = untilState(t, w, "life", placement.DomainOff)
@@ -286,6 +296,11 @@ func testHungGuests(t *testing.T, l *lab, w *Watcher) {
 func testRestart(t *testing.T, l *lab, w *Watcher) {
 	l.define("stays", "")
 	l.define("dies", "")
+	l.define("crashed", "")
+	l.virsh("start", "crashed")
+	untilState(t, w, "crashed", placement.DomainRunning)
+	l.kill("crashed")
+	untilState(t, w, "crashed", placement.DomainCrashed)
 	for _, name := range []string{"stays", "dies"} {
 		l.virsh("start", name)
 		untilState(t, w, name, placement.DomainRunning)
@@ -307,6 +322,14 @@ func testRestart(t *testing.T, l *lab, w *Watcher) {
 	untilState(t, w, "stays", placement.DomainRunning)
 	l.virsh("suspend", "stays") // events come again
 	untilState(t, w, "stays", placement.DomainPaused)
+	if list, _ := w.Domains(); byName(list)["crashed"].State != placement.DomainCrashed {
+		t.Errorf("after libvirtd's restart a crashed domain is %s", byName(list)["crashed"].State)
+	}
+	l.virsh("start", "crashed")
+	untilState(t, w, "crashed", placement.DomainRunning)
+	l.virsh("destroy", "crashed")
+	untilState(t, w, "crashed", placement.DomainOff)
+	l.virsh("undefine", "crashed")
 	l.virsh("destroy", "stays")
 	l.virsh("undefine", "stays")
 	l.virsh("undefine", "dies")

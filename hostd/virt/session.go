@@ -34,6 +34,7 @@ type reading struct {
 	state     placement.DomainState
 	migration string
 	unsure    bool // whether it migrates could not be found out
+	forgotten bool // it is off, and libvirt does not know why, as after a restart of its daemon
 }
 
 // eventKind is what an event is about.

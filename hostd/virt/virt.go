@@ -16,6 +16,7 @@ import (
 const (
 	defaultURI       = "qemu:///system"
 	defaultReconcile = time.Minute
+	defaultFiles     = "/run/libvirt/qemu"
 )
 
 // Config says which libvirt to watch. The zero Config is the system's QEMU.
@@ -24,6 +25,8 @@ type Config struct {
 	Reconcile time.Duration         // how often everything is read again; 0 is a minute
 	Logger    hclog.Logger          // nil: none
 	Metrics   prometheus.Registerer // nil: none
+
+	files string // where libvirt's QEMU driver keeps the state of domains that run; "" is defaultFiles
 }
 
 // Watcher keeps a picture of the domains of this host while it runs. Its methods may be called at any time, from many
@@ -58,7 +61,7 @@ type seen struct {
 
 // New makes a Watcher; Run makes it watch. An error is one of registering its metrics.
 func New(cfg Config) (*Watcher, error) {
-	cfg.URI, cfg.Reconcile = cmp.Or(cfg.URI, defaultURI), cmp.Or(cfg.Reconcile, defaultReconcile)
+	cfg.URI, cfg.Reconcile, cfg.files = cmp.Or(cfg.URI, defaultURI), cmp.Or(cfg.Reconcile, defaultReconcile), cmp.Or(cfg.files, defaultFiles)
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
@@ -132,17 +135,21 @@ func (w *Watcher) setKnown() {
 	}
 }
 
-// put shows a domain as it was read, and logs what was left out of it, once for each text. If unsure whether it
-// migrates it goes on doing what it did. moving says that it does.
-func (w *Watcher) put(d *Definition, unsure bool) (moving bool) {
+// put shows a domain as it was read, and logs what was left out of it, once for each text. If it is unsure whether it
+// migrates it goes on doing what it did; one that crashed has still crashed if libvirt has forgotten it. moving says that
+// it migrates.
+func (w *Watcher) put(d *Definition, said reading) (moving bool) {
 	var faults string
 	for _, err := range d.Faults {
 		faults += err.Error() + "\n"
 	}
 	w.mu.Lock()
 	old := w.domains[d.UUID]
-	if unsure && old != nil {
+	if said.unsure && old != nil {
 		d.Migration = old.Migration
+	}
+	if said.forgotten && old != nil && old.State == placement.DomainCrashed {
+		d.State = old.State
 	}
 	w.domains[d.UUID] = &seen{Domain: d.Domain, faults: faults}
 	w.metrics.domains.Set(float64(len(w.domains)))
