@@ -88,7 +88,7 @@ func (h *Host) join(ctx context.Context, addr, text string) error {
 	stop := h.answerProbe(request)
 	answer, asked, err := server.Apply(ctx, addr, dial, control.Applicant{
 		Token: token.Encode(), CSR: request.CSR(), Name: h.cfg.Name, Address: h.advertise, Weight: h.cfg.Weight, Labels: h.cfg.Labels,
-		Limits: h.cfg.limits(), Version: h.can, Program: h.version,
+		Limits: h.cfg.limits(), Version: h.can, Program: h.version, Picked: h.picked,
 	})
 	if stopped := stop(); err == nil {
 		err = stopped
@@ -116,6 +116,10 @@ func (h *Host) join(ctx context.Context, addr, text string) error {
 	}
 	h.id, h.founding = id, false
 	h.log.Info("joined", "cluster", id.Cluster(), "at", addr)
+	if answer.Unreached != "" {
+		h.log.Warn("the others cannot reach this host: correct advertise in its configuration, or open the port, and start it again",
+			"advertise", h.advertise, "error", answer.Unreached)
+	}
 	return nil
 }
 

@@ -3,8 +3,10 @@ package control
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
+	"github.com/virtswarm/virtswarm/internal/link"
 	"github.com/virtswarm/virtswarm/internal/pki"
 	"github.com/virtswarm/virtswarm/internal/reason"
 	"github.com/virtswarm/virtswarm/placement"
@@ -16,6 +18,7 @@ type Applicant struct {
 	CSR     []byte // a certificate request, DER
 	Name    string
 	Address string // where other hosts will reach it
+	Picked  bool   // the daemon chose the address, and not an operator
 	Weight  uint32
 	Labels  map[string]string
 	Limits  placement.Limits
@@ -29,6 +32,7 @@ type Admission struct {
 	ID                     placement.HostID
 	Certificate, CA, CAKey []byte // DER; no key since cluster version 4
 	Members                []placement.Host
+	Unreached              string // why no member reaches the host where it says; "" if one does
 }
 
 // Admit makes the machine that shows a token of this cluster a member.
@@ -51,7 +55,8 @@ func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error)
 	if err != nil {
 		return r, reason.Explain(err, "certificate request")
 	}
-	if err := h.callBack(ctx, a, placement.HostID(id)); err != nil {
+	unreached, err := h.callBack(ctx, a, placement.HostID(id))
+	if err != nil {
 		return r, err
 	}
 	_, err = h.write(ctx, placement.Command{AddHost: &placement.AddHost{
@@ -70,7 +75,7 @@ func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error)
 	if err != nil {
 		return r, err
 	}
-	r = Admission{Cluster: h.Identity.Cluster(), ID: placement.HostID(id), Certificate: signed.Certificate, CA: signed.CA}
+	r = Admission{Cluster: h.Identity.Cluster(), ID: placement.HostID(id), Certificate: signed.Certificate, CA: signed.CA, Unreached: unreached}
 	h.Node.View(func(s *placement.State) {
 		r.Members = s.Hosts()
 		if s.Version() < authorityVersion {
@@ -81,16 +86,23 @@ func (h *Hosts) Admit(ctx context.Context, a Applicant) (r Admission, err error)
 }
 
 // callBack makes sure that hosts reach the applicant where it says, for otherwise it would be a member that is never
-// heard. Only those that can the cluster version which brought this listen for it.
-func (h *Hosts) callBack(ctx context.Context, a Applicant, id placement.HostID) error {
+// heard. An operator who says an address may know better, of a port that is still to be opened: then unreached says why
+// nobody answers there now; but it is an error if it is another host that does. Only those that can the cluster version
+// which brought this listen for it.
+func (h *Hosts) callBack(ctx context.Context, a Applicant, id placement.HostID) (unreached string, err error) {
 	if a.Version < authorityVersion {
-		return nil
+		return "", nil
 	}
-	if err := h.Probe(ctx, a.Address, id); err != nil {
-		return reason.Wrap(reason.InvalidConfig, a.Address, fmt.Errorf("%s cannot reach the new host there: %w", h.Name, err)).
-			WithHint("say in its configuration at which address the others reach it (`advertise`), and open the port")
+	err = h.Probe(ctx, a.Address, id)
+	switch {
+	case err == nil:
+		return "", nil
+	case !a.Picked && errors.Is(err, link.ErrNobody):
+		h.Logger.Warn("a new host cannot be reached where it says", "name", a.Name, "address", a.Address, "error", err)
+		return fmt.Sprintf("%s cannot reach it there: %v", h.Name, err), nil
 	}
-	return nil
+	return "", reason.Wrap(reason.InvalidConfig, a.Address, fmt.Errorf("%s cannot reach the new host there: %w", h.Name, err)).
+		WithHint("say in its configuration at which address the others reach it (`advertise`), and open the port")
 }
 
 // checkToken compares a token's secret with what the catalogue keeps of it. Whether it was used is checked once more,

@@ -145,12 +145,14 @@ func (o *Operations) Join(ctx context.Context, req *v1.JoinRequest) (*v1.JoinRes
 	a, err := o.HostOps.Admit(ctx, control.Applicant{
 		Token: req.GetToken(), CSR: req.GetCsr(), Name: req.GetName(), Address: req.GetAddress(), Weight: req.GetWeight(),
 		Labels: req.GetLabels(), Limits: limitsOf(req.GetLimits()), Version: int(req.GetClusterVersion()), Program: req.GetVersion(),
+		Picked: req.GetPicked(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &v1.JoinResponse{
 		ClusterId: a.Cluster, HostId: string(a.ID), HostCertificate: a.Certificate, CaCertificate: a.CA, CaKey: a.CAKey,
+		Unreached: a.Unreached,
 		Peers: list(a.Members, func(h placement.Host) *v1.JoinPeer {
 			return &v1.JoinPeer{Id: string(h.ID), Name: h.Name, Address: h.Addr}
 		}),

@@ -30,14 +30,14 @@ func Apply(
 	defer client.Close()
 	r, err := client.Join.Join(ctx, &v1.JoinRequest{
 		Token: a.Token, Csr: a.CSR, Name: a.Name, Address: a.Address, Weight: a.Weight, Labels: a.Labels, Limits: limitsMessage(a.Limits),
-		Version: a.Program, ClusterVersion: uint32(a.Version),
+		Version: a.Program, ClusterVersion: uint32(a.Version), Picked: a.Picked,
 	})
 	if err != nil {
 		return control.Admission{}, asked, joinError(addr, err)
 	}
 	return control.Admission{
 		Cluster: r.GetClusterId(), ID: placement.HostID(r.GetHostId()), Certificate: r.GetHostCertificate(), CA: r.GetCaCertificate(),
-		CAKey: r.GetCaKey(),
+		CAKey: r.GetCaKey(), Unreached: r.GetUnreached(),
 		Members: list(r.GetPeers(), func(p *v1.JoinPeer) placement.Host {
 			return placement.Host{ID: placement.HostID(p.GetId()), Name: p.GetName(), Addr: p.GetAddress()}
 		}),

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -69,8 +70,11 @@ func AnswerProbe(l net.Listener, request *pki.Request) error {
 	}
 }
 
+// ErrNobody: no machine answers at an address.
+var ErrNobody = errors.New("nobody answers")
+
 // Probe finds out whether the machine with a host id, which is no member yet, answers at an address: a URL or host:port.
-// A nil network means OS.
+// The error is ErrNobody, or says that it is another one that answers. A nil network means OS.
 func Probe(ctx context.Context, n Network, addr, host string) error {
 	if n == nil {
 		n = OS
@@ -79,7 +83,7 @@ func Probe(ctx context.Context, n Network, addr, host string) error {
 	defer cancel()
 	raw, err := n.Dial(ctx, addr)
 	if err != nil {
-		return fmt.Errorf("call %s: %w", addr, err)
+		return fmt.Errorf("%w: call %s: %w", ErrNobody, addr, err)
 	}
 	defer raw.Close()
 	config := pki.ProbeClientConfig(host)

@@ -36,8 +36,10 @@ type JoinRequest struct {
 	// The release of the daemon, and the highest cluster version that it can.
 	Version        string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
 	ClusterVersion uint32 `protobuf:"varint,9,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The daemon chose the address, and not an operator.
+	Picked        bool `protobuf:"varint,10,opt,name=picked,proto3" json:"picked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinRequest) Reset() {
@@ -133,6 +135,13 @@ func (x *JoinRequest) GetClusterVersion() uint32 {
 	return 0
 }
 
+func (x *JoinRequest) GetPicked() bool {
+	if x != nil {
+		return x.Picked
+	}
+	return false
+}
+
 type JoinResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -143,7 +152,9 @@ type JoinResponse struct {
 	// Empty since cluster version 4: hosts that vote hold the key.
 	CaKey []byte `protobuf:"bytes,5,opt,name=ca_key,json=caKey,proto3" json:"ca_key,omitempty"`
 	// The members at this moment, the new host included.
-	Peers         []*JoinPeer `protobuf:"bytes,6,rep,name=peers,proto3" json:"peers,omitempty"`
+	Peers []*JoinPeer `protobuf:"bytes,6,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Why the member that answers cannot reach the new host at its address; empty if it can.
+	Unreached     string `protobuf:"bytes,7,opt,name=unreached,proto3" json:"unreached,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -218,6 +229,13 @@ func (x *JoinResponse) GetPeers() []*JoinPeer {
 		return x.Peers
 	}
 	return nil
+}
+
+func (x *JoinResponse) GetUnreached() string {
+	if x != nil {
+		return x.Unreached
+	}
+	return ""
 }
 
 type RenewRequest struct {
@@ -382,7 +400,7 @@ var File_virtswarm_v1_join_proto protoreflect.FileDescriptor
 
 const file_virtswarm_v1_join_proto_rawDesc = "" +
 	"\n" +
-	"\x17virtswarm/v1/join.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\xea\x02\n" +
+	"\x17virtswarm/v1/join.proto\x12\fvirtswarm.v1\x1a\x18virtswarm/v1/types.proto\"\x82\x03\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x12\n" +
@@ -392,10 +410,12 @@ const file_virtswarm_v1_join_proto_rawDesc = "" +
 	"\x06labels\x18\x06 \x03(\v2%.virtswarm.v1.JoinRequest.LabelsEntryR\x06labels\x120\n" +
 	"\x06limits\x18\a \x01(\v2\x18.virtswarm.v1.HostLimitsR\x06limits\x12\x18\n" +
 	"\aversion\x18\b \x01(\tR\aversion\x12'\n" +
-	"\x0fcluster_version\x18\t \x01(\rR\x0eclusterVersion\x1a9\n" +
+	"\x0fcluster_version\x18\t \x01(\rR\x0eclusterVersion\x12\x16\n" +
+	"\x06picked\x18\n" +
+	" \x01(\bR\x06picked\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdd\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfb\x01\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
@@ -403,7 +423,8 @@ const file_virtswarm_v1_join_proto_rawDesc = "" +
 	"\x10host_certificate\x18\x03 \x01(\fR\x0fhostCertificate\x12%\n" +
 	"\x0eca_certificate\x18\x04 \x01(\fR\rcaCertificate\x12\x15\n" +
 	"\x06ca_key\x18\x05 \x01(\fR\x05caKey\x12,\n" +
-	"\x05peers\x18\x06 \x03(\v2\x16.virtswarm.v1.JoinPeerR\x05peers\" \n" +
+	"\x05peers\x18\x06 \x03(\v2\x16.virtswarm.v1.JoinPeerR\x05peers\x12\x1c\n" +
+	"\tunreached\x18\a \x01(\tR\tunreached\" \n" +
 	"\fRenewRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"a\n" +
 	"\rRenewResponse\x12)\n" +
