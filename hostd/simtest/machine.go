@@ -58,6 +58,8 @@ type machine struct {
 	calls sync.WaitGroup
 	out   []string         // where calls write to that have not ended well
 	id    placement.HostID // that its daemon has, or had last
+	// fallen: its daemon has given up and was not started since.
+	fallen bool
 }
 
 func newMachine(w *world, n int) *machine {
@@ -158,7 +160,7 @@ func (m *machine) start(join, token string) error {
 	}()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.host, m.id = host, host.ID()
+	m.host, m.id, m.fallen = host, host.ID(), false
 	m.life, m.die = context.WithCancel(context.Background())
 	m.calls.Add(1)
 	go m.w.fleet.watch(m, host, m.life)
@@ -199,6 +201,7 @@ func (m *machine) fell(err error) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.host = nil
+		m.fallen = true
 		m.die()
 	default:
 		m.w.violation("host %s gave up: %v", m.name, err)
@@ -288,6 +291,30 @@ func (m *machine) restart() {
 	err := m.start("", "")
 	if err != nil && !m.fault.Killed() && !m.wasFull() {
 		m.w.violation("host %s cannot start again: %v", m.name, err)
+	}
+}
+
+// startsAgain starts daemons that gave up, as systemd does, until over is closed.
+func (w *world) startsAgain(over <-chan struct{}) {
+	for {
+		select {
+		case <-over:
+			return
+		case <-time.After(time.Second):
+		}
+		for _, m := range w.machines {
+			if !m.busy.TryLock() { // whoever has it in hand starts it
+				continue
+			}
+			m.mu.Lock()
+			fallen := m.fallen
+			m.mu.Unlock()
+			if fallen {
+				w.did("%s is started again", m.name)
+				m.restart()
+			}
+			m.busy.Unlock()
+		}
 	}
 }
 

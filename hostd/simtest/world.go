@@ -153,6 +153,7 @@ func (w *world) live(plan *plan) {
 	busy.Go(func() { w.fleet.run(rand.New(rand.NewPCG(w.o.Seed, domainDice)), over) })
 	busy.Go(func() { w.fleet.read(rand.New(rand.NewPCG(w.o.Seed, domainDice+1)), over) })
 	busy.Go(func() { w.fleet.guests(rand.New(rand.NewPCG(w.o.Seed, domainDice+2)), over) })
+	busy.Go(func() { w.startsAgain(over) })
 	w.carryOut(plan)
 	close(over)
 	busy.Wait()
