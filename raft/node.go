@@ -282,7 +282,7 @@ func (n *Node) standAlone(transport *hraft.NetworkTransport) {
 		return
 	}
 	self := hraft.ServerID(n.cfg.ID)
-	voters := slices.DeleteFunc(config.Configuration().Servers, func(s hraft.Server) bool { return s.Suffrage != hraft.Voter })
+	voters := slices.DeleteFunc(slices.Clone(config.Configuration().Servers), func(s hraft.Server) bool { return s.Suffrage != hraft.Voter })
 	if len(voters) != 1 || voters[0].ID != self {
 		return
 	}
