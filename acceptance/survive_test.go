@@ -69,6 +69,19 @@ func (l *lab) leader(at *host) *host {
 func (l *lab) voters(n int) {
 	l.t.Helper()
 	l.await(fmt.Sprintf("%d voters", n), func() bool { return len(l.hosts[0].status().Voters) == n })
+	if l.hosts[0].daemon != "" { // of an older release, whose hosts all have the key from the start
+		return
+	}
+	// The key of the authority follows the vote within seconds; without it nobody is admitted for a while.
+	l.await("the voters hold the authority's key", func() bool {
+		hold := 1 // the founder
+		for _, h := range l.hosts[1:] {
+			if p, err := os.ReadFile(filepath.Join(l.dir, h.name+".log")); err == nil && strings.Contains(string(p), "holds the key of a certificate authority") {
+				hold++
+			}
+		}
+		return hold >= n
+	})
 }
 
 // others are the running hosts but one.

@@ -283,6 +283,23 @@ func (k *authorityKeeper) whoHolds(v view, a placement.Authority) []placement.Ho
 	return hosts
 }
 
+// nobodyHolds says whether every other member answers that it does not hold the key of an authority: then nobody who has
+// it is merely late.
+func (k *authorityKeeper) nobodyHolds(ctx context.Context, a placement.Authority, members []placement.Host) bool {
+	for _, host := range members {
+		if host.ID == k.self {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, askPatience)
+		held, _, err := k.peers.AuthorityKey(ctx, host, a.ID)
+		cancel()
+		if err != nil || held {
+			return false
+		}
+	}
+	return true
+}
+
 // mostHold asks whether more than half of the voters hold the key of an authority.
 func (k *authorityKeeper) mostHold(ctx context.Context, v view, a placement.Authority) bool {
 	hold := 0
@@ -388,7 +405,7 @@ func (k *authorityKeeper) leadKeyless(ctx context.Context, v view) error {
 	if k.keyless.IsZero() {
 		k.keyless = time.Now()
 	}
-	if time.Since(k.keyless) < keyPatience {
+	if time.Since(k.keyless) < keyPatience && !k.nobodyHolds(ctx, v.active, v.hosts) {
 		return nil
 	}
 	k.log.Warn("no host that answers holds the key of the certificate authority: making another one", "authority", v.active.ID[:8])

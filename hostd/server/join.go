@@ -66,6 +66,9 @@ func joinError(addr string, err error) error {
 		return fmt.Errorf("join at %s: %w", addr, err)
 	}
 	e := api.AsError(err)
+	if connect.IsWireError(err) { // the member knows better
+		return e
+	}
 	if e.Reason == reason.Unreachable || errors.Is(err, context.DeadlineExceeded) || connect.CodeOf(err) == connect.CodeDeadlineExceeded {
 		return reason.Wrap(reason.Unreachable, addr, e.Err).WithHint("check that virtswarmd runs there as a member of a cluster, and that the address is the one of its port")
 	}

@@ -70,7 +70,7 @@ func AnswerProbe(l net.Listener, request *pki.Request) error {
 	}
 }
 
-// ErrNobody: no machine answers at an address.
+// ErrNobody says that no machine answers at an address.
 var ErrNobody = errors.New("nobody answers")
 
 // Probe finds out whether the machine with a host id, which is no member yet, answers at an address: a URL or host:port.
