@@ -347,8 +347,9 @@ func (s step) String() string {
 	return fmt.Sprintf("set server %s to %s", s.address, s.suffrage)
 }
 
-// membershipSteps returns what makes the servers follow the hosts: new hosts become non-voters, addresses follow,
-// and who is no host any more goes, except self: a leader is never removed before another one leads.
+// membershipSteps returns what makes the servers follow the hosts: new hosts become non-voters, and who is no host any more
+// goes, except self: a leader is never removed before another one leads. A server's address stays that at which its host
+// came in: where it is now stands in the catalogue, and hashicorp/raft (v1.8.0) races with itself when it changes one.
 func membershipSteps(servers []hraft.Server, hosts []placement.Host, self placement.HostID) []step {
 	known := make(map[hraft.ServerID]hraft.Server, len(servers))
 	for _, s := range servers {
@@ -356,15 +357,11 @@ func membershipSteps(servers []hraft.Server, hosts []placement.Host, self placem
 	}
 	var steps []step
 	for _, h := range hosts {
-		id, address := hraft.ServerID(h.ID), serverAddress(h.ID, h.Addr)
-		s, ok := known[id]
-		delete(known, id)
-		switch {
-		case !ok:
-			steps = append(steps, step{id, address, hraft.Nonvoter})
-		case s.Address != address:
-			steps = append(steps, step{id, address, s.Suffrage})
+		id := hraft.ServerID(h.ID)
+		if _, ok := known[id]; !ok {
+			steps = append(steps, step{id, serverAddress(h.ID, h.Addr), hraft.Nonvoter})
 		}
+		delete(known, id)
 	}
 	for _, s := range servers {
 		if _, gone := known[s.ID]; gone && placement.HostID(s.ID) != self {
