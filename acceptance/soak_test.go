@@ -246,15 +246,23 @@ func (s *soak) drained(h *host, lasts time.Duration) {
 
 func (s *soak) left(h *host, lasts time.Duration) {
 	s.well()
+	stays := false
 	s.tries("leave", func() result {
 		select {
 		case <-h.exited: // an attempt came through of which its caller did not hear
 			return result{}
 		default:
-			return s.load.tool(h, "leave")
 		}
+		r := s.load.tool(h, "leave")
+		if r.code == 30 && !s.spares { // the release before the upgrade does not end then
+			stays = true
+			return result{}
+		}
+		return r
 	})
-	if code := h.wait(); code != 0 {
+	if stays {
+		h.kill()
+	} else if code := h.wait(); code != 0 {
 		s.t.Errorf("%s left with %d", h.name, code)
 	}
 	after(s.t, lasts)

@@ -126,7 +126,8 @@ func (l *leave) remove(ctx context.Context) error {
 		l.HandOver() // a leader that removes itself would leave the others to an election
 	}
 	_, err := l.write(ctx, placement.Command{RemoveHost: &placement.RemoveHost{ID: l.who.ID}}, l.who.Name)
-	if err != nil && !(self && errors.Is(err, raft.ErrRemoved)) {
+	// Out is out: an earlier call came through whose caller was not told.
+	if err != nil && !(self && (errors.Is(err, raft.ErrRemoved) || errors.Is(err, placement.ErrNoHost))) {
 		l.departure.wanted.Store(false)
 		// The order may have come through all the same, and Run may wait for this call to say so already.
 		if !self || !errors.Is(l.Node.Err(), raft.ErrRemoved) {
