@@ -81,7 +81,7 @@ func (n *nestedLab) boot(script string) *nested.Run {
 func (n *nestedLab) run(script string) string {
 	n.t.Helper()
 	run := n.boot(script)
-	ctx, cancel := context.WithTimeout(n.t.Context(), 10*patience)
+	ctx, cancel := context.WithTimeout(n.t.Context(), 20*patience)
 	defer cancel()
 	begin := time.Now()
 	code, err := run.Wait(ctx)
